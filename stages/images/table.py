@@ -1,0 +1,159 @@
+"""Pictures and holes as Arrow IPC files, memory-mapped: a batch is read without decoding anything.
+
+A row's key is (`image_id`, `path`), with the hole's `kind` where there is one. Pixels are uint8
+RGB, H x W x 3; a hole is boolean H x W, True = missing, packed eight pixels to a byte on disk.
+The files hold no time and no order but the writer's, so the same rows give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from stages.runs.errors import InputError
+
+ROWS = 1024  # rows a record batch; fixed, since it shows in the bytes
+
+LANDMARKS = pa.list_(pa.float32(), 10)  # x, y of five points: eyes, nose, mouth corners, image-left first
+
+ALIGNED = {  # columns beside `pixels` in data/aligned/<dataset>/<split>.arrow
+    "image_id": pa.string(),
+    "path": pa.string(),
+    "transform": pa.list_(pa.float64(), 6),  # 2 x 3, row by row: original to crop, pixel centres
+    "landmarks": LANDMARKS,  # in the crop; null where there are none
+}
+COMPLETED = {  # columns beside `pixels` in data/inpainted/<system>/completed.arrow and data/blended/
+    "image_id": pa.string(),
+    "path": pa.string(),
+    "kind": pa.string(),
+}
+HOLES = {  # columns beside `bits` in data/masks/<dataset>/<split>.arrow
+    "image_id": pa.string(),
+    "path": pa.string(),
+    "kind": pa.string(),
+    "ratio": pa.float32(),  # missing pixels over all
+}
+
+
+class Writer:
+    """Appends rows to one Arrow file, a record batch every `ROWS` rows; use `writing`."""
+
+    def __init__(self, path: Path, array: str, width: int, columns: Mapping[str, pa.DataType], shape: tuple[int, int]):
+        fields = [pa.field(array, pa.binary(width), nullable=False)]
+        fields += [pa.field(name, kind) for name, kind in columns.items()]
+        # One metadata key alone: several are written in no fixed order.
+        self.schema = pa.schema(fields, metadata={"size": f"{shape[0]}x{shape[1]}"})
+        self._writer = pa.ipc.new_file(str(path), self.schema)
+        self._names = [array, *columns]
+        self._rows: list[tuple[Any, ...]] = []
+
+    def append(self, *row: Any) -> None:
+        """One row: the array's bytes (or the array itself), then the columns in their order."""
+        head = row[0] if isinstance(row[0], bytes) else np.ascontiguousarray(row[0]).tobytes()
+        self._rows.append((head, *row[1:]))
+        if len(self._rows) == ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            columns = [pa.array(list(values), type=f.type) for values, f in zip(zip(*self._rows, strict=True), self.schema, strict=True)]
+            self._writer.write_batch(pa.record_batch(columns, schema=self.schema))
+            self._rows.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+@contextmanager
+def writing_pictures(path: Path, size: tuple[int, int], columns: Mapping[str, pa.DataType]) -> Iterator[Writer]:
+    """A Writer of uint8 pictures of `size` (height, width); rows are (pixels, *columns)."""
+    writer = Writer(path, "pixels", size[0] * size[1] * 3, columns, size)
+    yield writer
+    writer.close()
+
+
+@contextmanager
+def writing_holes(path: Path, size: tuple[int, int]) -> Iterator[Writer]:
+    """A Writer of holes of `size` (height, width); rows are (pack(hole), image_id, path, kind, ratio)."""
+    writer = Writer(path, "bits", (size[0] * size[1] + 7) // 8, HOLES, size)
+    yield writer
+    writer.close()
+
+
+def pack(hole: np.ndarray) -> bytes:
+    """A boolean hole as bytes, eight pixels to a byte, row by row."""
+    return np.packbits(hole.reshape(-1)).tobytes()
+
+
+class Table:
+    """A memory-mapped file written by `writing_pictures` or `writing_holes`.
+
+    `size` is (height, width). `column(name)` gives a column as a list (landmarks and transforms as
+    float arrays, with NaN for null). Raises InputError where the file is missing or no such table.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            height, width = self._reader.schema.metadata[b"size"].split(b"x")
+        except FileNotFoundError:
+            raise InputError(f"{path}: not found; `dvc repro` makes it") from None
+        except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+            raise InputError(f"{path}: not a table of pictures or holes; remove it and run `dvc repro`") from None
+        self.path = path
+        self.size = (int(height), int(width))
+        self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        # Views of the mapped file, one a record batch, each rows x bytes.
+        self._views = [self._view(batch.column(0)) for batch in self._batches]
+
+    @staticmethod
+    def _view(array: pa.FixedSizeBinaryArray) -> np.ndarray:
+        width = array.type.byte_width
+        flat = np.frombuffer(array.buffers()[1], np.uint8, count=len(array) * width, offset=array.offset * width)
+        return flat.reshape(len(array), width)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def _gather(self, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
+        width = self._reader.schema.field(0).type.byte_width
+        if not len(wanted):
+            return np.empty((0, width), np.uint8)
+        if len(self._views) == 1:
+            return self._views[0][wanted]
+        out = np.empty((len(wanted), width), np.uint8)
+        homes = np.searchsorted(self._starts, wanted, side="right") - 1
+        for home in np.unique(homes):
+            here = homes == home
+            out[here] = self._views[home][wanted[here] - self._starts[home]]
+        return out
+
+    def pictures(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """uint8 N x H x W x 3, a copy, of the given rows or of all."""
+        return self._gather(rows).reshape(-1, *self.size, 3)
+
+    def holes(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """bool N x H x W, True = missing, of the given rows or of all."""
+        pixels = self.size[0] * self.size[1]
+        return np.unpackbits(self._gather(rows), axis=1, count=pixels).view(bool).reshape(-1, *self.size)
+
+    def column(self, name: str) -> list[Any]:
+        """A text or number column as a list."""
+        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+    def landmarks(self) -> np.ndarray:
+        """float32 N x 5 x 2 (x, y in the crop), NaN where a picture has none."""
+        rows = [[np.nan] * 10 if row is None else row for row in self.column("landmarks")]
+        return np.asarray(rows, np.float32).reshape(-1, 5, 2)
+
+    def keys(self) -> list[tuple[str, str]]:
+        """(image_id, path) of every row."""
+        return list(zip(self.column("image_id"), self.column("path"), strict=True))

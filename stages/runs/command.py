@@ -1,0 +1,155 @@
+"""A stage as a command: `python -m stages.X [NAME] --input PATH ... --output PATH ...`.
+
+Paths come from the command in `dvc.yaml`, the one place of wiring; parameters from `params.yaml`.
+Outputs are written aside and moved into place when the stage has succeeded: they appear whole or
+not at all. Every success leaves a record (`stages/runs/record.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import stages
+from stages.runs import params, record
+from stages.runs.errors import InputError
+
+RECORDS = "PALIMPSEST_RECORDS"  # environment: where records go; default .palimpsest/records
+SCRATCH = Path(".palimpsest/tmp")
+
+
+def run(
+    entry: Callable[..., None],
+    *,
+    sections: Mapping[str, str],
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Run the stage function `entry` from the command line.
+
+    `sections` maps a parameter of `entry` to its section of `params.yaml` ("train_dcgan.{name}");
+    the parameter's annotation is the dataclass that the section must fit. `inputs` and `outputs`
+    name its path parameters, each an option of the command. Where `{name}` occurs, or `entry` has
+    a parameter `name`, the command takes the variant's name as its argument.
+
+    Exits 2 with one line for an InputError, 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    stage = entry.__name__
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=entry.__doc__)
+    hints = get_type_hints(entry)
+    named = "name" in hints or any("{name}" in dotted for dotted in sections.values())
+    if named:
+        parser.add_argument("name", help="the entry of params.yaml to run")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    for option in (*inputs, *outputs):
+        parser.add_argument(f"--{option.replace('_', '-')}", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+    label = f"{stage}@{arguments.name}" if named else stage
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _run(entry, label, arguments, hints, sections, inputs, outputs)
+    except InputError as error:
+        print(f"{label}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{label}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        shutil.rmtree(SCRATCH / label, ignore_errors=True)
+
+
+def _run(
+    entry: Callable[..., None],
+    label: str,
+    arguments: argparse.Namespace,
+    hints: Mapping[str, Any],
+    sections: Mapping[str, str],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    _refuse_foreign_code()
+    started, clock = datetime.now(UTC), time.monotonic()
+    name = getattr(arguments, "name", None)
+    values = params.load(arguments.params)
+    built = {
+        parameter: params.section(values, dotted.format(name=name), hints[parameter])
+        for parameter, dotted in sections.items()
+    }
+    given = {option: getattr(arguments, option) for option in inputs}
+    for option, path in given.items():
+        if not path.exists():
+            raise InputError(f"{path}: not found (--{option.replace('_', '-')})")
+    scratch = SCRATCH / label
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    wanted = {option: getattr(arguments, option) for option in outputs}
+    drafts = {option: scratch / option / path.name for option, path in wanted.items()}
+    for draft in drafts.values():
+        draft.parent.mkdir()
+
+    extra = {"name": name} if "name" in hints else {}
+    entry(**given, **drafts, **built, **extra)
+
+    for option, draft in drafts.items():
+        _replace(draft, wanted[option])
+    facts = {
+        "inputs": {path.as_posix(): record.digest(path) for path in given.values()},
+        "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
+        "params": {
+            dotted.format(name=name): dataclasses.asdict(built[parameter])
+            for parameter, dotted in sections.items()
+        },
+        "code": record.code_digest(),
+        "environment": record.environment(),
+    }
+    circumstances = {
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - clock, 3),
+        "peak_memory_mib": _peak_memory() // 1024,
+    }
+    records = Path(os.environ.get(RECORDS, ".palimpsest/records"))
+    record.write(records, label, facts, circumstances)
+
+
+def _refuse_foreign_code() -> None:
+    # With an editable install, a Git worktree could run the main checkout's code and the lock would lie.
+    home = Path(stages.__file__).resolve().parent.parent
+    if home != Path.cwd().resolve():
+        raise InputError(
+            f"the code of {home} would run in {Path.cwd()}: use `python -m stages.X` from the project's root"
+        )
+
+
+def _replace(draft: Path, path: Path) -> None:
+    if not draft.exists():
+        raise FileNotFoundError(f"the stage ended without writing {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif path.exists() or path.is_symlink():
+        path.unlink()
+    shutil.move(draft, path)
+
+
+def _peak_memory() -> int:
+    """KiB, the largest of this process and its children (ru_maxrss as Linux gives it)."""
+    return max(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+    )
+
+
+def _terminate(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)

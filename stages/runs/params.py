@@ -1,0 +1,106 @@
+"""Reading `params.yaml`: strictly, so that a mistyped key is an error and never a silent default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.runs.errors import InputError
+
+# Every top-level section that some stage reads; anything else in the file is a typing error.
+SECTIONS = (
+    "runtime",
+    "draw",
+    "datasets",
+    "train_dcgan",
+    "search",
+    "infer",
+    "blend",
+    "evaluate",
+    "report",
+)
+
+# For the `Params` dataclass of every stage: `@dataclass(frozen=True, config=STRICT)`.
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Runtime:
+    """Where and how the numbers are computed; each of these changes output bytes."""
+
+    device: str = "cpu"  # a torch device: cpu, cuda, cuda:1
+    threads: int = 2  # torch's intra-op threads; 1 and 2 give different bytes
+    precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay float32)
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError("threads must be at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError("precision must be fp32 or bf16")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The whole file as plain dicts (YAML 1.2, as DVC reads it: `1e-4` is a number).
+
+    Raises InputError for a missing or malformed file and for an unknown top-level section.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; run from the project's root") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
+    for name in values:
+        if name not in SECTIONS:
+            raise InputError(f"{path}: unknown section '{name}'; one of: {', '.join(SECTIONS)}")
+    return values
+
+
+def section(values: dict[str, Any], dotted: str, kind: type[Section]) -> Section:
+    """The section `dotted` ("datasets.portraits.align") of `values` as the dataclass `kind`.
+
+    Raises InputError that names every key that is missing, unknown or of the wrong type.
+    """
+    node: Any = values
+    walked: list[str] = []
+    for name in dotted.split("."):
+        walked.append(name)
+        if not isinstance(node, dict) or name not in node:
+            known = f"; there is: {', '.join(map(str, node))}" if isinstance(node, dict) else ""
+            raise InputError(f"params.yaml: no '{'.'.join(walked)}'{known}")
+        node = node[name]
+    return build(kind, node, dotted)
+
+
+def build(kind: type[Section], node: Any, dotted: str) -> Section:
+    """`node` as the dataclass `kind`; see `section`."""
+    try:
+        # JSON mode: strict about types, yet a YAML list may become a tuple.
+        return TypeAdapter(kind).validate_json(json.dumps(node))
+    except ValidationError as error:
+        faults = [_fault(dotted, dict(item)) for item in error.errors(include_url=False)]
+        raise InputError("params.yaml: " + "; ".join(faults)) from None
+    except TypeError as error:  # a date or another thing JSON has no word for
+        raise InputError(f"params.yaml: {dotted}: {error}") from None
+
+
+def _fault(dotted: str, item: dict[str, Any]) -> str:
+    where = ".".join([dotted, *(str(part) for part in item["loc"])])
+    if item["type"] == "unexpected_keyword_argument":
+        return f"unknown key '{where}'"
+    if item["type"] == "missing":
+        return f"missing key '{where}'"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    shown = item.get("input")
+    got = f" (got {shown!r})" if isinstance(shown, str | int | float | bool | None) else ""
+    return f"{where}: {message[:1].lower()}{message[1:]}{got}"

@@ -1,0 +1,101 @@
+"""What a stage run leaves for the audit: which bytes went in, which came out, and where it ran.
+
+A record's file name is a digest of inputs, outputs, parameters, code and environment; digests of
+files and folders are the ones that `dvc.lock` holds (md5, and DVC's `.dir` form for folders), so
+that a record joins a lock by output digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import stages
+
+# The libraries whose version can change an output's bytes.
+LIBRARIES = ("numpy", "opencv-python", "pillow", "pyarrow", "scipy", "torch", "torchvision", "lpips")
+
+
+def canonical(value: Any) -> str:
+    """`value` as JSON with one spelling: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(path: Path) -> str:
+    """md5 of a file, or of a folder's listing, as `dvc.lock` writes it.
+
+    A folder's digest is the md5 of the JSON list of its files' md5 and relative path, sorted by
+    path, with `.dir` behind it. `__pycache__` is left out, as `.dvcignore` does.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        listing = [{"md5": digest(p), "relpath": p.relative_to(path).as_posix()} for p in files]
+        listing.sort(key=lambda entry: entry["relpath"])
+        return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
+
+
+def code_digest() -> str:
+    """sha256 over the project's source files that this process has imported, by relative path."""
+    root = Path(stages.__file__).resolve().parent
+    # `python -m stages.x` leaves the stage itself in sys.modules as `__main__`.
+    loaded = {Path(f).resolve() for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
+    total = hashlib.sha256()
+    for path in sorted(p for p in loaded if root in p.parents):
+        total.update(path.relative_to(root).as_posix().encode() + b"\0")
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Interpreter, machine and library versions; no host name, no user, no path."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "libraries": versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    for line in lines:
+        if line.startswith(("model name", "CPU part")):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def write(folder: Path, stage: str, facts: dict[str, Any], circumstances: dict[str, Any]) -> Path:
+    """Write one record, whole, to `folder/<stage>/<digest>.json`; an existing one is left as it is.
+
+    `facts` (inputs, outputs, params, code, environment) name the file; `circumstances` (times,
+    memory) do not, so that a run that repeats another adds nothing.
+    """
+    name = hashlib.sha256(canonical({"stage": stage, **facts}).encode()).hexdigest()[:32]
+    path = folder / stage / f"{name}.json"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{name}.{os.getpid()}")
+    body = {"stage": stage, "digest": name, **facts, **circumstances}
+    draft.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+    os.replace(draft, path)
+    return path
