@@ -49,7 +49,6 @@ class Writer:
         # One metadata key alone: several are written in no fixed order.
         self.schema = pa.schema(fields, metadata={"size": f"{shape[0]}x{shape[1]}"})
         self._writer = pa.ipc.new_file(str(path), self.schema)
-        self._names = [array, *columns]
         self._rows: list[tuple[Any, ...]] = []
 
     def append(self, *row: Any) -> None:
@@ -61,8 +60,9 @@ class Writer:
 
     def _flush(self) -> None:
         if self._rows:
-            columns = [pa.array(list(values), type=f.type) for values, f in zip(zip(*self._rows, strict=True), self.schema, strict=True)]
-            self._writer.write_batch(pa.record_batch(columns, schema=self.schema))
+            columns = zip(*self._rows, strict=True)
+            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self.schema, strict=True)]
+            self._writer.write_batch(pa.record_batch(arrays, schema=self.schema))
             self._rows.clear()
 
     def close(self) -> None:

@@ -107,8 +107,7 @@ def _run(
         "inputs": {path.as_posix(): record.digest(path) for path in given.values()},
         "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
         "params": {
-            dotted.format(name=name): dataclasses.asdict(built[parameter])
-            for parameter, dotted in sections.items()
+            dotted.format(name=name): dataclasses.asdict(built[parameter]) for parameter, dotted in sections.items()
         },
         "code": record.code_digest(),
         "environment": record.environment(),

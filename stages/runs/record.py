@@ -56,7 +56,7 @@ def code_digest() -> str:
 
 def environment() -> dict[str, Any]:
     """Interpreter, machine and library versions; no host name, no user, no path."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             versions[name] = metadata.version(name)
@@ -97,5 +97,5 @@ def write(folder: Path, stage: str, facts: dict[str, Any], circumstances: dict[s
     draft = path.with_name(f".{name}.{os.getpid()}")
     body = {"stage": stage, "digest": name, **facts, **circumstances}
     draft.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
-    os.replace(draft, path)
+    draft.replace(path)
     return path
