@@ -29,7 +29,7 @@ SCRATCH = Path(".palimpsest/tmp")
 
 
 def run(
-    entry: Callable[..., None],
+    entry: Callable[..., Callable[[], None] | None],
     *,
     sections: Mapping[str, str],
     inputs: Sequence[str] = (),
@@ -40,7 +40,8 @@ def run(
 
     `sections` maps a parameter of `entry` to its section of `params.yaml` ("train_dcgan.{name}");
     the parameter's annotation is the dataclass that the section must fit. `inputs` and `outputs`
-    name its path parameters, each an option of the command. Where `{name}` occurs, or `entry` has
+    name its path parameters, each an option of the command. What `entry` returns, if anything, is
+    called once the outputs are in place. Where `{name}` occurs, or `entry` has
     a parameter `name`, the command takes the variant's name as its argument.
 
     Exits 2 with one line for an InputError, 130 for Ctrl-C, 143 for SIGTERM.
@@ -70,7 +71,7 @@ def run(
 
 
 def _run(
-    entry: Callable[..., None],
+    entry: Callable[..., Callable[[], None] | None],
     label: str,
     arguments: argparse.Namespace,
     hints: Mapping[str, Any],
@@ -99,7 +100,7 @@ def _run(
         draft.parent.mkdir()
 
     extra = {"name": name} if "name" in hints else {}
-    entry(**given, **drafts, **built, **extra)
+    done = entry(**given, **drafts, **built, **extra)
 
     for option, draft in drafts.items():
         _replace(draft, wanted[option])
@@ -120,6 +121,8 @@ def _run(
     }
     records = Path(os.environ.get(RECORDS, ".palimpsest/records"))
     record.write(records, label, facts, circumstances)
+    if done is not None:
+        done()
 
 
 def _refuse_foreign_code() -> None:

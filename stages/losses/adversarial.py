@@ -1,0 +1,42 @@
+"""Adversarial losses, all from logits: log of a saturated sigmoid is never taken."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+REAL = (0.7, 1.2)  # report 1's random label ranges
+FAKE = (0.0, 0.3)
+
+
+def noisy_labels(count: int, smoothing: bool, flip: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Labels (real, fake) of one discriminator step, each float32 of length `count`, on the CPU.
+
+    Report 1, section 4.4: with `smoothing`, real labels are uniform in [0.7, 1.2] and fake ones in
+    [0, 0.3], else 1 and 0; each is then exchanged for one of the other sort with probability `flip`.
+    """
+    draws = torch.rand(4, count, generator=rng)
+    low_high = (REAL, FAKE) if smoothing else ((1.0, 1.0), (0.0, 0.0))
+    real, fake = (low + (high - low) * draw for (low, high), draw in zip(low_high, draws[:2], strict=True))
+    return torch.where(draws[2] < flip, fake, real), torch.where(draws[3] < flip, real, fake)
+
+
+def discriminator_loss(
+    real: Tensor, fake: Tensor, real_labels: Tensor, fake_labels: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Goodfellow et al. 2014, eq. 1, for the discriminator; logits and labels of length N.
+
+    Binary cross entropy softplus(l) - t l, which also holds for smoothed labels t beyond [0, 1].
+    Returns the total and its parts `d_real`, `d_fake`.
+    """
+    parts = {
+        "d_real": F.binary_cross_entropy_with_logits(real, real_labels),
+        "d_fake": F.binary_cross_entropy_with_logits(fake, fake_labels),
+    }
+    return parts["d_real"] + parts["d_fake"], parts
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """The non-saturating form, max log D(G(z)): mean of softplus(-logit) over the N logits."""
+    return F.softplus(-fake).mean()

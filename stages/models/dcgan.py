@@ -1,0 +1,92 @@
+"""DCGAN: Radford et al. 2016, as reports 1 (5x5 kernels, uniform prior) and 2 (4x4, normal) used it.
+
+Pictures are float32 N x 3 x S x S in [-1, 1]; S is 4 times a power of two from 16 to 512. Channels
+halve as the side doubles: at S = 64 and width 64 they are 512, 256, 128, 64 and 3.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from stages.runs.errors import InputError
+
+PRIORS = ("uniform", "normal")
+
+
+def doublings(size: int) -> int:
+    """How often 4 doubles to `size`. Raises InputError for a size the network cannot take."""
+    steps = (size // 4).bit_length() - 1
+    if size < 16 or size > 512 or 4 << steps != size:
+        raise InputError(f"a DCGAN takes pictures of 16, 32, 64, 128, 256 or 512 pixels, not {size}: set align.size")
+    return steps
+
+
+class Generator(nn.Module):
+    """z (N x latent) -> pictures in [-1, 1]; a linear layer to 4 x 4, then stride-2 transposed convolutions."""
+
+    def __init__(self, size: int, latent: int, width: int, kernel: int):
+        super().__init__()
+        steps = doublings(size)
+        channels = [width << (steps - 1 - i) for i in range(steps)] + [3]
+        self.first = nn.Linear(latent, channels[0] * 16, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
+        for above, below in pairwise(channels):
+            last = below == 3
+            layers.append(_up(above, below, kernel, bias=last))
+            layers += [nn.Tanh()] if last else [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(self.first(z).unflatten(1, (-1, 4, 4)))
+
+
+class Discriminator(nn.Module):
+    """Pictures in [-1, 1] -> one logit each (N); stride-2 convolutions, no normalisation on the first."""
+
+    def __init__(self, size: int, width: int, kernel: int):
+        super().__init__()
+        steps = doublings(size)
+        channels = [3] + [width << i for i in range(steps)]
+        layers: list[nn.Module] = []
+        for i, (above, below) in enumerate(pairwise(channels)):
+            layers.append(_down(above, below, kernel, bias=i == 0))
+            layers += [nn.BatchNorm2d(below)] if i else []
+            layers.append(nn.LeakyReLU(0.2, inplace=True))
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(channels[-1] * 16, 1)
+        self.apply(_initialise)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.last(self.layers(pictures).flatten(1)).squeeze(1)
+
+
+def _up(above: int, below: int, kernel: int, bias: bool) -> nn.Module:
+    # Both kernels double the side exactly: 5 needs one more row and column at the far edge.
+    padding, extra = {4: (1, 0), 5: (2, 1)}[kernel]
+    return nn.ConvTranspose2d(above, below, kernel, 2, padding, output_padding=extra, bias=bias)
+
+
+def _down(above: int, below: int, kernel: int, bias: bool) -> nn.Module:
+    return nn.Conv2d(above, below, kernel, 2, {4: 1, 5: 2}[kernel], bias=bias)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Radford et al. 2016, section 4: weights from N(0, 0.02); normalisation gains from N(1, 0.02)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def sample_prior(count: int, latent: int, prior: str, rng: torch.Generator) -> Tensor:
+    """`count` x `latent` float32 on the CPU: uniform in [-1, 1] (report 1) or standard normal (report 2)."""
+    if prior == "uniform":
+        return torch.rand(count, latent, generator=rng) * 2 - 1
+    return torch.randn(count, latent, generator=rng)

@@ -1,0 +1,141 @@
+"""Training: exact resume after real kills, members, fingerprints, clean endings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from stages.images import table
+from stages.runs import checkpoint
+from stages.runs.errors import InputError
+from stages.runs.training import Sampler
+
+STEPS = 40
+OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aligned")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+    with table.writing_pictures(folder / "train.arrow", (16, 16), table.ALIGNED) as writer:
+        for i, picture in enumerate(pixels):
+            writer.append(picture, f"id{i}", f"{i}.png", None, None)
+    return folder
+
+
+def command(aligned: Path, home: Path, out: str, **changes: object) -> tuple[list[str], dict[str, str]]:
+    params = {"dataset": "x", "steps": STEPS, "batch": 8, "width": 4, "kernel": 4, "ema": 0.9}
+    params |= {"log_every": 3, "sample_every": 10, "save_every": 5, **changes}
+    file = home / f"{out}.yaml"
+    file.write_text(json.dumps({"runtime": {"threads": 1}, "train_dcgan": {"a": params}}))
+    line = [sys.executable, "-m", "stages.train_dcgan", "a", "--params", str(file), "--aligned", str(aligned)]
+    line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
+    places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
+    return line, {**os.environ, **places}
+
+
+def finish(line: list[str], env: dict[str, str]) -> str:
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    home = tmp_path_factory.mktemp("unbroken")
+    finish(*command(aligned, home, "out"))
+    assert not list((home / "state").glob("a-*")), "the state is deleted on success"
+    return contents(home / "out")
+
+
+def test_outputs_are_complete(unbroken: dict[str, bytes]) -> None:
+    lines = unbroken["a.csv"].decode().splitlines()
+    assert lines[0] == "step,d_fake,d_real,g_loss"
+    assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(3, STEPS + 1, 3))
+    assert {"samples/0000010.png", "samples/0000040.png"} <= set(unbroken)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_training_goes_on_to_the_same_bytes(
+    number: signal.Signals, aligned: Path, tmp_path: Path, unbroken: dict[str, bytes]
+) -> None:
+    line, env = command(aligned, tmp_path, "out")
+    process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE)
+    while not (states := list((tmp_path / "state").glob("a-*/state.safetensors"))):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, stderr = process.communicate()
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr
+    assert not (tmp_path / "out").exists(), "outputs appear whole or not at all"
+    step = checkpoint.load(states[0])[1]["step"]
+    assert 5 <= step < STEPS
+    assert f"a: step {step};" in finish(line, env), "it goes on where the state was saved"
+    assert contents(tmp_path / "out") == unbroken
+
+
+def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) -> None:
+    line, env = command(aligned, tmp_path, "out", steps=100000)
+    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "state").glob("a-*/state.safetensors")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, rate=1e-3))
+
+
+def test_loss_that_is_not_finite_ends_with_its_parts_named(aligned: Path, tmp_path: Path) -> None:
+    line, env = command(aligned, tmp_path, "out", rate=1e30)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "not finite" in done.stderr.splitlines()[-1]
+    assert "g_loss = nan" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_members_are_what_the_loader_read(aligned: Path, tmp_path: Path) -> None:
+    finish(*command(aligned, tmp_path, "out", steps=3))
+    members = pa.ipc.open_file(tmp_path / "out" / OUTPUTS["members"]).read_all()
+    sampler = Sampler(50, 8, seed=1)
+    read = sorted(int(row) for step in range(3) for row in sampler.rows(step))
+    assert members["image_id"].to_pylist() == [f"id{i}" for i in read]
+    assert len(read) == 24
+
+
+def test_sampler_reads_every_picture_once_an_epoch() -> None:
+    sampler = Sampler(10, 4, seed=3)
+    rows = np.concatenate([sampler.rows(step) for step in range(5)])  # two epochs
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert list(rows[:10]) != list(rows[10:])
+    fresh = Sampler(10, 4, seed=3)
+    assert list(fresh.rows(4)) == list(rows[16:]), "a step's rows do not depend on the steps before"
+
+
+@pytest.mark.parametrize("bytes_", [b"", b"not a checkpoint", b"\x80\x04\x95cos\nsystem\n", b"\xff" * 4096])
+def test_foreign_checkpoints_are_refused(bytes_: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(bytes_)
+    with pytest.raises(InputError, match=r"x\.safetensors: not a checkpoint"):
+        checkpoint.load(path)
+
+
+def test_size_that_no_dcgan_takes(aligned: Path, tmp_path: Path) -> None:
+    with table.writing_pictures(tmp_path / "train.arrow", (24, 24), table.ALIGNED) as writer:
+        writer.append(np.zeros((24, 24, 3), np.uint8), "id", "a.png", None, None)
+    line, env = command(tmp_path, tmp_path, "out")
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "24" in done.stderr
+    assert "align.size" in done.stderr
