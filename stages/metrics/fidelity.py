@@ -1,0 +1,144 @@
+"""How close a completed picture is to the truth: L1, MSE, PSNR, SSIM, patch_sse and sharpness.
+
+Every function takes batches: pictures N x H x W x 3, uint8 or floats in [0, 1], and holes bool
+N x H x W (True = missing), and returns float64 N, one number a picture. Without a hole a number is
+over the whole picture; with one, over the hole's pixels alone: what lies outside cannot change it.
+A picture whose hole is empty has no number there: NaN.
+
+Values are in [0, 1]: an 8-bit picture is divided by 255, so that L1 0.1 means 25.5 levels.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+PSNR_CAP = 100.0  # dB, for identical pictures; above what one level off in one value gives at 128 x 128
+C1, C2 = 0.01**2, 0.03**2  # SSIM's constants, (K L)^2 with K1 = .01, K2 = .03 and L = 1
+SSIM_BORDER = 5  # (11 taps - 1) / 2: pixels whose window leaves the picture
+
+# What rounding both ends of a difference to 8 bits adds to its square: 2 x (1/255)^2 / 12.
+ROUNDING = (1 / 255) ** 2 / 6
+
+
+def score(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
+    """All the numbers of this file by name: over the composite, and `_hole` inside the hole."""
+    output, target = unit(output), unit(target)
+    similarity = ssim_map(output, target)
+    return {
+        "l1": l1(output, target),
+        "mse": mse(output, target),
+        "psnr": psnr(output, target),
+        "ssim": ssim(similarity),
+        "l1_hole": l1(output, target, hole),
+        "mse_hole": mse(output, target, hole),
+        "psnr_hole": psnr(output, target, hole),
+        "ssim_hole": ssim(similarity, hole),
+        "patch_sse": patch_sse(output, target, hole),
+        "sharpness": sharpness(output, target, hole),
+    }
+
+
+def unit(pictures: np.ndarray) -> np.ndarray:
+    """float32 in [0, 1] of uint8 or float pictures."""
+    scale = np.float32(1 / 255) if pictures.dtype == np.uint8 else np.float32(1)
+    return pictures.astype(np.float32) * scale
+
+
+def l1(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
+    """Mean absolute difference, in [0, 1]."""
+    return _mean(np.abs(unit(output) - unit(target)), hole)
+
+
+def mse(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
+    """Mean squared difference, in [0, 1]."""
+    return _mean(np.square(unit(output) - unit(target)), hole)
+
+
+def psnr(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
+    """Peak signal-to-noise ratio of each picture, 10 log10(1 / MSE) dB, at most `PSNR_CAP`."""
+    return -10 * np.log10(np.maximum(mse(output, target, hole), 10 ** (-PSNR_CAP / 10)))
+
+
+def patch_sse(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Sum of squared differences in [0, 1] over the hole's pixels and channels.
+
+    The scale that report 4's losses appear to have (its patch is 64 x 64 x 3 values). An empty hole gives 0.
+    """
+    return np.einsum("nhwc,nhw->n", np.square(unit(output) - unit(target)), hole, dtype=np.float64)
+
+
+def ssim_map(output: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Structural similarity around every pixel and channel, float32 N x H x W x 3 (Wang et al. 2004, eq. 13).
+
+    Gaussian window of 11 taps and sigma 1.5, biased covariances, edges mirrored; the map of
+    `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1, channel_axis=-1, full=True)`.
+    """
+    return np.stack([_ssim_map(x, y) for x, y in zip(unit(output), unit(target), strict=True)])
+
+
+def ssim(similarity: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
+    """Mean of an `ssim_map`: without a hole over the pixels whose window fits, as published; else over the hole."""
+    if hole is None:
+        inner = slice(SSIM_BORDER, -SSIM_BORDER)
+        return similarity[:, inner, inner].mean(axis=(1, 2, 3), dtype=np.float64)
+    return _mean(similarity, hole)
+
+
+def sharpness(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Gradient energy inside the hole over the truth's: 1 is right, less is blurred, more is noisy.
+
+    Energy is the sum of squared differences between neighbours, both in the hole, so that neither
+    the seam nor anything outside counts. What rounding to 8 bits adds is put on both energies: two
+    flat patches score 1 and a flat truth divides nothing by zero. NaN where a hole has no two neighbours.
+    """
+    made, true = np.zeros(len(hole)), np.zeros(len(hole))
+    for axis in (1, 2):
+        pairs = _along(hole, axis, 1) & _along(hole, axis, -1)
+        rounding = ROUNDING * 3 * pairs.sum(axis=(1, 2))
+        for energy, pictures in ((made, unit(output)), (true, unit(target))):
+            steps = np.square(np.diff(pictures, axis=axis))
+            energy += rounding + np.einsum("nhwc,nhw->n", steps, pairs, dtype=np.float64)
+    return np.divide(made, true, out=np.full(len(hole), np.nan), where=true > 0)
+
+
+def _along(hole: np.ndarray, axis: int, side: int) -> np.ndarray:
+    """`hole` without its first (side 1) or last (side -1) line along `axis`."""
+    part = slice(1, None) if side == 1 else slice(None, -1)
+    return hole[:, part] if axis == 1 else hole[:, :, part]
+
+
+def _mean(values: np.ndarray, hole: np.ndarray | None) -> np.ndarray:
+    """Mean of float N x H x W x 3 over a picture, or over its hole's pixels (NaN where there are none)."""
+    if hole is None:
+        return values.mean(axis=(1, 2, 3), dtype=np.float64)
+    total = np.einsum("nhwc,nhw->n", values, hole, dtype=np.float64)
+    count = hole.sum(axis=(1, 2)) * values.shape[-1]
+    return np.divide(total, count, out=np.full(len(hole), np.nan), where=count > 0)
+
+
+def _ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The map of one pair, float32 H x W x 3.
+
+    With d = x - y, 2 cov(x, y) = var x + var y - var d, so each of SSIM's two factors is 1 - (a term in d)
+    / (its denominator). That needs four filters instead of five and loses no digits where pictures agree;
+    taking a common mean off both keeps float32 exact where they are flat and bright.
+    """
+    taps = cv2.getGaussianKernel(2 * SSIM_BORDER + 1, 1.5, cv2.CV_32F)
+
+    def blur(a: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(a, -1, taps, taps, borderType=cv2.BORDER_REFLECT)
+
+    d = x - y
+    level = x.mean(axis=(0, 1))
+    x = x - level
+    y = x - d
+    mean_x, mean_d = blur(x), blur(d)
+    mean_y = mean_x - mean_d
+    variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
+    variance_d = blur(d * d) - mean_d * mean_d
+    mean_x += level
+    mean_y += level
+    luminance = 1 - mean_d * mean_d / (mean_x * mean_x + mean_y * mean_y + np.float32(C1))
+    return luminance * (1 - variance_d / (variances + np.float32(C2)))

@@ -1,0 +1,58 @@
+"""SSIM against scikit-image: `python tests/bench/bench_metrics.py`. Exits 1 where a goal is missed."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from skimage.metrics import structural_similarity
+
+from stages.metrics import fidelity
+
+ROUNDS = 15
+
+
+def interleaved(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median milliseconds of one call of each, taken in turns, so that a busy machine slows both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS):
+        for function, kept in zip((ours, theirs), times, strict=True):
+            start = time.perf_counter()
+            for _ in range(repeats):
+                function()
+            kept.append((time.perf_counter() - start) / repeats * 1e3)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    soft = cv2.GaussianBlur(rng.random((size, size, 3)), (0, 0), 3)
+    x = np.clip((soft - 0.5) * 1000 + 128, 0, 255)
+    y = np.clip(x + rng.normal(0, 8, x.shape), 0, 255)
+    return x.astype(np.uint8).astype(np.float32) / 255, y.astype(np.uint8).astype(np.float32) / 255
+
+
+def main() -> int:
+    missed = 0
+    print("size   ours ms   scikit-image ms   ratio   goal   difference")
+    for size, repeats, goal in ((64, 20, 4), (256, 3, 3)):
+        x, y = pictures(size)
+
+        def ours(x: np.ndarray = x, y: np.ndarray = y) -> float:
+            return float(fidelity.ssim(fidelity.ssim_map(x[None], y[None]))[0])
+
+        def theirs(x: np.ndarray = x, y: np.ndarray = y) -> float:
+            options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+            return float(structural_similarity(x, y, channel_axis=-1, data_range=1, **options))
+
+        fast, slow = interleaved(ours, theirs, repeats)
+        difference = abs(ours() - theirs())
+        missed += slow / fast < goal or difference > 1e-5
+        print(f"{size:4}   {fast:7.3f}   {slow:15.3f}   {slow / fast:5.1f}   {goal:4}   {difference:.1e}")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

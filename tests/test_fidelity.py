@@ -1,0 +1,137 @@
+"""Each metric by hand, SSIM against scikit-image, and what lies outside a hole changes nothing inside."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.metrics import structural_similarity
+
+from stages.metrics import fidelity
+
+IN_HOLE = ("l1_hole", "mse_hole", "psnr_hole", "patch_sse", "sharpness")
+
+
+def flat(level: float, size: int = 16) -> np.ndarray:
+    return np.full((1, size, size, 3), level, np.float32)
+
+
+def box(size: int, rows: slice, columns: slice) -> np.ndarray:
+    hole = np.zeros((1, size, size), bool)
+    hole[:, rows, columns] = True
+    return hole
+
+
+def pictures(seed: int, size: int, count: int = 1) -> np.ndarray:
+    """uint8 blobs with edges and a flat white corner: what photos have, in small."""
+    rng = np.random.default_rng(seed)
+    soft = [cv2.GaussianBlur(rng.random((size, size, 3)), (0, 0), 3) for _ in range(count)]
+    levels = np.clip((np.stack(soft) - 0.5) * 1000 + 128, 0, 255).astype(np.uint8)
+    levels[:, : size // 3, : size // 3] = 255
+    return levels
+
+
+def test_errors_by_hand():
+    target, output = flat(0.5), flat(0.5)
+    output[0, 2:4, 2:6] = 0.7  # 8 of 256 pixels are off by 0.2
+    hole = box(16, slice(2, 4), slice(2, 10))  # 16 pixels, half of them off
+    assert fidelity.l1(output, target) == pytest.approx(0.2 * 8 / 256, rel=1e-6)
+    assert fidelity.mse(output, target) == pytest.approx(0.04 * 8 / 256, rel=1e-6)
+    assert fidelity.l1(output, target, hole) == pytest.approx(0.1, rel=1e-6)
+    assert fidelity.mse(output, target, hole) == pytest.approx(0.02, rel=1e-6)
+    assert fidelity.psnr(output, target, hole) == pytest.approx(16.9897, abs=1e-4)  # 10 log10 50
+    assert fidelity.patch_sse(output, target, hole) == pytest.approx(8 * 3 * 0.04, rel=1e-6)
+
+
+def test_bytes_and_floats_agree():
+    x, y = pictures(1, 32), pictures(2, 32)
+    hole = box(32, slice(8, 20), slice(8, 20))
+    for name, value in fidelity.score(x, y, hole).items():
+        assert fidelity.score(x / 255, y / 255, hole)[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_identical_pictures():
+    x = pictures(3, 32)
+    scores = fidelity.score(x, x, box(32, slice(4, 9), slice(4, 9)))
+    assert scores["psnr"] == scores["psnr_hole"] == fidelity.PSNR_CAP
+    assert scores["ssim"] == scores["ssim_hole"] == scores["sharpness"] == 1
+    assert scores["l1"] == scores["mse_hole"] == scores["patch_sse"] == 0
+
+
+def test_an_empty_hole_has_no_score():
+    x, y = pictures(4, 32), pictures(5, 32)
+    scores = fidelity.score(x, y, np.zeros((1, 32, 32), bool))
+    assert np.isnan([scores[name] for name in ("l1_hole", "psnr_hole", "ssim_hole", "sharpness")]).all()
+    assert scores["patch_sse"] == 0
+    assert scores["psnr"] > 0
+
+
+def test_sharpness_by_hand():
+    # A wave of 0.2 a step, and the same wave at half the height: a quarter of the energy.
+    wave = flat(0.4)
+    wave[:, :, ::2] += 0.2
+    half = flat(0.45)
+    half[:, :, ::2] += 0.1
+    hole = box(16, slice(4, 12), slice(4, 12))
+    assert fidelity.sharpness(half, wave, hole) == pytest.approx(0.25, abs=1e-3)
+    assert fidelity.sharpness(wave, half, hole) == pytest.approx(4, abs=1e-2)
+    # A flat truth: flat is right, and anything else is finite.
+    assert fidelity.sharpness(flat(0.9), flat(0.1), hole) == 1
+    assert 1000 < fidelity.sharpness(wave, flat(0.1), hole)[0] < 1e6
+    # A seam at the hole's edge is not the inside's sharpness.
+    patched = wave.copy()
+    patched[hole] = 0.5
+    assert fidelity.sharpness(patched, wave, hole) == pytest.approx(0, abs=1e-3)
+    # One pixel has no neighbour in the hole.
+    assert np.isnan(fidelity.sharpness(wave, half, box(16, slice(4, 5), slice(4, 5))))[0]
+
+
+def test_ssim_of_flat_pictures_by_hand():
+    # No variance: only the luminance factor is left, (2 ab + C1) / (a^2 + b^2 + C1).
+    similarity = fidelity.ssim_map(flat(0.2), flat(0.6))
+    assert similarity == pytest.approx((2 * 0.2 * 0.6 + 1e-4) / (0.04 + 0.36 + 1e-4), abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [16, 64, 129])
+@pytest.mark.parametrize("noise", [0, 2, 40])
+def test_ssim_is_scikit_images(size, noise):
+    x = pictures(6, size)
+    rng = np.random.default_rng(7)
+    y = np.clip(x + rng.normal(0, noise, x.shape) + (noise == 0) * 30, 0, 255).astype(np.uint8)
+    mean, image = structural_similarity(
+        x[0] / 255,
+        y[0] / 255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        channel_axis=-1,
+        data_range=1,
+        full=True,
+    )
+    ours = fidelity.ssim_map(x, y)
+    assert fidelity.ssim(ours) == pytest.approx(mean, abs=1e-5)
+    hole = box(size, slice(1, size // 2), slice(1, size // 2))
+    assert fidelity.ssim(ours, hole) == pytest.approx(image[hole[0]].mean(), abs=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_outside_the_hole_changes_nothing_inside(seed):
+    rng = np.random.default_rng(seed)
+    target, output = rng.integers(0, 256, (2, 3, 24, 20, 3), np.uint8)
+    hole = rng.random((3, 24, 20)) < rng.random()
+    other = np.where(hole[..., None], output, rng.integers(0, 256, output.shape, np.uint8))
+    known = np.where(hole[..., None], target, rng.integers(0, 256, target.shape, np.uint8))
+    before, after = fidelity.score(output, target, hole), fidelity.score(other, known, hole)
+    for name in IN_HOLE:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_a_batch_scores_as_one_by_one():
+    x, y = pictures(8, 32, 4), pictures(9, 32, 4)
+    hole = np.stack([box(32, slice(4, 9 + n), slice(4, 20))[0] for n in range(4)])
+    together = fidelity.score(x, y, hole)
+    for n in range(4):
+        alone = fidelity.score(x[n : n + 1], y[n : n + 1], hole[n : n + 1])
+        for name, value in alone.items():
+            assert together[name][n] == value[0], name
