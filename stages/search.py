@@ -1,0 +1,219 @@
+"""Complete pictures by searching a DCGAN's latent space: Yeh et al. 2016/2017, reports 1 and 2.
+
+For each picture and hole, find z that minimises the context loss on the known pixels plus lambda
+times the prior loss; G(z) then fills the hole. All pictures of a batch are searched at once, the
+weights frozen and batch normalisation in eval mode, so that no picture depends on its neighbours:
+their losses are summed, and Adam works on each number of z by itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stages.runs import command
+from stages.runs.errors import InputError
+from stages.runs.params import STRICT, Runtime
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from stages.images.batches import Batch
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    model: str  # the entry of train_dcgan whose checkpoint is searched
+    dataset: str  # the dataset whose test pictures are completed
+    context: Literal["weighted", "plain"] = "weighted"  # report 2's loss, or report 1's
+    window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
+    prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
+    iterations: Annotated[int, Field(ge=1)] = 300  # steps of Adam; 1500 in the paper
+    rate: Annotated[float, Field(gt=0)] = 0.1  # Adam's rate; 0.01 with schedule: constant in the paper's manner
+    schedule: Literal["linear", "constant"] = "linear"  # the rate falls to 0, or stays
+    starts: Annotated[int, Field(ge=1)] = 256  # random z tried; each picture starts from the best by context loss
+    batch: Annotated[int, Field(ge=1)] = 32  # pictures searched at once
+    count: Annotated[int, Field(ge=1)] | None = None  # test pictures to complete; null: all
+    kinds: tuple[str, ...] | None = None  # kinds of hole; null: all of datasets.<dataset>.mask
+    seed: int = 3
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0:
+            raise ValueError("window must be odd")
+
+
+class Networks(NamedTuple):
+    """What a checkpoint of train_dcgan holds, frozen and in eval mode, and the shape of its z."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    latent: int
+    prior: str
+    size: int
+
+
+class Found(NamedTuple):
+    """The outcome of a search over N pictures."""
+
+    z: Tensor  # N x latent
+    losses: Tensor  # iterations x N: context + lambda * prior, before each step
+    contexts: Tensor  # iterations x N: the context loss alone
+
+
+def load_networks(path: Path, device: torch.device) -> Networks:
+    """The frozen networks of a checkpoint. Raises InputError if it is no DCGAN's."""
+    import torch
+
+    from stages.models.dcgan import Discriminator, Generator
+    from stages.runs import checkpoint
+
+    tensors, inputs = checkpoint.load(path)
+    if inputs.get("network") != "dcgan":
+        raise InputError(f"{path}: holds a {inputs.get('network')}, and latent search needs a dcgan")
+    shape, params = inputs["arguments"], inputs["params"]
+    generator = Generator(**shape)
+    discriminator = Discriminator(shape["size"], shape["width"], shape["kernel"])
+    for part, module in (("generator", generator), ("discriminator", discriminator)):
+        try:
+            module.load_state_dict(checkpoint.part(tensors, part))
+        except RuntimeError as error:
+            raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+        module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    return Networks(generator, discriminator, shape["latent"], params["prior"], shape["size"])
+
+
+def weigh(hole: Tensor, params: Params) -> Tensor:
+    """The weight of each known pixel in the context loss: N x H x W, bool -> float32."""
+    from stages.losses.latent import context_weights, known_weights
+
+    return context_weights(hole, params.window) if params.context == "weighted" else known_weights(hole)
+
+
+def candidates(networks: Networks, params: Params, runtime: Runtime, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`starts` random z and their pictures, the same for every image, so that none depends on its batch."""
+    import torch
+
+    from stages.models.dcgan import sample_prior
+    from stages.runs import training
+
+    z = sample_prior(params.starts, networks.latent, networks.prior, training.generator(params.seed)).to(device)
+    with torch.no_grad(), training.autocast(runtime, device):
+        pictures = torch.cat([networks.generator(part).float() for part in z.split(params.batch)])
+    return z, pictures
+
+
+def best_start(known: Tensor, weights: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
+    """For each of N pictures the candidate of least context loss: N x latent."""
+    import torch
+
+    from stages.losses.latent import context_loss
+
+    z, pictures = bank
+    chosen = [context_loss(pictures, k[None], w[None]).argmin() for k, w in zip(known, weights, strict=True)]
+    return z[torch.stack(chosen)]
+
+
+def descend(
+    networks: Networks, known: Tensor, weights: Tensor, start: Tensor, params: Params, runtime: Runtime
+) -> Found:
+    """Adam on z from `start` (N x latent), Yeh et al. 2017, eq. 2.
+
+    `known` is N x 3 x H x W in [-1, 1], whatever under the hole: `weights` (N x H x W) are 0 there.
+    Under the uniform prior z is kept in [-1, 1].
+    """
+    import torch
+
+    from stages.losses.latent import context_loss, prior_loss
+    from stages.runs import training
+
+    z = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([z], params.rate)
+    losses, contexts = [], []
+    for iteration in range(params.iterations):
+        if params.schedule == "linear":
+            adam.param_groups[0]["lr"] = params.rate * (1 - iteration / params.iterations)
+        with training.autocast(runtime, known.device):
+            output = networks.generator(z)
+            # Without a weight the prior costs nothing.
+            logits = networks.discriminator(output).float() if params.prior_weight else known.new_zeros(len(z))
+        context = context_loss(output.float(), known, weights)
+        loss = context + params.prior_weight * prior_loss(logits)
+        (z.grad,) = torch.autograd.grad(loss.sum(), z)
+        adam.step()
+        if networks.prior == "uniform":
+            z.data.clamp_(-1, 1)
+        losses.append(loss.detach())
+        contexts.append(context.detach())
+    return Found(z.detach(), torch.stack(losses), torch.stack(contexts))
+
+
+def search(
+    model: Path, aligned: Path, masks: Path, inpainted: Path, params: Params, runtime: Runtime, name: str
+) -> None:
+    """Write completed.arrow, guide.arrow (G(z) as it is) and curves.parquet for the test pictures.
+
+    Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from stages.images import batches, tensors
+    from stages.runs import training
+
+    device = training.prepare(runtime)
+    networks = load_networks(model, device)
+    work = batches.select(aligned, masks, count=params.count, kinds=params.kinds, seed=params.seed)
+    if work.size != (networks.size, networks.size):
+        raise InputError(
+            f"params.yaml: search.{name}: model '{params.model}' takes {networks.size} x {networks.size} pictures, "
+            f"dataset '{params.dataset}' has {work.size[1]} x {work.size[0]}: set its align.size"
+        )
+    bank = candidates(networks, params, runtime, device)
+    with batches.writing_results(inpainted, work.size) as results, Curves(inpainted / "curves.parquet") as curves:
+        for batch in tqdm(work.batches(params.batch), total=work.count_batches(params.batch), desc=name, unit="batch"):
+            known = tensors.to_tensor(batch.known, device)
+            weights = weigh(torch.from_numpy(batch.hole).to(device), params)
+            found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+            with torch.no_grad(), training.autocast(runtime, device):
+                guide = networks.generator(found.z)
+            results.append(batch, tensors.to_pictures(guide))
+            curves.append(batch, found)
+
+
+class Curves:
+    """curves.parquet: per picture and hole, the loss and the context loss at every iteration."""
+
+    def __init__(self, path: Path):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        numbers = pa.list_(pa.float32())
+        texts = [(key, pa.string()) for key in ("image_id", "path", "kind")]
+        self._schema = pa.schema([*texts, ("losses", numbers), ("context", numbers)])
+        self._writer = pq.ParquetWriter(str(path), self._schema)
+
+    def append(self, batch: Batch, found: Found) -> None:
+        import pyarrow as pa
+
+        ids, paths = zip(*batch.keys, strict=True)
+        losses, contexts = (list(t.T.cpu().numpy()) for t in (found.losses, found.contexts))
+        self._writer.write_table(pa.table([ids, paths, batch.kinds, losses, contexts], schema=self._schema))
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+
+if __name__ == "__main__":
+    command.run(
+        search,
+        sections={"params": "search.{name}", "runtime": "runtime"},
+        inputs=("model", "aligned", "masks"),
+        outputs=("inpainted",),
+    )

@@ -1,0 +1,139 @@
+"""The wiring: dvc.yaml against the code, and the code against DVC."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.runs import params
+
+ROOT = Path(__file__).parent.parent
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+
+
+def body(stage: str) -> dict:
+    return PIPELINE[stage].get("do", PIPELINE[stage])
+
+
+def imports(file: Path) -> set[Path]:
+    """Project files that `file` imports when it runs, also inside functions; not for type checking alone."""
+    found: set[Path] = set()
+    nodes = [ast.parse(file.read_text())]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        nodes.extend(ast.iter_child_nodes(node))
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            path = ROOT / (name.replace(".", "/") + ".py")
+            if name.startswith("stages.") and path.exists():
+                found.add(path)
+    return found
+
+
+def closure(file: Path) -> set[Path]:
+    reached, todo = set(), {file}
+    while todo:
+        path = todo.pop()
+        reached.add(path)
+        todo |= imports(path) - reached
+    return reached
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_code_deps_are_exactly_the_files_imported(stage: str) -> None:
+    listed = {dep for dep in body(stage)["deps"] if dep.endswith(".py")}
+    needed = {path.relative_to(ROOT).as_posix() for path in closure(ROOT / "stages" / f"{stage}.py")}
+    missing, surplus = needed - listed, listed - needed
+    assert not missing and not surplus, f"{stage}: missing {sorted(missing)}, surplus {sorted(surplus)}"  # noqa: PT018
+
+
+def test_package_files_are_empty() -> None:
+    """They are imported too, and are no deps: so there must be nothing in them."""
+    assert all(not path.read_text() for path in (ROOT / "stages").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_one_name_everywhere(stage: str) -> None:
+    """Stage = file = function = section of params.yaml (or of a dataset)."""
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    assert stage in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert f"python -m stages.{stage}" in body(stage)["cmd"]
+    values = params.load(ROOT / "params.yaml")
+    sections = set(values) | {key for dataset in values["datasets"].values() for key in dataset}
+    assert stage in sections
+
+
+def test_every_stage_file_is_in_the_pipeline() -> None:
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"} == set(PIPELINE)
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_command_names_every_dep_and_output(stage: str) -> None:
+    """The command's paths and the listed deps and outs are the same: nothing is read unseen."""
+    entry = body(stage)
+    command = " ".join(str(entry["cmd"]).split())
+    given = set(re.findall(r'--[a-z-]+ "?([^"\s]+)"?', command))
+    outs = entry.get("outs", []) + entry.get("metrics", []) + entry.get("plots", [])
+    listed = {next(iter(out)) if isinstance(out, dict) else out for out in outs}
+    listed |= {dep for dep in entry["deps"] if not dep.endswith(".py")}
+    assert given == listed
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_sections_listed_are_the_sections_read(stage: str) -> None:
+    source = (ROOT / "stages" / f"{stage}.py").read_text()
+    call = next(
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "command.run"
+    )
+    read = set(ast.literal_eval(next(k.value for k in call.keywords if k.arg == "sections")).values())
+    assert {entry.replace("${key}", "{name}") for entry in body(stage)["params"]} == read
+
+
+@pytest.mark.parametrize("name", ["draw", "mask", "blend", "report"])
+def test_light_stages_do_not_import_torch(name: str) -> None:
+    code = f"import sys, stages.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert not any(
+        "torch" in path.read_text() for path in closure(ROOT / "stages" / f"{name}.py") if path.name != "record.py"
+    )
+
+
+def test_floors() -> None:
+    """A stage never imports a stage, a room never imports a stage, and neither knows DVC or Prefect."""
+    stage_files = set((ROOT / "stages").glob("*.py"))
+    for path in (ROOT / "stages").rglob("*.py"):
+        assert not imports(path) & stage_files, path
+        assert not re.search(r"^\s*(?:from|import)\s+(?:dvc|prefect|flows)\b", path.read_text(), re.M), path
+
+
+def test_altered_code_in_a_git_worktree_is_the_code_that_runs(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True)
+
+    tree = tmp_path / "tree"
+    git("worktree", "add", "--detach", str(tree))
+    try:
+        file = tree / "stages" / "draw.py"
+        file.write_text(
+            file.read_text().replace("def draw(", "def draw(*_, **__):\n    raise SystemExit(77)\n\n\ndef old(")
+        )
+        line = [sys.executable, "-m", "stages.draw", "--portraits", "data/raw/portraits"]
+        assert subprocess.run(line, cwd=tree, check=False).returncode == 77
+        # Run as a file, an editable install would import the main checkout's rooms: refused.
+        by_file = subprocess.run(
+            [sys.executable, "stages/mask.py", "portraits", "--aligned", ".", "--masks", "out"],
+            cwd=tree, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert by_file.returncode != 0
+    finally:
+        git("worktree", "remove", "--force", str(tree))
