@@ -123,7 +123,7 @@ def _ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     With d = x - y, 2 cov(x, y) = var x + var y - var d, so each of SSIM's two factors is 1 - (a term in d)
     / (its denominator). That needs four filters instead of five and loses no digits where pictures agree;
-    taking a common mean off both keeps float32 exact where they are flat and bright.
+    taking one level off both keeps float32 exact where they are flat and bright.
     """
     taps = cv2.getGaussianKernel(2 * SSIM_BORDER + 1, 1.5, cv2.CV_32F)
 
@@ -131,7 +131,7 @@ def _ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return cv2.sepFilter2D(a, -1, taps, taps, borderType=cv2.BORDER_REFLECT)
 
     d = x - y
-    level = x.mean(axis=(0, 1))
+    level = x.mean()
     x = x - level
     y = x - d
     mean_x, mean_d = blur(x), blur(d)
