@@ -75,7 +75,12 @@ def ssim_map(output: np.ndarray, target: np.ndarray) -> np.ndarray:
     `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=1, channel_axis=-1, full=True)`.
     """
-    return np.stack([_ssim_map(x, y) for x, y in zip(unit(output), unit(target), strict=True)])
+    output, target = unit(output), unit(target)
+    similarity = np.empty_like(output)
+    work = np.empty((6, *output.shape[1:]), np.float32)  # fresh memory would cost as much as the arithmetic
+    for x, y, out in zip(output, target, similarity, strict=True):
+        _ssim_map(x, y, out, work)
+    return similarity
 
 
 def ssim(similarity: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
@@ -118,8 +123,8 @@ def _mean(values: np.ndarray, hole: np.ndarray | None) -> np.ndarray:
     return np.divide(total, count, out=np.full(len(hole), np.nan), where=count > 0)
 
 
-def _ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The map of one pair, float32 H x W x 3.
+def _ssim_map(x: np.ndarray, y: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
+    """The map of one pair, float32 H x W x 3, into `out`; `work` is room for six more such arrays.
 
     With d = x - y, 2 cov(x, y) = var x + var y - var d, so each of SSIM's two factors is 1 - (a term in d)
     / (its denominator). That needs four filters instead of five and loses no digits where pictures agree;
@@ -127,18 +132,40 @@ def _ssim_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     taps = cv2.getGaussianKernel(2 * SSIM_BORDER + 1, 1.5, cv2.CV_32F)
 
-    def blur(a: np.ndarray) -> np.ndarray:
-        return cv2.sepFilter2D(a, -1, taps, taps, borderType=cv2.BORDER_REFLECT)
+    def blur(a: np.ndarray, into: np.ndarray) -> np.ndarray:
+        return cv2.sepFilter2D(a, -1, taps, taps, dst=into, borderType=cv2.BORDER_REFLECT)
 
-    d = x - y
+    d, a, b, mean_x, mean_d, mean_y = work
     level = x.mean()
-    x = x - level
-    y = x - d
-    mean_x, mean_d = blur(x), blur(d)
-    mean_y = mean_x - mean_d
-    variances = blur(x * x + y * y) - mean_x * mean_x - mean_y * mean_y
-    variance_d = blur(d * d) - mean_d * mean_d
+    np.subtract(x, y, out=d)
+    np.subtract(x, level, out=a)
+    np.subtract(a, d, out=b)
+    blur(a, mean_x)
+    blur(d, mean_d)
+    np.subtract(mean_x, mean_d, out=mean_y)
+
+    variances = blur(_squares(a, b), out)
+    np.copyto(a, mean_x)
+    np.copyto(b, mean_y)
+    variances -= _squares(a, b)
+    np.square(mean_d, out=mean_d)
+    variance_d = blur(np.square(d, out=d), a)
+    variance_d -= mean_d
+
     mean_x += level
     mean_y += level
-    luminance = 1 - mean_d * mean_d / (mean_x * mean_x + mean_y * mean_y + np.float32(C1))
-    return luminance * (1 - variance_d / (variances + np.float32(C2)))
+    structure = _unlike(variance_d, variances, C2)
+    luminance = _unlike(mean_d, _squares(mean_x, mean_y), C1)
+    np.multiply(luminance, structure, out=out)
+
+
+def _squares(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a^2 + b^2, in the memory of both."""
+    return np.add(np.square(a, out=a), np.square(b, out=b), out=a)
+
+
+def _unlike(part: np.ndarray, whole: np.ndarray, constant: float) -> np.ndarray:
+    """1 - part / (whole + constant), in the memory of both."""
+    whole += np.float32(constant)
+    part /= whole
+    return np.subtract(1, part, out=part)
