@@ -1,0 +1,419 @@
+"""The ingest stage: every input one row, no leak between splits, bad input rejected or named."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from stages import ingest
+from stages.images import sources
+from stages.ingest import Params, Split
+from stages.runs import record
+from stages.runs.errors import InputError
+from stages.runs.params import build
+
+ROOT = Path(__file__).parent.parent
+
+SECTION = {
+    "source": "folder",
+    "root": "pictures",
+    "use": "train",
+    "licence": "CC0-1.0",
+    "consent": "not a person",
+    "origin": "a test",
+    "split": {"val": 0.2, "test": 0.2},
+}
+PARAMS = build(Params, SECTION, "datasets.x.ingest")
+
+
+def picture(seed: int, size: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def png(seed: int, size: int = 16, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture(seed, size).save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def rows_of(root: Path, withdrawn: str = "", **changes: Any) -> dict[str, dict[str, Any]]:
+    """The table of `root`, by path, in its order."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tombstones = Path(scratch, "tombstones.txt")
+        tombstones.write_text(withdrawn)
+        out = Path(scratch, "out")
+        ingest.ingest(root, tombstones, out, dataclasses.replace(PARAMS, **changes), "x")
+        shards = [pq.read_table(shard) for shard in sorted(out.iterdir())]
+    return {row["path"]: row for row in pa.concat_tables(shards).to_pylist()}
+
+
+def write(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_every_input_is_one_row_with_the_right_verdict(tmp_path: Path) -> None:
+    whole = png(1)
+    root = write(
+        tmp_path / "root",
+        {
+            "a whole.png": whole,
+            "sub/same bytes.png": whole,
+            "same pixels.png": png(1, compress_level=1),
+            "half.png": png(2)[:400],
+            "zero.jpg": b"",
+            "text.jpg": b"I am no picture",
+            "speck.png": png(3, size=1),
+            "Žofie\n2.png": png(4),
+            "notes.txt": b"not an input",
+        },
+    )
+    (root / "out.png").symlink_to(write(tmp_path, {"elsewhere.png": png(5)}) / "elsewhere.png")
+    rows = rows_of(root)
+    assert {path: row["reason"] for path, row in rows.items()} == {
+        "a whole.png": None,
+        "half.png": "truncated",
+        "out.png": "outside the root (symlink)",
+        "same pixels.png": "duplicate pixels of a whole.png",
+        "speck.png": "too small: 1 x 1",
+        "sub/same bytes.png": "duplicate bytes of a whole.png",
+        "text.jpg": "not a picture",
+        "zero.jpg": "empty file",
+        "Žofie\n2.png": None,
+    }
+    assert list(rows) == sorted(rows)
+    for row in rows.values():
+        kept = row["reason"] is None
+        assert row["status"] == ("kept" if kept else "rejected")
+        assert (row["split"] in sources.SPLITS) == kept
+        assert (row["image"]["bytes"] is not None) == kept
+
+
+def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[sources.ORIENTATION] = 6
+    stream = io.BytesIO()
+    picture(0).resize((40, 24)).save(stream, "JPEG", exif=exif)
+    points = ",".join(sources.LANDMARKS)
+    root = write(
+        tmp_path,
+        {
+            "a.jpg": stream.getvalue(),
+            "b.png": png(2),
+            "landmarks.csv": f"path,{points}\na.jpg,1,2,3,4,5,6,7,8,9,10\n".encode(),
+            "pictures.csv": b"path,consent,identity,split\na.jpg,signed 2024-05-01,Ada,val\n",
+        },
+    )
+    rows = rows_of(root)
+    row = rows["a.jpg"]
+    assert row.pop("image") == {"bytes": stream.getvalue(), "path": "a.jpg"}
+    pixels = sources.decode(stream.getvalue())
+    assert pixels.shape == (40, 24, 3)
+    assert row == {
+        "image_id": sha(stream.getvalue()),
+        "path": "a.jpg",
+        "pixel_sha256": sha(pixels.tobytes() + b"40x24x3"),
+        "source": "folder",
+        "identity": "Ada",
+        "split": "val",
+        "width": 24,
+        "height": 40,
+        "landmarks": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+        "licence": "CC0-1.0",
+        "consent": "signed 2024-05-01",
+        "origin": "a test",
+        "status": "kept",
+        "reason": None,
+    }
+    assert (rows["b.png"]["landmarks"], rows["b.png"]["consent"]) == (None, "not a person")
+
+
+def test_a_folder_of_bad_pictures_alone_is_an_error_that_counts_them(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jpg": b"", "b.jpg": b"text", "c.jpg": b"text too", "d.png": png(0, size=2)})
+    with pytest.raises(InputError) as caught:
+        rows_of(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: none of its 4 pictures can be used: 2 not a picture")
+    assert "1 empty file" in message
+    assert "1 too small" in message
+
+
+def test_a_file_too_large_for_any_picture_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": png(0)})
+    with (tmp_path / "b.bmp").open("wb") as stream:
+        stream.truncate(10 << 30)  # a sparse file: it takes no room
+    assert rows_of(tmp_path)["b.bmp"]["reason"] == "too large: 10240 MiB"
+
+
+# Splits.
+
+people = st.lists(
+    st.tuples(
+        st.integers(0, 12),  # which picture
+        st.sampled_from([None, "Ada", "Ben", "Cem", "Dua"]),
+        st.sampled_from([None, "train", "val", "test"]),
+    ),
+    min_size=1,
+    max_size=14,
+)
+
+
+def build_folder(root: Path, inputs: list[tuple[int, str | None, str | None]]) -> None:
+    notes = ["path,identity,split"]
+    for index, (seed, person, split) in enumerate(inputs):
+        # The same picture may come as the same or as other bytes.
+        write(root, {f"{index:02d}.png": png(seed, size=8, compress_level=index % 3)})
+        notes.append(f"{index:02d}.png,{person or ''},{split or ''}")
+    write(root, {"pictures.csv": "\n".join(notes).encode()})
+
+
+@settings(max_examples=40, deadline=None)
+@given(inputs=people)
+def test_nothing_lies_on_two_sides_whatever_comes_in(inputs: list[tuple[int, str | None, str | None]]) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        build_folder(Path(scratch), inputs)
+        rows = list(rows_of(Path(scratch)).values())
+    kept = [row for row in rows if row["status"] == "kept"]
+    assert len(rows) == len(inputs)
+    assert len(kept) == len({seed for seed, _, _ in inputs}) == len({row["pixel_sha256"] for row in kept})
+    for key in ("identity", "image_id", "pixel_sha256"):
+        sides = {(row[key], row["split"]) for row in kept if row[key]}
+        assert len(sides) == len({value for value, _ in sides})
+    for row, (_, person, official) in zip(rows, inputs, strict=True):
+        if row["status"] == "kept" and official and not person:
+            assert row["split"] == official
+
+
+@settings(max_examples=20, deadline=None)
+@given(old=st.sets(st.integers(0, 40), min_size=1, max_size=10), new=st.sets(st.integers(0, 40), max_size=10))
+def test_new_pictures_never_move_old_ones(old: set[int], new: set[int]) -> None:
+    person = {seed: f"person {seed % 7}" if seed % 2 else "" for seed in range(41)}
+
+    def splits(seeds: set[int]) -> dict[str, str]:
+        with tempfile.TemporaryDirectory() as scratch:
+            # New pictures sort before, between and behind the old.
+            write(Path(scratch), {f"{seed}.png": png(seed, size=8) for seed in seeds})
+            notes = [f"{seed}.png,{person[seed]}" for seed in seeds]
+            write(Path(scratch), {"pictures.csv": "\n".join(["path,identity", *notes]).encode()})
+            return {row["path"]: row["split"] for row in rows_of(Path(scratch)).values()}
+
+    before, after = splits(old), splits(old | new)
+    assert before.items() <= after.items()
+
+
+def test_shares_are_met_and_nested() -> None:
+    keys = [str(number) for number in range(4000)]
+    counts = Counter(ingest.split_of(key, Split(val=0.1, test=0.2)) for key in keys)
+    assert counts["val"] / len(keys) == pytest.approx(0.1, abs=0.02)
+    assert counts["test"] / len(keys) == pytest.approx(0.2, abs=0.02)
+    none = {ingest.split_of(key, Split(val=0, test=0)) for key in keys}
+    assert none == {"train"}
+
+
+def test_a_person_in_several_official_partitions_lies_in_the_strictest(tmp_path: Path) -> None:
+    write(tmp_path, {f"img_align_celeba/{number}.jpg": png(number) for number in range(5)})
+    write(
+        tmp_path,
+        {
+            "list_eval_partition.txt": b"0.jpg 0\n1.jpg 1\n2.jpg 0\n3.jpg 2\n",
+            "identity_CelebA.txt": b"0.jpg 7\n1.jpg 7\n2.jpg 8\n3.jpg 9\n4.jpg 9\n",
+        },
+    )
+    rows = rows_of(tmp_path, source="celeba")
+    assert [row["split"] for row in rows.values()] == ["val", "val", "train", "test", "test"]
+
+
+def test_evaluate_puts_everything_into_the_test(tmp_path: Path) -> None:
+    build_folder(tmp_path, [(seed, None, "train" if seed % 2 else None) for seed in range(10)])
+    assert {row["split"] for row in rows_of(tmp_path, use="evaluate").values()} == {"test"}
+
+
+# Withdrawal.
+
+
+def test_a_withdrawn_picture_takes_its_copies_along(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": png(1, compress_level=1), "b.png": png(1), "c.png": png(1), "d.png": png(2)})
+    line = f"# asked for on paper\n{sha(png(1)).upper()}  # b and c\n"
+    assert {path: row["reason"] for path, row in rows_of(tmp_path, line).items()} == {
+        "a.png": "withdrawn",
+        "b.png": "withdrawn",
+        "c.png": "withdrawn",
+        "d.png": None,
+    }
+
+
+def test_a_faulty_tombstone_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": png(1)})
+    with pytest.raises(InputError, match=r"tombstones\.txt, line 2: an image_id has 64"):
+        rows_of(tmp_path, "# fine\nportrait.png\n")
+
+
+# The table's files.
+
+
+def test_the_same_bytes_whatever_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "SHARD_ROWS", 7)
+    write(tmp_path / "root", {f"{seed}.png": png(seed) for seed in range(30)})
+    (tmp_path / "tombstones.txt").touch()
+    digests = []
+    for cores in (1, 5):
+        monkeypatch.setattr(ingest.os, "cpu_count", lambda cores=cores: cores)
+        out = tmp_path / f"out{cores}"
+        ingest.ingest(tmp_path / "root", tmp_path / "tombstones.txt", out, PARAMS, "x")
+        assert [pq.read_metadata(shard).num_rows for shard in sorted(out.iterdir())] == [7, 7, 7, 7, 2]
+        digests.append(record.digest(out))
+    assert digests[0] == digests[1]
+
+
+def test_a_shard_ends_when_its_pictures_grow_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "SHARD_BYTES", 2 * len(png(0)))
+    write(tmp_path / "root", {f"{seed}.png": png(seed) for seed in range(5)})
+    (tmp_path / "tombstones.txt").touch()
+    ingest.ingest(tmp_path / "root", tmp_path / "tombstones.txt", tmp_path / "out", PARAMS, "x")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_threads_stay_in_order_and_run_only_a_little_ahead() -> None:
+    drawn = []
+
+    def items() -> Any:
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    results = ingest.in_order(lambda number: number * number, items(), workers=2)
+    assert next(results) == 0
+    assert len(drawn) < 12
+    assert list(results) == [number * number for number in range(1, 100)]
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "imagenet"}, "unknown source 'imagenet'; one of: portraits, folder"),
+        ({"use": "test"}, "ingest.use"),
+        ({"root": 3}, "ingest.root"),
+        ({"licence": ""}, "ingest.licence"),
+        ({"split": {"val": 0.5, "test": 0.5}}, "below 1"),
+        ({"split": {"val": "0.1", "test": 0.1}}, "split.val"),
+        ({"split": {"val": -0.1, "test": 0.1}}, "split.val"),
+        ({"split": {"val": 0.1}}, "missing key 'datasets.x.ingest.split.test'"),
+        ({"sources": "folder"}, "unknown key 'datasets.x.ingest.sources'"),
+    ],
+)
+def test_wrong_parameters_are_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build(Params, {**SECTION, **change}, "datasets.x.ingest")
+    assert message in str(caught.value)
+
+
+# The stage as a command.
+
+
+def run(tmp_path: Path, root: Path, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """The command as dvc.yaml gives it; its table lies in tmp_path/ingested."""
+    section = {**SECTION, "root": str(root), **changes}
+    (tmp_path / "params.yaml").write_text(json.dumps({"datasets": {"trial": {"ingest": section}}}))
+    (tmp_path / "tombstones.txt").touch()
+    paths = {"params": "params.yaml", "tombstones": "tombstones.txt", "ingested": "ingested"}
+    options = [word for option, path in paths.items() for word in (f"--{option}", str(tmp_path / path))]
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "stages.ingest", "trial", "--root", str(root), *options],
+        cwd=ROOT,
+        env={"PALIMPSEST_RECORDS": str(tmp_path / "records"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_writes_a_table_and_a_record_and_repeats_its_bytes(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", {f"{seed}.png": png(seed) for seed in range(4)})
+    done = run(tmp_path, root)
+    assert done.returncode == 0, done.stderr
+    assert "4 in, 4 kept, 0 rejected" in done.stderr
+    first = record.digest(tmp_path / "ingested")
+    (written,) = (tmp_path / "records/ingest@trial").iterdir()
+    assert first in json.loads(written.read_text())["outputs"].values()
+    assert run(tmp_path, root).returncode == 0
+    assert record.digest(tmp_path / "ingested") == first
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "bad", "planted", "source"])
+def test_a_users_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, fault: str) -> None:
+    root, changes = tmp_path / "root", {}
+    if fault != "missing":
+        root.mkdir()
+    if fault == "bad":
+        write(root, {"a.jpg": b"text"})
+    if fault == "planted":
+        write(root, {"data_batch_1": pickle.dumps(print)})
+        changes = {"source": "cifar10"}
+    if fault == "source":
+        changes = {"source": "imagenet"}
+    done = run(tmp_path, root, **changes)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ingest@trial: ")
+    assert ("source" if fault == "source" else str(root)) in line
+    assert not (tmp_path / "ingested").exists()
+
+
+# Real photos.
+
+
+def test_celeba_keeps_every_photo_but_the_second_of_the_pair(shared: Path, tmp_path: Path) -> None:
+    rows = rows_of(shared / "data/celeba", source="celeba")
+    rejected = {path: row["reason"] for path, row in rows.items() if row["status"] == "rejected"}
+    folder = "img_align_celeba"
+    assert rejected == {f"{folder}/197961.jpg": f"duplicate bytes of {folder}/186574.jpg"}
+    splits = Counter(row["split"] for row in rows.values())
+    assert splits == {"train": 4140, "val": 750, "test": 539, None: 1}
+    assert {(row["width"], row["height"]) for row in rows.values() if row["width"]} == {(178, 218)}
+
+
+def test_lfw_keeps_people_together(shared: Path, tmp_path: Path) -> None:
+    names = sorted((shared / "data/lfw").iterdir())[:60]
+    for name in names:
+        (tmp_path / name.name).mkdir()
+        for file in name.iterdir():
+            (tmp_path / name.name / file.name).write_bytes(file.read_bytes())
+    rows = rows_of(tmp_path, source="lfw").values()
+    sides = {(row["identity"], row["split"]) for row in rows if row["split"]}
+    assert len(sides) == len(names)
+    assert {side for _, side in sides} == set(sources.SPLITS)
+
+
+def test_cifar10_gives_no_training_picture_to_the_test(shared: Path) -> None:
+    rows = rows_of(shared / "data/cifar10", source="cifar10")
+    sides = Counter((Path(path).parent.name == "test_batch", row["split"]) for path, row in rows.items())
+    assert set(sides) == {(True, "test"), (False, "train"), (False, "val")}
+    assert sides[False, "val"] / (5 * 1017) == pytest.approx(PARAMS.split.val, abs=0.02)
+    path, row = next(iter(rows.items()))
+    (item,) = (item for item in sources.find("cifar10", shared / "data/cifar10") if item.path == path)
+    np.testing.assert_array_equal(sources.decode(row["image"]["bytes"]), item.content)
+    assert row["image_id"] == row["pixel_sha256"] == sha(np.ascontiguousarray(item.content).tobytes() + b"32x32x3")
