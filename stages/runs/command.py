@@ -67,7 +67,7 @@ def run(
         print(f"{label}: interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
-        shutil.rmtree(SCRATCH / label, ignore_errors=True)
+        shutil.rmtree(_scratch_path(label), ignore_errors=True)
 
 
 def _run(
@@ -91,9 +91,7 @@ def _run(
     for option, path in given.items():
         if not path.exists():
             raise InputError(f"{path}: not found (--{option.replace('_', '-')})")
-    scratch = SCRATCH / label
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    scratch = _scratch(label)
     wanted = {option: getattr(arguments, option) for option in outputs}
     drafts = {option: scratch / option / path.name for option, path in wanted.items()}
     for draft in drafts.values():
@@ -132,6 +130,20 @@ def _refuse_foreign_code() -> None:
         raise InputError(
             f"the code of {home} would run in {Path.cwd()}: use `python -m stages.X` from the project's root"
         )
+
+
+def _scratch_path(label: str) -> Path:
+    return SCRATCH / f"{label}.{os.getpid()}"
+
+
+def _scratch(label: str) -> Path:
+    """A new folder of this process's own; what killed runs of the stage have left is removed."""
+    for left in SCRATCH.glob(f"{label}.*"):
+        if not Path("/proc", left.suffix[1:]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    scratch = _scratch_path(label)
+    scratch.mkdir(parents=True)
+    return scratch
 
 
 def _replace(draft: Path, path: Path) -> None:
