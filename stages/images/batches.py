@@ -1,0 +1,143 @@
+"""What there is to complete: frozen holes joined to their pictures, in batches.
+
+The one place that hands pictures with holes to a system. **Leak rule**: the truth under a hole is
+zeroed here, before anything else sees the picture. And the one place that writes what systems
+make of them: results are composited here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stages.images.holes import keyed_hash
+from stages.images.table import COMPLETED, Table, Writer, writing_pictures
+from stages.runs.errors import InputError
+
+Key = tuple[str, str]  # image_id, path
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of the work, in its order."""
+
+    known: np.ndarray  # uint8 N x H x W x 3, zero under the hole
+    hole: np.ndarray  # bool N x H x W, True = missing
+    keys: list[Key]
+    kinds: list[str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Rows of a table of holes, each with the row of its picture; in the order of the holes."""
+
+    aligned: Table
+    holes: Table
+    picture_rows: np.ndarray  # int64, rows of `aligned`
+    hole_rows: np.ndarray  # int64, rows of `holes`, rising
+    keys: list[Key]
+    kinds: list[str]
+
+    def __len__(self) -> int:
+        return len(self.hole_rows)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.aligned.size
+
+    def count_batches(self, rows: int) -> int:
+        """How many batches of `rows` rows there are."""
+        return -(-len(self) // rows)
+
+    def batches(self, rows: int) -> Iterator[Batch]:
+        """The work in batches of at most `rows` rows."""
+        for start in range(0, len(self), rows):
+            part = slice(start, start + rows)
+            hole = self.holes.holes(self.hole_rows[part])
+            known = self.aligned.pictures(self.picture_rows[part])
+            known[hole] = 0  # the leak rule
+            yield Batch(known, hole, self.keys[part], self.kinds[part])
+
+
+def select(
+    aligned: Path,
+    masks: Path,
+    split: str = "test",
+    count: int | None = None,
+    kinds: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Work:
+    """The holes of `masks/<split>.arrow` with their pictures of `aligned/<split>.arrow`.
+
+    `count` limits the pictures to those of the smallest keyed hash (the same for every system; a
+    picture added or withdrawn moves at most one other); `kinds` names the kinds to keep. None
+    means all. Raises InputError where the folders do not fit each other, where a kind is unknown,
+    and where nothing is left to do.
+    """
+    pictures, holes = Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow")
+    homes = {key: row for row, key in enumerate(pictures.keys())}
+    keys, labels = holes.keys(), holes.column("kind")
+    if keys and pictures.size != holes.size:
+        raise InputError(f"{holes.path}: holes of {holes.size}, pictures of {pictures.size}; run `dvc repro`")
+    if stray := next((key for key in keys if key not in homes), None):
+        raise InputError(f"{holes.path}: holes for {stray[1]}, which {pictures.path} has not; run `dvc repro`")
+    if unknown := sorted(set(kinds or ()) - set(labels)):
+        raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
+    chosen = set(sample(list(homes), count, seed))
+    rows = [row for row, key in enumerate(keys) if key in chosen and (kinds is None or labels[row] in kinds)]
+    if not rows:
+        raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")
+    return Work(
+        aligned=pictures,
+        holes=holes,
+        picture_rows=np.array([homes[keys[row]] for row in rows], np.int64),
+        hole_rows=np.array(rows, np.int64),
+        keys=[keys[row] for row in rows],
+        kinds=[labels[row] for row in rows],
+    )
+
+
+def sample(keys: Sequence[Key], count: int | None, seed: int) -> list[Key]:
+    """`count` of the keys (None: all), in their order: those of the smallest hash keyed by (seed, image_id)."""
+    if count is None or count >= len(keys):
+        return list(keys)
+    # Equal pictures under two paths hash alike; the path decides between them.
+    ranked = sorted(keys, key=lambda key: (keyed_hash(seed, "sample", key[0]), key[1]))
+    chosen = set(ranked[:count])
+    return [key for key in keys if key in chosen]
+
+
+def composite(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """The result: `guide` in the hole, elsewhere the input's own bytes. uint8 N x H x W x 3 both, bool N x H x W."""
+    return np.where(hole[..., None], guide, known)
+
+
+@dataclass(frozen=True)
+class Results:
+    """A system's two tables, row by row as the work has them; use `writing_results`."""
+
+    completed: Writer
+    guide: Writer
+
+    def append(self, batch: Batch, guide: np.ndarray) -> None:
+        """The system's own whole pictures for `batch`, uint8 N x H x W x 3; their composites are written beside them."""
+        results = composite(batch.known, guide, batch.hole)
+        for result, whole, key, kind in zip(results, guide, batch.keys, batch.kinds, strict=True):
+            self.completed.append(result, *key, kind)
+            self.guide.append(whole, *key, kind)
+
+
+@contextmanager
+def writing_results(folder: Path, size: tuple[int, int]) -> Iterator[Results]:
+    """Makes `folder` and writes its completed.arrow (composited) and guide.arrow (before compositing)."""
+    folder.mkdir(parents=True)
+    with (
+        writing_pictures(folder / "completed.arrow", size, COMPLETED) as completed,
+        writing_pictures(folder / "guide.arrow", size, COMPLETED) as guide,
+    ):
+        yield Results(completed, guide)
