@@ -1,0 +1,251 @@
+"""Pictures brought to one frame: faces by their eyes to a template, other pictures by their centre.
+
+A face's landmarks come from the dataset's annotations where it has them, else from a detector
+(`stages/images/landmarks.py`). The similarity that puts both eyes exactly on the template is
+stored with each crop, so that a hole, a bar or a completed face finds its way back to the
+photo. What cannot be aligned is rejected with a reason, and never stops a run.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass as plain
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from tqdm import tqdm
+
+from stages.images import landmarks as faces
+from stages.images.sources import BadPicture, decode
+from stages.images.table import ALIGNED, Writer, writing_pictures
+from stages.runs import command
+from stages.runs.errors import InputError
+from stages.runs.params import STRICT
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("image", "image_id", "path", "split", "status", "landmarks")  # of data/ingested, as they are read
+
+CHUNK = 64  # pictures a task: enough to hide what passing them between processes costs
+FEW = 256  # pictures; below, starting processes costs more than they save
+CLOSEST = 4.0  # px between the eyes; closer ones fix no similarity
+
+REJECTED = pa.schema([(name, pa.string()) for name in ("image_id", "path", "split", "reason")])
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    mode: Literal["face", "centre"]  # faces to the template, or the largest centred square
+    size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]  # px, the crop's side
+    detector: Literal["annotations", "yunet", "haar"]  # for faces without annotated landmarks
+    detector_model: str  # path of YuNet's .onnx file; `dvc.yaml` hands it to the command
+    score: Annotated[float, Field(gt=0, le=1)] = 0.9  # YuNet's confidence from which on a face is one
+    max_outside: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of a crop that may lie outside its photo
+    min_frontality: Annotated[float, Field(ge=0)] = 0.5  # eye distance over eye-to-mouth distance; lower is profile
+    workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
+
+
+@plain(frozen=True, slots=True)
+class Row:
+    """One kept picture of the ingested table."""
+
+    data: bytes
+    image_id: str
+    path: str
+    split: str
+    landmarks: list[float] | None
+
+
+@plain(frozen=True, slots=True)
+class Crop:
+    """One aligned picture."""
+
+    pixels: np.ndarray  # uint8, size x size x 3
+    transform: np.ndarray  # 2 x 3, original to crop
+    landmarks: np.ndarray | None  # 5 x 2, in the crop
+
+
+class Unalignable(Exception):
+    """A picture that cannot be brought to the frame: the message is the reason, in a few words."""
+
+
+# ---- one picture ------------------------------------------------------------------------------------------------
+
+
+def aligned_centre(picture: np.ndarray, landmarks: np.ndarray | None, size: int) -> Crop:
+    """The largest centred square of a uint8 H x W x 3 picture; landmarks (5 x 2) are carried along."""
+    transform = faces.centre(picture.shape[0], picture.shape[1], size)
+    carried = None if landmarks is None else faces.apply(transform, landmarks)
+    return Crop(faces.centre_crop(picture, size), transform, carried)
+
+
+def aligned_face(
+    picture: np.ndarray, landmarks: np.ndarray, size: int, max_outside: float, min_frontality: float
+) -> Crop:
+    """The face of a uint8 H x W x 3 picture, its eyes on the template; raises Unalignable."""
+    eyes = float(np.hypot(*(landmarks[1] - landmarks[0])))
+    if not eyes >= CLOSEST:  # also where they are no numbers
+        raise Unalignable(f"eyes less than {CLOSEST:g} px apart")
+    if faces.frontality(landmarks) < min_frontality:
+        raise Unalignable("profile")
+    transform = faces.similarity(landmarks, size)
+    if faces.outside(transform, size, picture.shape[0], picture.shape[1]) > max_outside:
+        raise Unalignable("too much of the crop lies outside the picture")
+    return Crop(faces.crop(picture, transform, size), transform, faces.apply(transform, landmarks))
+
+
+def make_detector(params: Params, model: Path, name: str) -> faces.Detector | None:
+    """The detector that `params` ask for; raises InputError where it cannot be had."""
+    if params.mode == "centre" or params.detector == "annotations":
+        return None
+    if params.detector == "haar":
+        return faces.Haar()
+    return faces.YuNet(model, params.score, f"datasets.{name}.align.detector_model")
+
+
+def align_one(row: Row, params: Params, detector: faces.Detector | None) -> Crop:
+    """Decode and align one picture; raises BadPicture, NoFace or Unalignable with the reason."""
+    picture = decode(row.data)
+    known = None if row.landmarks is None else np.asarray(row.landmarks, np.float64).reshape(5, 2)
+    if params.mode == "centre":
+        return aligned_centre(picture, known, params.size)
+    if known is not None:
+        found = faces.ordered(known)
+    elif detector is not None:
+        found = detector(picture)
+    else:
+        raise Unalignable("no annotated landmarks")
+    return aligned_face(picture, found, params.size, params.max_outside, params.min_frontality)
+
+
+# ---- many, in several processes ---------------------------------------------------------------------------------
+
+Result = tuple[Row, Crop | str]  # the row without its bytes; the crop, or the reason for none
+Work = Callable[[list[Row]], list[Result]]
+
+_worker: dict[str, Any] = {}  # what a worker process keeps from task to task: its parameters and its detector
+
+
+def _start(params: Params, model: Path, name: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    faces.single_thread()
+    _worker.update(params=params, detector=make_detector(params, model, name))
+
+
+def _in_worker(rows: list[Row]) -> list[Result]:
+    return align_rows(rows, _worker["params"], _worker["detector"])
+
+
+def align_rows(rows: list[Row], params: Params, detector: faces.Detector | None) -> list[Result]:
+    """Every row aligned or refused, in order."""
+    results: list[Result] = []
+    for row in rows:
+        outcome: Crop | str
+        try:
+            outcome = align_one(row, params, detector)
+        except (BadPicture, faces.NoFace, Unalignable) as error:
+            outcome = str(error)
+        results.append((Row(b"", row.image_id, row.path, row.split, None), outcome))
+    return results
+
+
+def align_all(chunks: Iterable[list[Row]], total: int, params: Params, model: Path, name: str) -> Iterator[Result]:
+    """Every row of `chunks` aligned, in their order, by `params.workers` processes where `total` is worth them."""
+    faces.single_thread()
+    detector = make_detector(params, model, name)  # also where workers make their own: its faults are the user's to see
+    if params.workers == 1 or total < FEW:
+        for rows in chunks:
+            yield from align_rows(rows, params, detector)
+        return
+    # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
+    pool = ProcessPoolExecutor(params.workers, get_context("spawn"), _start, (params, model, name))
+    try:
+        waiting: deque[Future[list[Result]]] = deque()
+        source = iter(chunks)
+        for rows in source:
+            waiting.append(pool.submit(_in_worker, rows))
+            if len(waiting) > 2 * params.workers:  # so that memory stays bounded
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# ---- the tables -------------------------------------------------------------------------------------------------
+
+
+def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
+    """How many pictures of an ingested folder are kept, and those, in its order, `CHUNK` at a time."""
+    files = sorted(ingested.glob("*.parquet"))
+    try:
+        status = [pq.read_table(file, columns=["status"])["status"].to_pylist() for file in files]
+        for file in files:
+            missing = set(COLUMNS) - set(pq.read_schema(file).names)
+            if missing:
+                raise InputError(f"{file}: no column {min(missing)!r}; run ingest again")
+    except (pa.ArrowInvalid, OSError):
+        raise InputError(f"{ingested}: not readable as parquet; run ingest again") from None
+    total = sum(value == "kept" for values in status for value in values)
+    if not total:
+        raise InputError(f"{ingested}: holds no kept picture; run ingest again")
+    rows = (row for file in files for row in _rows(file))
+    return total, iter(partial(_take, rows), [])
+
+
+def _take(rows: Iterator[Row]) -> list[Row]:
+    return list(islice(rows, CHUNK))
+
+
+def _rows(file: Path) -> Iterator[Row]:
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(COLUMNS)):
+            for row in batch.to_pylist():
+                if row["status"] == "kept":
+                    yield Row(row["image"]["bytes"], row["image_id"], row["path"], row["split"], row["landmarks"])
+
+
+def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, name: str) -> None:
+    """Aligns the kept pictures of `ingested` into `aligned`: train.arrow, val.arrow, test.arrow, rejected.parquet."""
+    total, chunks = read_kept(ingested)
+    aligned.mkdir()
+    rejected: list[tuple[str, str, str, str]] = []
+    with ExitStack() as stack:
+        writers: dict[str, Writer] = {
+            split: stack.enter_context(writing_pictures(aligned / f"{split}.arrow", (params.size,) * 2, ALIGNED))
+            for split in SPLITS
+        }
+        results = align_all(chunks, total, params, detector_model, name)
+        for row, outcome in tqdm(results, f"align {name}", total, unit="picture", mininterval=1):
+            if isinstance(outcome, str):
+                rejected.append((row.image_id, row.path, row.split, outcome))
+                continue
+            points = None if outcome.landmarks is None else outcome.landmarks.ravel().astype(np.float32)
+            writers[row.split].append(outcome.pixels, row.image_id, row.path, outcome.transform.ravel(), points)
+    if len(rejected) == total:
+        counts = Counter(reason for *_, reason in rejected).most_common()
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in counts)
+        raise InputError(f"{ingested}: none of {total} pictures could be aligned: {reasons}; see datasets.{name}.align")
+    columns = list(zip(*rejected, strict=True)) or [()] * len(REJECTED)
+    table = pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=REJECTED)
+    pq.write_table(table, aligned / "rejected.parquet")
+
+
+if __name__ == "__main__":
+    command.run(
+        align,
+        sections={"params": "datasets.{name}.align"},
+        inputs=("ingested", "detector_model"),
+        outputs=("aligned",),
+    )
