@@ -105,9 +105,7 @@ def _run(
     facts = {
         "inputs": {path.as_posix(): record.digest(path) for path in given.values()},
         "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
-        "params": {
-            dotted.format(name=name): dataclasses.asdict(built[parameter]) for parameter, dotted in sections.items()
-        },
+        "params": {dotted.format(name=name): _plain(built[parameter]) for parameter, dotted in sections.items()},
         "code": record.code_digest(),
         "environment": record.environment(),
     }
@@ -121,6 +119,11 @@ def _run(
     record.write(records, label, facts, circumstances)
     if done is not None:
         done()
+
+
+def _plain(section: Any) -> Any:
+    """A section as plain values: a dataclass, or a dict where a stage reads a whole section as it stands."""
+    return dataclasses.asdict(section) if dataclasses.is_dataclass(section) else section  # type: ignore[arg-type]
 
 
 def _refuse_foreign_code() -> None:
