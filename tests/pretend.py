@@ -1,11 +1,15 @@
 """A finished pipeline in small: tables as the stages before `evaluate` write them, without running those."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
 
 from stages.images import table
 
@@ -65,3 +69,46 @@ def system(data: Path, name: str, noise: float, count: int = 6, size: int = 32, 
                     filled = np.clip(truth + error, 0, 255).astype(np.uint8)
                     writer.append(np.where(hole[..., None], filled, truth), *key(number), kind)
     shutil.copy(data / "inpainted" / name / "completed.arrow", data / "inpainted" / name / "guide.arrow")
+
+
+def ingested(data: Path, name: str = "faces", count: int = 6) -> None:
+    """data/ingested/<name> with two rejections of one reason and a tag in another, and one that align rejects."""
+    (data / "ingested" / name).mkdir(parents=True)
+    reasons = [None] * (count + 1) + ["truncated", "truncated", "not a <picture>"]
+    rows = {
+        "image_id": [key(number)[0] for number in range(len(reasons))],
+        "path": [key(number)[1] for number in range(len(reasons))],
+        "status": ["rejected" if reason else "kept" for reason in reasons],
+        "reason": reasons,
+        "licence": ["CC0-1.0"] * len(reasons),
+        "consent": ["not a person"] * len(reasons),
+    }
+    pq.write_table(pa.table(rows), data / "ingested" / name / "part-00000.parquet")
+    unaligned = {"image_id": ["x"], "path": ["x.png"], "split": ["test"], "reason": ["no face found"]}
+    pq.write_table(pa.table(unaligned), data / "aligned" / name / "rejected.parquet")
+
+
+def model(data: Path, name: str, sections: dict) -> None:
+    """data/models, histories and samples of a training."""
+    for folder in ("models", "histories", f"samples/{name}"):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+    tensors = {"generator.weight": np.ones((3, 4), np.float32), "discriminator.bias": np.zeros(5, np.float32)}
+    save_file(tensors, data / "models" / f"{name}.safetensors", metadata={"palimpsest": json.dumps(sections)})
+    members = pa.table({"image_id": ["a", "b", "c"]})
+    with pa.ipc.new_file(str(data / "models" / f"{name}.members.arrow"), members.schema) as writer:
+        writer.write_table(members)
+    lines = [f"{step},{5 / step:.4f},{1 + step / 100:.4f},note" for step in range(10, 400, 10)]
+    (data / "histories" / f"{name}.csv").write_text("\n".join(["step,generator,discriminator,remark", *lines]) + "\n")
+    for step in (100, 200):
+        cv2.imwrite(
+            str(data / "samples" / name / f"{step:07}.png"), np.hstack([picture(step + i, 64) for i in range(8)])
+        )
+
+
+def curves(data: Path, name: str, count: int = 6, kinds=("centre", "pixels")) -> None:
+    """data/inpainted/<name>/curves.parquet: losses that fall, each from its own height."""
+    keys = [(*key(number), kind, 20 + number) for number in range(count) for kind in kinds]
+    losses = [[top * 0.97**i + 5 for i in range(100)] for *_, top in keys]
+    columns = {name: [row[i] for row in keys] for i, name in enumerate(("image_id", "path", "kind"))}
+    columns |= {"losses": losses, "context": [[loss * 0.9 for loss in row] for row in losses]}
+    pq.write_table(pa.table(columns), data / "inpainted" / name / "curves.parquet")

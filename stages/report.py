@@ -1,0 +1,623 @@
+"""One offline page of everything: data and rejections, scores, contact sheets, curves, checkpoints.
+
+The page reads only what other stages wrote and names no time, commit or machine: the same results
+give the same bytes. Pictures lie beside it as PNG files; there is no script and nothing to fetch.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import html
+import json
+import math
+import re
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stages.images.table import Table
+from stages.runs import command
+from stages.runs.errors import InputError
+from stages.runs.params import STRICT
+
+TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
+SYSTEMS = 5  # on one contact sheet; more go to a second
+REASONS = 20  # rejections named apart a dataset; the rest are counted together
+INK, FAINT = "#1f2933", "#7b8794"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    pictures: Annotated[int, Field(ge=1)] = 8  # rows on a contact sheet
+
+
+class Metric(NamedTuple):
+    """How a metric is shown: heading, number format, and what is best (high, low, or nearest to 1)."""
+
+    heading: str
+    form: str
+    best: str
+
+
+METRICS = {
+    "psnr_hole": Metric("PSNR, hole (dB)", ".2f", "high"),
+    "ssim_hole": Metric("SSIM, hole", ".3f", "high"),
+    "l1_hole": Metric("L1, hole", ".4f", "low"),
+    "mse_hole": Metric("MSE, hole", ".4f", "low"),
+    "patch_sse": Metric("patch SSE", ".1f", "low"),
+    "sharpness": Metric("sharpness, hole", ".2f", "one"),
+    "psnr": Metric("PSNR, whole (dB)", ".2f", "high"),
+    "ssim": Metric("SSIM, whole", ".3f", "high"),
+    "l1": Metric("L1, whole", ".4f", "low"),
+    "mse": Metric("MSE, whole", ".4f", "low"),
+    "lpips": Metric("LPIPS, whole", ".4f", "low"),
+}
+
+
+class Folders(NamedTuple):
+    """What other stages wrote."""
+
+    ingested: Path
+    aligned: Path
+    masks: Path
+    models: Path
+    histories: Path
+    samples: Path
+    inpainted: Path
+    blended: Path
+    scores: Path
+
+
+# --- Pieces of HTML: text goes through `escape`, cells and bodies are HTML already ---
+
+
+def escape(value: object) -> str:
+    return html.escape(str(value))
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table; the first cell of each row names the row."""
+    top = "".join(f"<th scope=col>{cell}</th>" for cell in head)
+    body = "".join(f"<tr><th scope=row>{row[0]}</th>{''.join(f'<td>{c}</td>' for c in row[1:])}</tr>\n" for row in rows)
+    title = f"<caption>{caption}</caption>" if caption else ""
+    return f"<div class=wide><table>{title}<thead><tr>{top}</tr></thead><tbody>\n{body}</tbody></table></div>\n"
+
+
+def figure(file: str, caption: str, alt: str) -> str:
+    return (
+        f'<figure><div class=wide><img src="{escape(file)}" alt="{escape(alt)}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>\n"
+    )
+
+
+def folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>\n{body}</details>\n"
+
+
+def filename(*parts: str) -> str:
+    """A safe PNG name of these parts."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts)) + ".png"
+
+
+# --- Only what params.yaml names ---
+
+
+def refuse_stale(folders: Folders, datasets: Iterable[str], models: Iterable[str], systems: Iterable[str]) -> None:
+    """Raise InputError for results that no entry of params.yaml makes: they would linger in dvc.lock."""
+    datasets, models, systems = set(datasets), set(models), set(systems)
+    expected = {
+        **dict.fromkeys((folders.ingested, folders.aligned, folders.masks), datasets),
+        **dict.fromkeys((folders.inpainted, folders.blended), systems),
+        folders.scores: {f"{name}{end}" for name in systems for end in (".json", ".parquet")},
+        folders.models: {f"{name}{end}" for name in models for end in (".safetensors", ".members.arrow")},
+        folders.histories: {f"{name}.csv" for name in models},
+        folders.samples: models,
+    }
+    stale = [
+        path.as_posix()
+        for folder, names in expected.items()
+        for path in sorted(folder.glob("*"))
+        if path.name not in names and not path.name.startswith(".")
+    ]
+    if stale:
+        raise InputError(f"{', '.join(stale)}: made by no entry of params.yaml; remove with: rm -r {shlex.join(stale)}")
+
+
+# --- Data ---
+
+
+def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
+    """Counts per dataset, and every reason for a rejection with its number of pictures."""
+    rows, reasons = [], []
+    for name, entry in datasets.items():
+        ingested = pq.read_table(folders.ingested / name, columns=["status", "reason", "licence", "consent"])
+        status = Counter(ingested["status"].to_pylist())
+        splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in ("train", "val", "test")]
+        unaligned = pq.read_table(folders.aligned / name / "rejected.parquet", columns=["reason"])
+        terms = [", ".join(sorted({escape(v) for v in ingested[c].to_pylist() if v})) for c in ("licence", "consent")]
+        use = entry.get("ingest", {}).get("use", "")
+        counts = [ingested.num_rows, status["kept"], status["rejected"], unaligned.num_rows, *splits]
+        rows.append([escape(name), escape(use), *terms, *map(str, counts)])
+        for stage, table in (("ingest", ingested), ("align", unaligned)):
+            found = Counter(filter(None, table["reason"].to_pylist()))
+            ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+            reasons += [[escape(name), stage, escape(reason), str(n)] for reason, n in ranked[:REASONS]]
+            if rest := sum(n for _, n in ranked[REASONS:]):
+                reasons.append([escape(name), stage, f"{len(ranked) - REASONS} other reasons", str(rest)])
+    counted = ("pictures", "kept", "rejected", "not aligned", "train", "val", "test")
+    head = ("dataset", "use", "licence", "consent", *counted)
+    body = grid(head, rows, "Pictures = kept + rejected; kept = not aligned + train + val + test.")
+    if reasons:
+        body += grid(["dataset", "stage", "reason", "pictures"], reasons, "What was rejected, and why.")
+    return body
+
+
+# --- Scores ---
+
+
+def read_scores(folder: Path, system: str) -> dict[str, Any]:
+    path = folder / f"{system}.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; `dvc repro` makes it") from None
+    except ValueError:
+        raise InputError(f"{path}: not a score file; remove it and run `dvc repro`") from None
+
+
+def best(values: Sequence[float | None], rule: str) -> float | None:
+    """The best of the values, those missing aside: the one that `rule` (high, low, one) prefers."""
+    given = [value for value in values if value is not None]
+    if not given:
+        return None
+    return {"high": max(given), "low": min(given), "one": min(given, key=lambda v: abs(math.log(max(v, 1e-9))))}[rule]
+
+
+def cells(entries: Sequence[Mapping[str, float] | None], metric: str) -> list[str]:
+    """One column of a table: mean over interval, the best in bold."""
+    form = METRICS[metric].form
+    winner = best([entry["mean"] if entry else None for entry in entries], METRICS[metric].best)
+    made = []
+    for entry in entries:
+        if entry is None:
+            made.append("–")
+            continue
+        mean = format(entry["mean"], form)
+        shown = f"<b>{mean}</b>" if winner is not None and mean == format(winner, form) else mean
+        made.append(f"{shown}<small>{format(entry['low'], form)} to {format(entry['high'], form)}</small>")
+    return made
+
+
+Lines = list[tuple[str, str, dict[str, Any]]]  # system, blending, and what the score file has under it
+
+
+def score_table(lines: Lines, group: str) -> str:
+    """Every metric of one kind of hole, or of all ("overall")."""
+    groups = [scores.get(group, {}) for *_, scores in lines]
+    metrics = [m for m in METRICS if any(m in g for g in groups)]
+    columns = [cells([g.get(metric) for g in groups], metric) for metric in metrics]
+    rows = [
+        [f"{escape(system)} <i>{blending}</i>", str(g.get("n", 0)), *values]
+        for (system, blending, _), g, *values in zip(lines, groups, *columns, strict=True)
+    ]
+    return grid(["system", "n", *(METRICS[m].heading for m in metrics)], rows)
+
+
+def matrix(lines: Lines, metric: str, groups: Sequence[tuple[str, str]], within: str | None, caption: str) -> str:
+    """One metric: systems down, groups (key, heading) across; `within` is the level above the groups."""
+    levels = [scores.get(within, {}) if within else scores for *_, scores in lines]
+    columns = [cells([level.get(key, {}).get(metric) for level in levels], metric) for key, _ in groups]
+    rows = [
+        [f"{escape(system)} <i>{blending}</i>", *values]
+        for (system, blending, _), *values in zip(lines, *columns, strict=True)
+    ]
+    return grid(["system", *(escape(heading) for _, heading in groups)], rows, caption)
+
+
+def gains(scores: Mapping[str, Any], kinds: Sequence[str], metric: str) -> str:
+    """Blended minus raw, per system and kind; coloured where the interval leaves out 0."""
+    rule, form = METRICS[metric].best, METRICS[metric].form
+    rows = []
+    for system, entry in scores.items():
+        row = [escape(system)]
+        for kind in ("overall", *kinds):
+            gain = entry["difference"].get(kind, {}).get(metric)
+            if gain is None:
+                row.append("–")
+                continue
+            sign = np.sign(gain["low"]) if gain["low"] * gain["high"] > 0 else 0
+            tone = {0: "", 1: "up" if rule == "high" else "down", -1: "down" if rule == "high" else "up"}[int(sign)]
+            low, high = format(gain["low"], "+" + form), format(gain["high"], "+" + form)
+            row.append(f"<span class='{tone}'>{format(gain['mean'], '+' + form)}</span><small>{low} to {high}</small>")
+        rows.append(row)
+    caption = f"What blending changes: {METRICS[metric].heading}, blended minus raw, hole by hole."
+    return grid(["system", "all holes", *map(escape, kinds)], rows, caption)
+
+
+def score_section(scores: Mapping[str, Any], kinds: Sequence[str]) -> str:
+    """The tables of one dataset's systems; `scores` is system -> score file."""
+    lines: Lines = [
+        (system, blending, entry[blending]) for system, entry in scores.items() for blending in ("raw", "blended")
+    ]
+    present = [k for k in kinds if any(k in line for *_, line in lines)]
+    bins = sorted({key for *_, line in lines for key in line["ratio"]})
+    across = [(kind, kind) for kind in present]
+    body = score_table(lines, "overall")
+    for metric in ("psnr_hole", "ssim_hole"):
+        body += matrix(lines, metric, across, None, f"{METRICS[metric].heading}, by kind of hole.")
+    percent = [(key, "–".join(str(int(end)) for end in key.split("-")) + " %") for key in bins]
+    caption = f"{METRICS['psnr_hole'].heading}, by the missing part of the picture."
+    body += matrix(lines, "psnr_hole", percent, "ratio", caption)
+    body += gains(scores, present, "psnr_hole")
+    for kind in present:
+        body += folded(f"Every metric: {escape(kind)}", score_table(lines, kind))
+    return body
+
+
+# --- Contact sheets ---
+
+
+class Shown(NamedTuple):
+    """A system's two tables and where each (image_id, path, kind) lies in them."""
+
+    raw: Table
+    blended: Table
+    rows: dict[tuple[str, str, str], tuple[int, int]]
+
+
+def open_system(folders: Folders, system: str) -> Shown:
+    raw = Table(folders.inpainted / system / "completed.arrow")
+    blended = Table(folders.blended / system / "blended.arrow")
+    places = [{key: row for row, key in enumerate(keyed(table))} for table in (raw, blended)]
+    return Shown(raw, blended, {key: (row, places[1][key]) for key, row in places[0].items() if key in places[1]})
+
+
+def keyed(table: Table) -> Iterable[tuple[str, str, str]]:
+    return zip(table.column("image_id"), table.column("path"), table.column("kind"), strict=True)
+
+
+def sheets(
+    folders: Folders, dataset: str, kinds: Sequence[str], systems: Sequence[str], count: int, report: Path
+) -> str:
+    """A contact sheet per kind: the pictures that come first by image_id, so that a new one moves little."""
+    if not systems:
+        return ""
+    opened = {system: open_system(folders, system) for system in systems}
+    truth, holes = Table(folders.aligned / dataset / "test.arrow"), Table(folders.masks / dataset / "test.arrow")
+    originals = {key: row for row, key in enumerate(truth.keys())}
+    masked = {key: row for row, key in enumerate(keyed(holes))}
+    body = ""
+    for kind in kinds:
+        common = set.intersection(*({key for key in shown.rows if key[2] == kind} for shown in opened.values()))
+        chosen = sorted(common & masked.keys())[:count]
+        if not chosen:
+            continue
+        picture = truth.pictures([originals[key[:2]] for key in chosen])
+        hole = holes.holes([masked[key] for key in chosen])
+        holed = np.where(hole[..., None], np.uint8(255), picture)
+        for start in range(0, len(systems), SYSTEMS):
+            groups = [("truth", [("original", picture), ("hole", holed)])]
+            for system in systems[start : start + SYSTEMS]:
+                raw, blended, rows = opened[system]
+                pair = [table.pictures([rows[key][i] for key in chosen]) for i, table in enumerate((raw, blended))]
+                groups.append((system, list(zip(("raw", "blended"), pair, strict=True))))
+            file = filename("sheet", dataset, kind, *([str(start // SYSTEMS + 1)] if start else []))
+            save_sheet(groups, report / file)
+            names = ", ".join(escape(key[1]) for key in chosen)
+            body += figure(file, f"<b>{escape(kind)}</b>. Test pictures, from the top: {names}.", f"{dataset}, {kind}")
+    return body
+
+
+def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], path: Path) -> None:
+    """Columns of pictures (uint8 N x H x W x 3) under their labels, grouped under the group's name."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = groups[0][1][0][1].shape[1:3]
+    scale = max(1, TILE // max(height, width))
+    shrink = min(1.0, 2 * TILE / max(height, width))
+    high, wide = round(height * scale * shrink), round(width * scale * shrink)
+    near, far, head = 3, 14, 40
+    count = len(groups[0][1][0][1])
+    total = sum(len(columns) * (wide + near) - near for _, columns in groups) + far * (len(groups) + 1)
+    sheet = Image.new("RGB", (total, head + count * (high + near) + far), "white")
+    pen, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(13)
+    left = far
+    for title, columns in groups:
+        room = len(columns) * (wide + near) - near
+        while title and pen.textlength(title, bold) > room:
+            title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
+        pen.text((left, 4), title, INK, bold)
+        for label, pictures in columns:
+            pen.text((left, 22), label, FAINT, plain)
+            for row, picture in enumerate(pictures):
+                method = Image.Resampling.NEAREST if shrink == 1 else Image.Resampling.BOX
+                tile = Image.fromarray(picture).resize((wide, high), method)
+                sheet.paste(tile, (left, head + row * (high + near)))
+            left += wide + near
+        left += far - near
+    sheet.save(path)
+
+
+# --- Curves ---
+
+PLOT: dict[Any, Any] = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9,
+    "font.size": 8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+}
+
+
+def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
+    """Small plots, four a row: `draw(axes, title)` fills each. Same bytes from the same numbers."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    across = min(4, len(titles))
+    down = -(-len(titles) // across)
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(PLOT)
+        drawing = Figure(figsize=(2.7 * across, 2.0 * down), dpi=120, layout="constrained")
+        grid = drawing.subplots(down, across, squeeze=False).reshape(-1)
+        for axes, title in zip(grid, titles, strict=False):
+            draw(axes, title)
+            axes.set_title(title, loc="left")
+            axes.margins(x=0.02)
+        for axes in grid[len(titles) :]:
+            axes.set_axis_off()
+        drawing.supxlabel(label, fontsize=8, color=FAINT)
+        drawing.savefig(path, metadata={"Software": None})
+
+
+def read_history(path: Path) -> dict[str, np.ndarray]:
+    """The numeric columns of a training's history, NaN where a cell is empty."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {}
+    for name in rows[0] if rows else ():
+        try:
+            columns[name] = np.array([float(row[name] or "nan") for row in rows])
+        except ValueError:
+            continue
+    return columns
+
+
+def training_section(folders: Folders, models: Iterable[str], report: Path) -> str:
+    """Each model's curves and its last sheet of samples, where there are any."""
+    body = ""
+    for model in models:
+        part, history = "", folders.histories / f"{model}.csv"
+        columns = read_history(history) if history.exists() else {}
+        steps = columns.pop("step", None)
+        if columns:
+            x = np.arange(len(next(iter(columns.values())))) if steps is None else steps
+
+            def draw(axes: Any, name: str, x: np.ndarray = x, columns: dict[str, np.ndarray] = columns) -> None:
+                axes.plot(x, columns[name], color="#2f6f9f", linewidth=1)
+
+            file = filename("training", model)
+            panels(list(columns), report / file, draw, "step" if steps is not None else "row")
+            part += figure(file, "Training curves.", f"training curves of {model}")
+        if drawn := sorted((folders.samples / model).glob("*.png")):
+            file = filename("samples", model)
+            shutil.copyfile(drawn[-1], report / file)
+            part += figure(file, f"Samples: {escape(drawn[-1].stem)}, the last.", f"samples of {model}")
+        body += f"<h3>{escape(model)}</h3>\n{part}" if part else ""
+    return body
+
+
+def convergence(folders: Folders, systems: Iterable[str], report: Path) -> str:
+    """Loss over iteration of each latent search: median and quartiles over pictures, by kind of hole."""
+    body = ""
+    for system in systems:
+        path = folders.inpainted / system / "curves.parquet"
+        if not path.exists():
+            continue
+        table = pq.read_table(path, columns=["kind", "losses", "context"])
+        if not table.num_rows:
+            continue
+        kinds = table["kind"].to_numpy(zero_copy_only=False)
+        lines = {name: _padded(table[name]) for name in ("losses", "context")}
+
+        def draw(axes: Any, kind: str, kinds: np.ndarray = kinds, lines: dict[str, np.ndarray] = lines) -> None:
+            for name, colour in (("losses", "#2f6f9f"), ("context", "#c0742b")):
+                low, middle, high = np.percentile(lines[name][kinds == kind], [25, 50, 75], axis=0)
+                axes.plot(middle, color=colour, linewidth=1, label={"losses": "loss"}.get(name, name))
+                axes.fill_between(np.arange(len(middle)), low, high, color=colour, alpha=0.2, linewidth=0)
+            axes.legend(frameon=False)
+
+        file = filename("search", system)
+        panels(sorted(set(kinds)), report / file, draw, "iteration")
+        caption = f"<b>{escape(system)}</b>: the loss and its context part; median and quartiles over pictures."
+        body += figure(file, caption, f"convergence of {system}")
+    return body
+
+
+def _padded(column: pa.ChunkedArray) -> np.ndarray:
+    """Lists of numbers as one array, rows x longest; a search that ended early keeps its last value."""
+    rows = [np.asarray(row, np.float64) for row in column.to_pylist()]
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), "edge" if len(row) else "constant") for row in rows])
+
+
+# --- Checkpoints and systems ---
+
+
+def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
+    """Every checkpoint by the sha256 of its file, with what it was made from. Raises InputError for a corrupt one."""
+    from safetensors import SafetensorError, safe_open
+
+    rows, made_from = [], ""
+    for model in models:
+        path = folders.models / f"{model}.safetensors"
+        if not path.exists():
+            continue
+        try:
+            with safe_open(path, "np") as file:
+                numbers = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+                inputs = [json.loads(text) for text in (file.metadata() or {}).values()]
+        except (SafetensorError, ValueError, OSError) as error:
+            raise InputError(f"{path}: not a checkpoint ({error}); remove it and run `dvc repro`") from None
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        members = folders.models / f"{model}.members.arrow"
+        seen = pa.ipc.open_file(pa.memory_map(str(members))).read_all().num_rows if members.exists() else "–"
+        rows.append([escape(model), f"<code>{digest}</code>", f"{numbers:,}", f"{path.stat().st_size:,}", str(seen)])
+        text = json.dumps(inputs[0] if len(inputs) == 1 else inputs, indent=1, sort_keys=True)
+        made_from += folded(f"What {escape(model)} was made from", f"<pre>{escape(text)}</pre>\n")
+    if not rows:
+        return ""
+    return grid(["checkpoint", "sha256 of the file", "numbers", "bytes", "pictures read in training"], rows) + made_from
+
+
+def system_section(blend: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]) -> str:
+    """What each system is: how it completes, which dataset, how it is blended."""
+    rows = []
+    for name, entry in blend.items():
+        how = f"latent search through {search[name].get('model')}" if name in search else ""
+        how = how or f"{infer.get(name, {}).get('network', '–')}"
+        options = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("dataset", "method"))
+        blending = f"{entry.get('method', '')}{f' ({options})' if options else ''}"
+        rows.append([escape(name), escape(how), escape(entry.get("dataset")), escape(blending)])
+    return grid(["system", "completes by", "tried on", "blending"], rows)
+
+
+def random_weights(sections: Mapping[str, Any], where: str = "") -> list[str]:
+    """Dotted names of every `perceptual_weights: random`."""
+    found = []
+    for key, value in sections.items():
+        name = f"{where}{key}"
+        if isinstance(value, dict):
+            found += random_weights(value, f"{name}.")
+        elif key == "perceptual_weights" and value == "random":
+            found.append(name)
+    return found
+
+
+# --- The page ---
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2933; --faint: #616e7c; --line: #d9dfe5; --paper: #fff; --band: #f5f7f9;
+  --up: #1b7a43; --down: #b3372f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --faint: #9aa5b1; --line: #3a4550; --paper: #15191e;
+  --band: #1e242b; --up: #63c58a; --down: #ef8a80; } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
+  max-width: 76rem; padding: 2rem 1.5rem 4rem; }
+h1 { font-size: 2rem; margin: 0 0 .3rem; } h2 { margin: 3rem 0 .6rem; border-bottom: 1px solid var(--line); }
+h3 { margin: 2rem 0 .5rem; } p { max-width: 46rem; } .lead, figcaption, caption, i { color: var(--faint); }
+nav a { margin-right: 1.2rem; color: inherit; } i { font-size: .9em; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0 1.4rem; font-size: .88rem;
+  font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .4rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem .4rem;
+  border-bottom: 1px solid var(--line); }
+thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; } tbody th { font-weight: 500; }
+thead th, tbody th { white-space: nowrap; } tbody tr:hover { background: var(--band); }
+td small { display: block; color: var(--faint); font-size: .76rem; white-space: nowrap; }
+.up { color: var(--up); font-weight: 600; } .down { color: var(--down); font-weight: 600; }
+figure { margin: 1.2rem 0 2rem; } figure img { display: block; max-width: 100%; height: auto; background: #fff;
+  border: 1px solid var(--line); border-radius: 6px; box-sizing: border-box; }
+figcaption { font-size: .88rem; margin-top: .4rem; }
+details { margin: .4rem 0; } summary { cursor: pointer; } pre, code { font-size: .82rem; }
+pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { border-left: 4px solid var(--down);
+  background: var(--band); padding: .6rem 1rem; }
+"""
+
+READING = """<p>Scores are of the saved 8-bit pictures, in [0, 1], against the truth; <i>hole</i> counts the missing
+pixels alone, <i>whole</i> the composited picture. Below each mean stands its 95 % bootstrap interval over pictures;
+the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB. Sharpness is the gradient energy
+inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch SSE is the sum of squared
+differences over the hole.</p>
+"""
+
+
+def page(sections: Sequence[tuple[str, str]], lead: str, notes: Sequence[str]) -> str:
+    """The whole document from its titled sections; an empty one is left out."""
+    kept = [(f"s{number}", title, body) for number, (title, body) in enumerate(sections) if body]
+    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in kept)
+    bodies = "".join(f'<section id="{anchor}">\n<h2>{title}</h2>\n{body}</section>\n' for anchor, title, body in kept)
+    warned = "".join(f"<p class=note>{note}</p>\n" for note in notes)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>Palimpsest: results</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>Palimpsest: results</h1>\n<p class=lead>{lead}</p>\n"
+        f"<nav>{links}</nav>\n{warned}{bodies}</body>\n</html>\n"
+    )
+
+
+def report(
+    ingested: Path,
+    aligned: Path,
+    masks: Path,
+    models: Path,
+    histories: Path,
+    samples: Path,
+    inpainted: Path,
+    blended: Path,
+    scores: Path,
+    report: Path,
+    params: Params,
+    datasets: dict[str, Any],
+    train_dcgan: dict[str, Any],
+    search: dict[str, Any],
+    infer: dict[str, Any],
+    blend: dict[str, Any],
+    evaluate: dict[str, Any],
+) -> None:
+    """Write report/index.html and its pictures. Raises InputError for results that params.yaml does not name."""
+    folders = Folders(ingested, aligned, masks, models, histories, samples, inpainted, blended, scores)
+    trainings = {"train_dcgan": train_dcgan}
+    trained = [name for section in trainings.values() for name in section]
+    refuse_stale(folders, datasets, trained, blend)
+    report.mkdir()
+
+    sections = [("Data", data_section(folders, datasets)), ("Systems", system_section(blend, search, infer))]
+    for dataset, entry in datasets.items():
+        systems = [name for name, system in blend.items() if system.get("dataset") == dataset]
+        kinds = list(entry.get("mask", {}).get("kinds", {}))
+        if systems:
+            numbers = {system: read_scores(scores, system) for system in systems}
+            sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))
+            made = sheets(folders, dataset, kinds, systems, params.pictures, report)
+            sections.append((f"Pictures: {escape(dataset)}", made))
+    sections += [
+        ("Training", training_section(folders, trained, report)),
+        ("Latent search", convergence(folders, search, report)),
+        ("Checkpoints", checkpoint_section(folders, trained)),
+    ]
+    given = random_weights({**trainings, "evaluate": evaluate})
+    notes = [f"Perceptual weights are random, not ImageNet's: {escape(', '.join(given))}."] if given else []
+    lead = f"{len(datasets)} dataset(s), {len(trained)} trained model(s), {len(blend)} system(s), each raw and blended."
+    (report / "index.html").write_text(page(sections, lead, notes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command.run(
+        report,
+        sections={
+            "params": "report",
+            "datasets": "datasets",
+            "train_dcgan": "train_dcgan",
+            "search": "search",
+            "infer": "infer",
+            "blend": "blend",
+            "evaluate": "evaluate",
+        },
+        inputs=Folders._fields,
+        outputs=("report",),
+    )

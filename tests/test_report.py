@@ -1,0 +1,229 @@
+"""The page from a pretended pipeline: complete, offline, the same bytes twice; leftovers refused."""
+
+import copy
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pretend
+import pytest
+
+from stages import evaluate, report
+from stages.runs.errors import InputError
+from stages.runs.params import Runtime
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = report.Folders._fields
+SECTIONS = {
+    "report": {"pictures": 4},
+    "datasets": {"faces": {"ingest": {"use": "train"}, "mask": {"kinds": {"centre": {}, "pixels": {}, "half": {}}}}},
+    "train_dcgan": {"net": {"dataset": "faces"}},
+    "search": {"net": {"model": "net", "dataset": "faces"}},
+    "infer": {"telea & <co>": {"network": "telea", "dataset": "faces"}},
+    "blend": {
+        "net": {"dataset": "faces", "method": "exact"},
+        "telea & <co>": {"dataset": "faces", "method": "sobel", "iterations": 5},
+    },
+    "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
+}
+
+
+def fill(data: Path) -> Path:
+    pretend.dataset(data)
+    pretend.ingested(data)
+    pretend.model(data, "net", {"network": "dcgan", "params": {"steps": 400}})
+    (data / "scores").mkdir()
+    for system, noise in (("net", 30), ("telea & <co>", 15)):
+        pretend.system(data, system, noise)
+        places = [data / "aligned" / "faces", data / "masks" / "faces"]
+        places += [data / folder / system for folder in ("inpainted", "blended")]
+        outputs = [data / "scores" / f"{system}{end}" for end in (".json", ".parquet")]
+        evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), system)
+    pretend.curves(data, "net")
+    return data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return fill(tmp_path_factory.mktemp("data"))
+
+
+def made(data: Path, out: Path, sections: dict = SECTIONS) -> Path:
+    """The report's folder, by calling the stage."""
+    rest = {name: section for name, section in sections.items() if name != "report"}
+    given = {name: data / name for name in FOLDERS}
+    report.report(**given, report=out, params=report.Params(**sections["report"]), **rest)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory) -> Path:
+    return made(data, tmp_path_factory.mktemp("out") / "report")
+
+
+@pytest.fixture(scope="module")
+def text(folder) -> str:
+    return (folder / "index.html").read_text()
+
+
+class Reader(HTMLParser):
+    """Checks that tags close in order; keeps what the page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_offline(folder, text):
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert not reader.tags & {"script", "link", "iframe", "object"}
+    assert "http:" not in text
+    assert "https:" not in text
+    pictures = {link for link in reader.links if not link.startswith("#")}
+    assert pictures == {path.name for path in folder.iterdir()} - {"index.html"}
+    for link in reader.links:
+        assert not link.startswith("#") or f'id="{link[1:]}"' in text
+
+
+def test_every_picture_shows_something(folder):
+    files = sorted(folder.glob("*.png"))
+    assert {path.name for path in files} == {
+        "sheet-faces-centre.png", "sheet-faces-pixels.png", "training-net.png", "samples-net.png", "search-net.png",
+    }  # fmt: skip
+    for path in files:
+        pixels = cv2.imread(str(path))
+        assert pixels.std() > 5, path.name
+        assert min(pixels.shape[:2]) > 50, path.name
+
+
+def test_the_sheet_holds_the_pictures_at_their_place(folder):
+    """Columns are original, hole, then raw and blended of each system; rows the first by image_id."""
+    sheet = cv2.imread(str(folder / "sheet-faces-centre.png"))[:, :, ::-1]
+    first = min(range(6), key=lambda number: pretend.key(number)[0])
+    tile = np.kron(pretend.picture(first, 32), np.ones((4, 4, 1), np.uint8))  # 32 pixels, four times
+    np.testing.assert_array_equal(sheet[40:168, 14:142], tile)
+    tile[np.kron(pretend.draw("centre", first, 32), np.ones((4, 4), bool))] = 255
+    np.testing.assert_array_equal(sheet[40:168, 145:273], tile)
+    assert sheet.shape == (40 + 4 * 131 + 14, 3 * 259 + 4 * 14, 3)
+
+
+def test_it_counts_what_came_in_and_why_it_went(text):
+    row = re.search(r"<th scope=row>faces</th>(.*)</tr>", text)[1]
+    assert re.findall(r"<td>(\d+)</td>", row) == ["10", "7", "3", "1", "0", "0", "6"]
+    assert "<td>ingest</td><td>truncated</td><td>2</td>" in text
+    assert "<td>ingest</td><td>not a &lt;picture&gt;</td><td>1</td>" in text
+    assert "<td>align</td><td>no face found</td><td>1</td>" in text
+
+
+def test_scores_are_the_score_files_with_the_best_in_bold(data, text):
+    scores = {name: json.loads((data / "scores" / f"{name}.json").read_text()) for name in SECTIONS["blend"]}
+    entry = scores["telea & <co>"]["blended"]["overall"]["psnr_hole"]
+    low, high = f"{entry['low']:.2f}", f"{entry['high']:.2f}"
+    assert f"<td><b>{entry['mean']:.2f}</b><small>{low} to {high}</small></td>" in text
+    worse = scores["net"]["raw"]["overall"]["psnr_hole"]["mean"]
+    assert f"<td>{worse:.2f}<small>" in text
+    gain = scores["net"]["difference"]["centre"]["psnr_hole"]
+    assert gain["low"] > 0
+    assert f"<span class='up'>{gain['mean']:+.2f}</span>" in text
+
+
+def test_best_by_hand():
+    assert report.best([0.2, None, 0.5], "high") == 0.5
+    assert report.best([0.2, None, 0.5], "low") == 0.2
+    assert report.best([0.4, 2.0, 3.0], "one") == 2.0  # twice is nearer to right than two fifths
+    assert report.best([None], "low") is None
+
+
+def test_checkpoints_are_named_by_sha256(data, text):
+    digest = hashlib.sha256((data / "models" / "net.safetensors").read_bytes()).hexdigest()
+    assert f"<code>{digest}</code></td><td>17</td>" in text  # 3 x 4 + 5 numbers
+    assert "&quot;steps&quot;: 400" in text
+
+
+def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
+    """As `dvc.yaml` runs it, with another plotting style at home and in another time zone."""
+    home = tmp_path / "home"
+    (home / "matplotlib").mkdir(parents=True)
+    (home / "matplotlib" / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\n")
+    (tmp_path / "params.yaml").write_text(json.dumps(SECTIONS))
+    words = [word for name in FOLDERS for word in (f"--{name}", str(data / name))]
+    line = [sys.executable, "-m", "stages.report", *words, "--params", str(tmp_path / "params.yaml")]
+    environment = {**os.environ, "MPLCONFIGDIR": str(home / "matplotlib"), "TZ": "Asia/Tokyo"}
+    environment["PALIMPSEST_RECORDS"] = str(tmp_path / "records")
+    out = tmp_path / "report"
+    subprocess.run([*line, "--report", str(out)], cwd=ROOT, env=environment, check=True)
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in folder.iterdir())
+    for path in out.iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("file", "section"),
+    [
+        ("scores/net.json", "blend"),
+        ("blended/net", "blend"),
+        ("inpainted/net", "blend"),
+        ("models/net.safetensors", "train_dcgan"),
+        ("histories/net.csv", "train_dcgan"),
+        ("samples/net", "train_dcgan"),
+        ("masks/faces", "datasets"),
+    ],
+)
+def test_leftovers_of_a_removed_entry_are_refused(data, tmp_path, file, section):
+    sections = copy.deepcopy(SECTIONS)
+    sections[section].pop(next(iter(sections[section])))
+    with pytest.raises(InputError, match=rf"rm -r .*{re.escape(str(data / file))}"):
+        made(data, tmp_path / "report", sections)
+    assert not (tmp_path / "report").exists()
+
+
+def test_without_learned_models_and_test_pictures(tmp_path):
+    """Baselines alone, on a dataset of which every picture was rejected or trains."""
+    pretend.dataset(tmp_path, count=0)
+    pretend.ingested(tmp_path, count=0)
+    pretend.system(tmp_path, "telea", noise=1, count=0)
+    (tmp_path / "scores").mkdir()
+    empty = {"overall": {"n": 0}, "ratio": {}}
+    (tmp_path / "scores" / "telea.json").write_text(json.dumps(dict.fromkeys(("raw", "blended", "difference"), empty)))
+    sections = {**SECTIONS, "train_dcgan": {}, "search": {}, "blend": {"telea": {"dataset": "faces"}}}
+    page = (made(tmp_path, tmp_path / "report", sections) / "index.html").read_text()
+    assert "Scores: faces" in page
+    assert "Checkpoints" not in page
+
+
+def test_random_perceptual_weights_are_said(data, tmp_path):
+    sections = copy.deepcopy(SECTIONS)
+    sections["train_dcgan"]["net"]["loss"] = {"perceptual_weights": "random"}
+    page = (made(data, tmp_path / "report", sections) / "index.html").read_text()
+    assert (
+        "<p class=note>Perceptual weights are random, not ImageNet's: train_dcgan.net.loss.perceptual_weights" in page
+    )
+
+
+def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
+    sections = copy.deepcopy(SECTIONS)
+    sections["blend"]["new"] = {"dataset": "faces"}
+    with pytest.raises(InputError, match=r"scores/new\.json: not found"):
+        made(data, tmp_path / "one", sections)
+    broken = fill(tmp_path / "data")
+    (broken / "models" / "net.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(InputError, match=r"net\.safetensors: not a checkpoint"):
+        made(broken, tmp_path / "two")
