@@ -125,7 +125,7 @@ class Results:
     guide: Writer
 
     def append(self, batch: Batch, guide: np.ndarray) -> None:
-        """The system's own whole pictures for `batch`, uint8 N x H x W x 3; their composites are written beside them."""
+        """`guide`: the system's own whole pictures for `batch`, uint8 N x H x W x 3; written with their composites."""
         results = composite(batch.known, guide, batch.hole)
         for result, whole, key, kind in zip(results, guide, batch.keys, batch.kinds, strict=True):
             self.completed.append(result, *key, kind)
@@ -135,7 +135,7 @@ class Results:
 @contextmanager
 def writing_results(folder: Path, size: tuple[int, int]) -> Iterator[Results]:
     """Makes `folder` and writes its completed.arrow (composited) and guide.arrow (before compositing)."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (
         writing_pictures(folder / "completed.arrow", size, COMPLETED) as completed,
         writing_pictures(folder / "guide.arrow", size, COMPLETED) as guide,
