@@ -53,14 +53,14 @@ METRICS = {
     "psnr_hole": Metric("PSNR, hole (dB)", ".2f", "high"),
     "ssim_hole": Metric("SSIM, hole", ".3f", "high"),
     "l1_hole": Metric("L1, hole", ".4f", "low"),
-    "mse_hole": Metric("MSE, hole", ".4f", "low"),
     "patch_sse": Metric("patch SSE", ".1f", "low"),
     "sharpness": Metric("sharpness, hole", ".2f", "one"),
     "psnr": Metric("PSNR, whole (dB)", ".2f", "high"),
     "ssim": Metric("SSIM, whole", ".3f", "high"),
     "l1": Metric("L1, whole", ".4f", "low"),
-    "mse": Metric("MSE, whole", ".4f", "low"),
     "lpips": Metric("LPIPS, whole", ".4f", "low"),
+    "mse_hole": Metric("MSE, hole", ".4f", "low"),
+    "mse": Metric("MSE, whole", ".4f", "low"),
 }
 
 
@@ -136,14 +136,23 @@ def refuse_stale(folders: Folders, datasets: Iterable[str], models: Iterable[str
 # --- Data ---
 
 
+def read(path: Path, columns: list[str]) -> pa.Table:
+    """Columns of a Parquet file, or of a folder of them. Raises InputError where they are not there."""
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(f"{path}: not the expected table ({said}); remove it and run `dvc repro`") from None
+
+
 def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
     """Counts per dataset, and every reason for a rejection with its number of pictures."""
     rows, reasons = [], []
     for name, entry in datasets.items():
-        ingested = pq.read_table(folders.ingested / name, columns=["status", "reason", "licence", "consent"])
+        ingested = read(folders.ingested / name, ["status", "reason", "licence", "consent"])
         status = Counter(ingested["status"].to_pylist())
         splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in ("train", "val", "test")]
-        unaligned = pq.read_table(folders.aligned / name / "rejected.parquet", columns=["reason"])
+        unaligned = read(folders.aligned / name / "rejected.parquet", ["reason"])
         terms = [", ".join(sorted({escape(v) for v in ingested[c].to_pylist() if v})) for c in ("licence", "consent")]
         use = entry.get("ingest", {}).get("use", "")
         counts = [ingested.num_rows, status["kept"], status["rejected"], unaligned.num_rows, *splits]
@@ -298,16 +307,17 @@ def sheets(
     masked = {key: row for row, key in enumerate(keyed(holes))}
     body = ""
     for kind in kinds:
-        common = set.intersection(*({key for key in shown.rows if key[2] == kind} for shown in opened.values()))
-        chosen = sorted(common & masked.keys())[:count]
+        done = {system: {key for key in shown.rows if key[2] == kind} for system, shown in opened.items()}
+        able = [system for system in systems if done[system]]
+        chosen = sorted(masked.keys() & set.intersection(*(done[system] for system in able)))[:count] if able else []
         if not chosen:
             continue
         picture = truth.pictures([originals[key[:2]] for key in chosen])
         hole = holes.holes([masked[key] for key in chosen])
         holed = np.where(hole[..., None], np.uint8(255), picture)
-        for start in range(0, len(systems), SYSTEMS):
+        for start in range(0, len(able), SYSTEMS):
             groups = [("truth", [("original", picture), ("hole", holed)])]
-            for system in systems[start : start + SYSTEMS]:
+            for system in able[start : start + SYSTEMS]:
                 raw, blended, rows = opened[system]
                 pair = [table.pictures([rows[key][i] for key in chosen]) for i, table in enumerate((raw, blended))]
                 groups.append((system, list(zip(("raw", "blended"), pair, strict=True))))
@@ -428,7 +438,7 @@ def convergence(folders: Folders, systems: Iterable[str], report: Path) -> str:
         path = folders.inpainted / system / "curves.parquet"
         if not path.exists():
             continue
-        table = pq.read_table(path, columns=["kind", "losses", "context"])
+        table = read(path, ["kind", "losses", "context"])
         if not table.num_rows:
             continue
         kinds = table["kind"].to_numpy(zero_copy_only=False)
@@ -524,10 +534,10 @@ nav a { margin-right: 1.2rem; color: inherit; } i { font-size: .9em; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0 1.4rem; font-size: .88rem;
   font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .4rem; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem .4rem;
+th, td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem .3rem;
   border-bottom: 1px solid var(--line); }
 thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; } tbody th { font-weight: 500; }
-thead th, tbody th { white-space: nowrap; } tbody tr:hover { background: var(--band); }
+tbody th { white-space: nowrap; } tbody tr:hover { background: var(--band); }
 td small { display: block; color: var(--faint); font-size: .76rem; white-space: nowrap; }
 .up { color: var(--up); font-weight: 600; } .down { color: var(--down); font-weight: 600; }
 figure { margin: 1.2rem 0 2rem; } figure img { display: block; max-width: 100%; height: auto; background: #fff;
@@ -539,10 +549,10 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { borde
 """
 
 READING = """<p>Scores are of the saved 8-bit pictures, in [0, 1], against the truth; <i>hole</i> counts the missing
-pixels alone, <i>whole</i> the composited picture. Below each mean stands its 95 % bootstrap interval over pictures;
-the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB. Sharpness is the gradient energy
-inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch SSE is the sum of squared
-differences over the hole.</p>
+pixels alone, <i>whole</i> the composited picture, <i>n</i> the completed pictures. Below each mean stands its 95 %
+bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB.
+Sharpness is the gradient energy inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch
+SSE is the sum of squared differences over the hole.</p>
 """
 
 
@@ -592,9 +602,9 @@ def report(
         kinds = list(entry.get("mask", {}).get("kinds", {}))
         if systems:
             numbers = {system: read_scores(scores, system) for system in systems}
-            sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))
             made = sheets(folders, dataset, kinds, systems, params.pictures, report)
             sections.append((f"Pictures: {escape(dataset)}", made))
+            sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))
     sections += [
         ("Training", training_section(folders, trained, report)),
         ("Latent search", convergence(folders, search, report)),
@@ -602,7 +612,9 @@ def report(
     ]
     given = random_weights({**trainings, "evaluate": evaluate})
     notes = [f"Perceptual weights are random, not ImageNet's: {escape(', '.join(given))}."] if given else []
-    lead = f"{len(datasets)} dataset(s), {len(trained)} trained model(s), {len(blend)} system(s), each raw and blended."
+    counts = (("dataset", datasets), ("trained model", trained), ("system", blend))
+    lead = ", ".join(f"{len(items)} {noun}{'' if len(items) == 1 else 's'}" for noun, items in counts)
+    lead += "; each system's pictures as it made them (raw) and after Poisson blending (blended)."
     (report / "index.html").write_text(page(sections, lead, notes), encoding="utf-8")
 
 

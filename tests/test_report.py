@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -209,6 +210,21 @@ def test_without_learned_models_and_test_pictures(tmp_path):
     assert "Checkpoints" not in page
 
 
+def test_a_system_of_fewer_kinds_is_left_off_the_other_sheets(tmp_path):
+    data = fill(tmp_path / "data")
+    for folder in ("inpainted", "blended", "scores"):
+        for path in (data / folder).glob("net*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    pretend.system(data, "net", 30, count=2, kinds=("pixels",))
+    shutil.copy(data / "scores" / "telea & <co>.json", data / "scores" / "net.json")
+    widths = {}
+    for kind in ("centre", "pixels"):
+        sheet = cv2.imread(str(made(data, tmp_path / kind) / f"sheet-faces-{kind}.png"))
+        widths[kind] = sheet.shape
+    assert widths["centre"] == (40 + 4 * 131 + 14, 2 * 259 + 3 * 14, 3)
+    assert widths["pixels"] == (40 + 2 * 131 + 14, 3 * 259 + 4 * 14, 3)
+
+
 def test_random_perceptual_weights_are_said(data, tmp_path):
     sections = copy.deepcopy(SECTIONS)
     sections["train_dcgan"]["net"]["loss"] = {"perceptual_weights": "random"}
@@ -224,6 +240,10 @@ def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
     with pytest.raises(InputError, match=r"scores/new\.json: not found"):
         made(data, tmp_path / "one", sections)
     broken = fill(tmp_path / "data")
+    shutil.move(broken / "ingested" / "faces" / "part-00000.parquet", tmp_path / "table")
+    with pytest.raises(InputError, match=r"ingested/faces: not the expected table"):
+        made(broken, tmp_path / "none")
+    shutil.move(tmp_path / "table", broken / "ingested" / "faces" / "part-00000.parquet")
     (broken / "models" / "net.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(InputError, match=r"net\.safetensors: not a checkpoint"):
         made(broken, tmp_path / "two")
