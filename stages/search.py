@@ -166,7 +166,7 @@ def search(
 
     device = training.prepare(runtime)
     networks = load_networks(model, device)
-    work = batches.select(aligned, masks, count=params.count, kinds=params.kinds, seed=params.seed)
+    work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
     if work.size != (networks.size, networks.size):
         raise InputError(
             f"params.yaml: search.{name}: model '{params.model}' takes {networks.size} x {networks.size} pictures, "
