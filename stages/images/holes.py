@@ -282,8 +282,8 @@ def _pixels(fraction: float, side: int) -> int:
 
 
 def _thickness(rng: np.random.Generator, share: float, size: Size, thinnest: float = 0) -> int:
-    thickest = _pixels(share, min(size))
-    return int(rng.integers(_pixels(thinnest, thickest), thickest, endpoint=True))
+    # Drawn before it is rounded, so that small pictures lose no larger a part than large ones.
+    return max(1, round(rng.uniform(thinnest, 1) * share * min(size)))
 
 
 def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: int) -> None:

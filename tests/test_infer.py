@@ -1,0 +1,225 @@
+"""The classical baselines: worked by hand, by brute force, and blind to what lies under the hole."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.images import batches, holes, table
+from stages.infer import NETWORKS, Params, infer
+from stages.models import classical
+from stages.runs.errors import InputError
+from stages.runs.params import build
+
+ROOT = Path(__file__).parent.parent
+SIZE = (16, 16)
+
+
+def write_aligned(folder: Path, train: np.ndarray, test: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for split, pictures in (("train", train), ("val", test[:0]), ("test", test)):
+        with table.writing_pictures(folder / f"{split}.arrow", test.shape[1:3], table.ALIGNED) as writer:
+            for i, pixels in enumerate(pictures):
+                writer.append(pixels, f"{split}{i}", f"{split}{i}.png", [1, 0, 0, 0, 1, 0], None)
+    return folder
+
+
+def write_masks(folder: Path, drawn: dict[str, list[np.ndarray]]) -> Path:
+    """Holes by kind for test0, test1, ...; rows by picture, then by kind, as `mask` has them."""
+    folder.mkdir(exist_ok=True)
+    shape = next(iter(drawn.values()))[0].shape
+    with table.writing_holes(folder / "test.arrow", shape) as writer:
+        for i in range(len(next(iter(drawn.values())))):
+            for kind, made in drawn.items():
+                writer.append(table.pack(made[i]), f"test{i}", f"test{i}.png", kind, float(made[i].mean()))
+    return folder
+
+
+def noise(count: int, seed: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
+
+
+def some_holes(count: int, kind: str, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
+    return [holes.draw(kind, size, holes.keyed_rng(0, str(i), kind)) for i in range(count)]
+
+
+def complete(tmp_path: Path, aligned: Path, masks: Path, to: str = "out", **params: object) -> Path:
+    infer(aligned, masks, tmp_path / to, build(Params, {"dataset": "x", **params}, "infer.x"), "x")
+    return tmp_path / to
+
+
+@pytest.fixture
+def data(tmp_path) -> tuple[Path, Path]:
+    aligned = write_aligned(tmp_path / "aligned", noise(9, 1), noise(4, 2))
+    return aligned, write_masks(tmp_path / "masks", {kind: some_holes(4, kind) for kind in ("centre", "pixels")})
+
+
+def test_mean_and_nearest_by_hand(tmp_path):
+    train = np.empty((3, 2, 2, 3), np.uint8)
+    train[:] = np.array([10, 20, 32])[:, None, None, None]
+    train[:, 0, 0] = [[200] * 3, [100] * 3, [0] * 3]
+    test = np.full((1, 2, 2, 3), 18, np.uint8)
+    test[0, 0, 0] = 0  # the whole picture lies nearest the third, its known pixels nearest the second
+    hole = np.array([[True, False], [False, False]])
+    aligned = write_aligned(tmp_path / "aligned", train, test)
+    masks = write_masks(tmp_path / "masks", {"corner": [hole]})
+
+    out = complete(tmp_path, aligned, masks, network="nearest", to="nearest")
+    assert np.array_equal(table.Table(out / "guide.arrow").pictures()[0], train[1])
+    completed = table.Table(out / "completed.arrow").pictures()[0]
+    assert completed[..., 0].tolist() == [[100, 18], [18, 18]]
+
+    out = complete(tmp_path, aligned, masks, network="mean", to="mean")
+    guide = table.Table(out / "guide.arrow").pictures()[0]
+    assert guide[..., 1].tolist() == [[100, 21], [21, 21]]  # (10 + 20 + 32) / 3 = 20.67
+    completed = table.Table(out / "completed.arrow").pictures()[0]
+    assert completed[..., 2].tolist() == [[100, 18], [18, 18]]
+
+
+@pytest.mark.parametrize("kind", ["centre", "lines", "pixels"])
+def test_nearest_is_the_brute_force_one_in_any_batch(tmp_path, monkeypatch, kind):
+    # Grey pictures apart by a few bytes: float32 sums alone would mix them up.
+    base = np.random.default_rng(3).integers(0, 256, (1, *SIZE, 3))
+    pictures = np.clip(base + np.random.default_rng(4).integers(-1, 2, (60, *SIZE, 3)), 0, 255).astype(np.uint8)
+    train = table.Table(write_aligned(tmp_path / "aligned", pictures[:50], pictures[50:]) / "train.arrow")
+    hole = np.stack(some_holes(10, kind))
+    known = np.where(hole[..., None], 0, pictures[50:]).astype(np.uint8)
+    difference = (known[:, None].astype(int) - pictures[:50]) * ~hole[:, None, ..., None]
+    expected = np.square(difference).sum((2, 3, 4)).argmin(1)
+    together = classical.nearest(known, hole, train)
+    assert np.array_equal(together, pictures[expected])
+    monkeypatch.setattr(classical, "BYTES", 7 * SIZE[0] * SIZE[1] * 12)  # seven training pictures a block
+    alone = [classical.nearest(known[i : i + 1], hole[i : i + 1], train)[0] for i in range(10)]
+    assert np.array_equal(alone, together)
+
+
+@pytest.mark.parametrize("network", ["telea", "navier_stokes"])
+def test_diffusion_continues_a_flat_picture(tmp_path, network):
+    flat = np.empty((1, *SIZE, 3), np.uint8)
+    flat[:] = (40, 120, 220)
+    aligned = write_aligned(tmp_path / "aligned", flat[:0], flat)  # needs no training pictures
+    masks = write_masks(tmp_path / "masks", {kind: some_holes(1, kind) for kind in ("centre", "half", "pixels")})
+    out = complete(tmp_path, aligned, masks, network=network)
+    for name in ("completed", "guide"):
+        read = table.Table(out / f"{name}.arrow").pictures()
+        assert np.abs(read.astype(int) - flat).max() <= 5  # OpenCV's Telea drifts by a few steps
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+def test_rows_are_the_holes_and_known_pixels_the_inputs(tmp_path, data, network):
+    aligned, masks = data
+    out = complete(tmp_path, aligned, masks, network=network)
+    asked, truth = table.Table(masks / "test.arrow"), table.Table(aligned / "test.arrow").pictures()
+    hole = asked.holes()
+    for name in ("completed", "guide"):
+        made = table.Table(out / f"{name}.arrow")
+        assert made.keys() == asked.keys()
+        assert made.column("kind") == asked.column("kind")
+    completed, guide = (table.Table(out / f"{name}.arrow").pictures() for name in ("completed", "guide"))
+    assert np.array_equal(completed[~hole], np.repeat(truth, 2, axis=0)[~hole])
+    assert np.array_equal(completed[hole], guide[hole])
+    if network in ("telea", "navier_stokes"):
+        assert np.array_equal(guide, completed)
+
+
+@pytest.mark.parametrize("network", list(NETWORKS))
+@pytest.mark.parametrize("kind", ["half", "pixels"])
+def test_the_truth_under_the_hole_changes_no_byte(tmp_path, network, kind):
+    test, made = noise(4, 2), some_holes(4, kind)
+    masks = write_masks(tmp_path / "masks", {kind: made})
+    honest = complete(tmp_path, write_aligned(tmp_path / "a", noise(9, 1), test), masks, "honest", network=network)
+    hidden = np.where(np.stack(made)[..., None], noise(4, 99), test)
+    assert not np.array_equal(hidden, test)
+    blind = complete(tmp_path, write_aligned(tmp_path / "b", noise(9, 1), hidden), masks, "blind", network=network)
+    for name in ("completed.arrow", "guide.arrow"):
+        assert (honest / name).read_bytes() == (blind / name).read_bytes()
+
+
+def test_a_hole_that_covers_everything_is_completed(tmp_path):
+    aligned = write_aligned(tmp_path / "aligned", noise(3, 1), noise(1, 2))
+    masks = write_masks(tmp_path / "masks", {"all": [np.ones(SIZE, bool)]})
+    for network in NETWORKS:
+        out = complete(tmp_path, aligned, masks, to=network, network=network)
+        assert len(table.Table(out / "completed.arrow")) == 1
+
+
+def test_count_and_kinds_select(data):
+    aligned, masks = data
+    work = batches.select(aligned, masks, count=2, kinds=["pixels"])
+    assert len(work) == 2
+    assert set(work.kinds) == {"pixels"}
+    more = batches.select(aligned, masks, count=3)
+    assert set(work.keys) < set(more.keys)
+    assert len(more) == 6
+    assert [len(batch.kinds) for batch in more.batches(4)] == [4, 2]
+    assert more.count_batches(4) == 2
+    batch = next(more.batches(6))
+    truth = dict(zip(more.aligned.keys(), more.aligned.pictures(), strict=True))
+    assert not batch.known[batch.hole].any()
+    for known, hole, key in zip(batch.known, batch.hole, batch.keys, strict=True):
+        assert np.array_equal(known[~hole], truth[key][~hole])
+
+
+def test_folders_that_do_not_fit_are_named(tmp_path, data):
+    aligned, masks = data
+    with pytest.raises(InputError, match=r"kinds: no 'eye_bar' in .*test\.arrow; it has: centre, pixels"):
+        batches.select(aligned, masks, kinds=["eye_bar"])
+    fewer = write_aligned(tmp_path / "fewer", noise(1, 1), noise(3, 2))
+    with pytest.raises(InputError, match=r"holes for test3\.png, which .* has not"):
+        batches.select(fewer, masks)
+    larger = write_aligned(tmp_path / "larger", noise(1, 1, (8, 8)), noise(4, 2, (8, 8)))
+    with pytest.raises(InputError, match=r"holes of \(16, 16\), pictures of \(8, 8\)"):
+        batches.select(larger, masks)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with table.writing_holes(empty / "test.arrow", SIZE):
+        pass
+    with pytest.raises(InputError, match="no holes to complete"):
+        batches.select(aligned, empty)
+
+
+@pytest.mark.parametrize("network", ["mean", "nearest"])
+def test_no_training_pictures(tmp_path, data, network):
+    bare = write_aligned(tmp_path / "bare", noise(0, 1), noise(4, 2))
+    with pytest.raises(InputError, match=f"'{network}' needs training pictures and dataset 'x' has none"):
+        complete(tmp_path, bare, data[1], network=network)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"network": "tela"}, "network must be one of telea, navier_stokes, mean, nearest"),
+        ({"count": 0}, "infer.x.count"),
+        ({"kinds": "centre"}, "infer.x.kinds"),
+        ({"radius": 0}, "infer.x.radius"),
+        ({"raduis": 3}, "unknown key 'infer.x.raduis'"),
+    ],
+)
+def test_bad_parameters_are_named(change, named):
+    with pytest.raises(InputError, match=named):
+        build(Params, {"network": "telea", "dataset": "x", **change}, "infer.x")
+
+
+def test_the_command(tmp_path, data):
+    aligned, masks = data
+    (tmp_path / "params.yaml").write_text("infer: {near: {network: nearest, dataset: x, kinds: [pixels]}}")
+    start = "import runpy, sys; runpy.run_module('stages.infer', run_name='__main__', alter_sys=True)"
+    code = start + "; assert 'torch' not in sys.modules"
+    arguments = ["near", "--params", tmp_path / "params.yaml", "--aligned", aligned, "--masks", masks]
+    environment = {**os.environ, "PALIMPSEST_RECORDS": str(tmp_path / "records")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--inpainted", tmp_path / "out"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""  # no progress bar where nobody watches
+    here = complete(tmp_path, aligned, masks, "here", network="nearest", kinds=["pixels"])
+    for name in ("completed.arrow", "guide.arrow"):
+        assert (tmp_path / "out" / name).read_bytes() == (here / name).read_bytes()
+    assert len(list((tmp_path / "records" / "infer@near").iterdir())) == 1
