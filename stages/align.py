@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass as plain
-from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -132,7 +131,6 @@ def align_one(row: Row, params: Params, detector: faces.Detector | None) -> Crop
 # ---- many, in several processes ---------------------------------------------------------------------------------
 
 Result = tuple[Row, Crop | str]  # the row without its bytes; the crop, or the reason for none
-Work = Callable[[list[Row]], list[Result]]
 
 _worker: dict[str, Any] = {}  # what a worker process keeps from task to task: its parameters and its detector
 
@@ -160,20 +158,13 @@ def align_rows(rows: list[Row], params: Params, detector: faces.Detector | None)
     return results
 
 
-def align_all(chunks: Iterable[list[Row]], total: int, params: Params, model: Path, name: str) -> Iterator[Result]:
-    """Every row of `chunks` aligned, in their order, by `params.workers` processes where `total` is worth them."""
-    faces.single_thread()
-    detector = make_detector(params, model, name)  # also where workers make their own: its faults are the user's to see
-    if params.workers == 1 or total < FEW:
-        for rows in chunks:
-            yield from align_rows(rows, params, detector)
-        return
+def align_together(chunks: Iterable[list[Row]], params: Params, model: Path, name: str) -> Iterator[Result]:
+    """Every row of `chunks` aligned by `params.workers` processes, in the rows' order."""
     # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
     pool = ProcessPoolExecutor(params.workers, get_context("spawn"), _start, (params, model, name))
     try:
         waiting: deque[Future[list[Result]]] = deque()
-        source = iter(chunks)
-        for rows in source:
+        for rows in chunks:
             waiting.append(pool.submit(_in_worker, rows))
             if len(waiting) > 2 * params.workers:  # so that memory stays bounded
                 yield from waiting.popleft().result()
@@ -201,11 +192,7 @@ def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
     if not total:
         raise InputError(f"{ingested}: holds no kept picture; run ingest again")
     rows = (row for file in files for row in _rows(file))
-    return total, iter(partial(_take, rows), [])
-
-
-def _take(rows: Iterator[Row]) -> list[Row]:
-    return list(islice(rows, CHUNK))
+    return total, iter(lambda: list(islice(rows, CHUNK)), [])
 
 
 def _rows(file: Path) -> Iterator[Row]:
@@ -219,6 +206,13 @@ def _rows(file: Path) -> Iterator[Row]:
 def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, name: str) -> None:
     """Aligns the kept pictures of `ingested` into `aligned`: train.arrow, val.arrow, test.arrow, rejected.parquet."""
     total, chunks = read_kept(ingested)
+    faces.single_thread()
+    detector = make_detector(params, detector_model, name)  # where workers make their own: its faults show here
+    results = (
+        align_together(chunks, params, detector_model, name)
+        if params.workers > 1 and total >= FEW
+        else (result for rows in chunks for result in align_rows(rows, params, detector))
+    )
     aligned.mkdir()
     rejected: list[tuple[str, str, str, str]] = []
     with ExitStack() as stack:
@@ -226,7 +220,6 @@ def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, n
             split: stack.enter_context(writing_pictures(aligned / f"{split}.arrow", (params.size,) * 2, ALIGNED))
             for split in SPLITS
         }
-        results = align_all(chunks, total, params, detector_model, name)
         for row, outcome in tqdm(results, f"align {name}", total, unit="picture", mininterval=1):
             if isinstance(outcome, str):
                 rejected.append((row.image_id, row.path, row.split, outcome))

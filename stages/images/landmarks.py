@@ -165,6 +165,7 @@ class YuNet:
     # YuNet sees faces of about 10 to 300 px. A picture is first looked at with its longer side within these px,
     # then, while no face is found, at twice the scale, and a large one at four times.
     SIDES = (160, 320)
+    LEAST = 64  # px, to which sides are padded: on strips of 32 px OpenCV 4.14 reads faces from foreign memory
     # The face found is looked at once more, alone, at this size (px): its landmarks then err by about half as much.
     CLOSE = 288
     AROUND = 0.3  # of the face's size, seen beside it
@@ -195,6 +196,8 @@ class YuNet:
     def _faces(self, picture: np.ndarray, scale: float) -> np.ndarray:
         """All faces at one scale, N x 14, in the picture's coordinates: box (x, y, w, h) and five points."""
         scaled, factors = _resized(picture, scale)
+        below, beside = (max(0, self.LEAST - side) for side in scaled.shape[:2])
+        scaled = cv2.copyMakeBorder(scaled, 0, below, 0, beside, cv2.BORDER_CONSTANT)
         self._net.setInputSize(scaled.shape[1::-1])
         found = self._net.detect(cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR))[1]
         if found is None:
