@@ -212,15 +212,16 @@ def _solve_rectangle(
 def _solve_irregular(known: np.ndarray, guide: np.ndarray, hole: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
     """A u = b in float64, A the Laplacian among missing pixels, b the sum of y - g over known neighbours."""
     missing, links, solve = _system(hole.tobytes(), hole.shape, len(rows) >= FACTOR_MANY)
-    pixels = (len(known), hole.size, 3)
-    y, g, x = known.reshape(pixels), guide.reshape(pixels), out.reshape(pixels)
+    y, g, x = known.reshape(-1, 3), guide.reshape(-1, 3), out.reshape(-1, 3)
     for part in _parts(rows, max(1, SYSTEM_ENTRIES // (3 * len(missing)))):
-        images = part[:, None]
+        start = part * hole.size  # where each image begins in the flattened batch
         b = np.zeros((len(missing), len(part), 3))
         for unknown, neighbour in links:  # one direction: no unknown occurs twice
-            b[unknown] += (y[images, neighbour] - g[images, neighbour]).swapaxes(0, 1)
+            at = np.add.outer(neighbour, start)
+            b[unknown] += y.take(at, axis=0) - g.take(at, axis=0)
         u = solve(b.reshape(len(missing), -1)).reshape(b.shape)
-        x[images, missing] = g[images, missing] + u.swapaxes(0, 1)
+        at = np.add.outer(missing, start)
+        x[at] = g.take(at, axis=0) + u
 
 
 @lru_cache(maxsize=4)  # a fixed hole comes again batch after batch; a factor may take 64 MB
