@@ -42,7 +42,7 @@ Solver = Callable[[np.ndarray], np.ndarray]  # A^-1 b, float64 n x m
 
 SPLITS = ("test", "val", "train")  # in the order in which keys are looked for
 FFT_SIDES = 400  # height + width from which a fast transform beats two matrix products
-CHUNK = 2**18  # floats of a rectangle batch worked on at once: stays in the cache
+CHUNK = 2**15  # floats of a batch of rectangles worked on at once: larger ones fault pages in anew
 FACTOR_MANY = 12  # images of one hole from which CHOLMOD's slow factor and fast solve pay
 BAND_ENTRIES = 2**23  # of a banded factor; larger holes go to CHOLMOD, which fills in less
 SYSTEM_ENTRIES = 2**20  # of the right-hand sides of an irregular hole, solved at once
@@ -120,7 +120,7 @@ def _solve(known: np.ndarray, guide: np.ndarray, hole: np.ndarray, rows: np.ndar
     if hole.all():
         out[rows] = guide[rows]
     elif hole[top:bottom, left:right].all():
-        # Only so many images at once that the spectra stay in the cache.
+        # Only so many images at once that their spectra fit in memory that malloc keeps.
         few = max(1, CHUNK // (3 * (bottom - top) * (right - left)))
         for part in _parts(rows, few):
             run = slice(part[0], part[-1] + 1)  # a view is faster than an index, where it serves
