@@ -76,7 +76,12 @@ def poisson_blend(
     `iterations` and `rate` are of the methods that descend. Raises ValueError for other shapes or types.
     """
     _check(known, guide, hole)
-    out = np.empty(known.shape, np.float32) if out is None else out
+    if out is None:
+        out = np.empty(known.shape, np.float32)
+    elif out.shape != known.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be a contiguous float32 {known.shape}")
+    elif np.may_share_memory(out, guide):
+        raise ValueError("out must not be the guide's memory")
     np.copyto(out, known)
     if method == "exact":
         for rows, shape in _groups(hole):

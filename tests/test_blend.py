@@ -194,6 +194,10 @@ def test_wrong_arguments_are_refused() -> None:
         poisson_blend(known, guide, hole[:1])
     with pytest.raises(ValueError, match="float32"):
         poisson_blend(known, guide, hole.astype(np.uint8))
+    with pytest.raises(ValueError, match="contiguous"):
+        poisson_blend(known, guide, hole, out=np.empty((2, 8, 8, 6), np.float32)[..., ::2])
+    with pytest.raises(ValueError, match="guide"):
+        poisson_blend(known, guide, hole, out=guide)
     with pytest.raises(ValueError, match="method"):
         poisson_blend(known, guide, hole, "magic")  # type: ignore[arg-type]
 
