@@ -176,9 +176,8 @@ class YuNet:
         except OSError as error:
             raise InputError(f"{key}: {model}: {error.strerror}; give the path of YuNet's .onnx file") from None
         level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_SILENT
-        )  # OpenCV would print its own lines beside the one that is raised
+        # OpenCV would print its own lines beside the one that is raised.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
             self._net = cv2.FaceDetectorYN.create("onnx", network, np.empty(0, np.uint8), (64, 64), score)
             self._net.detect(np.zeros((64, 64, 3), np.uint8))

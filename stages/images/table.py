@@ -122,23 +122,24 @@ class Table:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def _gather(self, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+    def _gather(self, rows: Sequence[int] | np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
         wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         width = self._reader.schema.field(0).type.byte_width
-        if not len(wanted):
-            return np.empty((0, width), np.uint8)
-        if len(self._views) == 1:
-            return self._views[0][wanted]
-        out = np.empty((len(wanted), width), np.uint8)
+        if out is None:
+            out = np.empty((len(wanted), width), np.uint8)
         homes = np.searchsorted(self._starts, wanted, side="right") - 1
-        for home in np.unique(homes):
-            here = homes == home
-            out[here] = self._views[home][wanted[here] - self._starts[home]]
+        places = wanted - self._starts[homes]
+        for row, home, place in zip(out.reshape(len(wanted), width), homes.tolist(), places.tolist(), strict=True):
+            row[:] = self._views[home][place]
         return out
 
-    def pictures(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """uint8 N x H x W x 3, a copy, of the given rows or of all."""
-        return self._gather(rows).reshape(-1, *self.size, 3)
+    def pictures(self, rows: Sequence[int] | np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 N x H x W x 3, a copy, of the given rows or of all.
+
+        A loop that passes its last batch back as `out` (contiguous) reads several times as fast: most of the
+        time goes to the page faults of new memory.
+        """
+        return self._gather(rows, out).reshape(-1, *self.size, 3)
 
     def holes(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """bool N x H x W, True = missing, of the given rows or of all."""
