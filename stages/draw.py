@@ -235,16 +235,16 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
 
 def draw(portraits: Path, params: Params) -> None:
     """Draw `count` portraits and their landmarks into the folder `portraits`."""
-    import cv2
     from tqdm import tqdm
 
     from stages.images import portrait
+    from stages.images.opencv import cv2
 
     portraits.mkdir()
     with (portraits / "landmarks.csv").open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["path", *(f"{point}_{axis}" for point in POINTS for axis in "xy")])
-        for index in tqdm(range(params.count), desc="draw", unit="picture", mininterval=1):
+        for index in tqdm(range(params.count), desc="draw", unit="picture", mininterval=1, disable=None):
             picture, landmarks = portrait.render(person(params.seed, index), params.size)
             path = portraits / f"{index:04d}.png"
             path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

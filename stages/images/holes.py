@@ -263,8 +263,7 @@ def _read(size: Size, path: str, sha256: str) -> np.ndarray:
 
 def from_picture(data: bytes, size: Size) -> np.ndarray:
     """A mask picture's bytes as a hole: scaled by nearest pixel, then missing where brighter than 127."""
-    import cv2
-
+    from stages.images.opencv import cv2
     from stages.images.sources import BadPicture, decode
 
     try:
@@ -287,7 +286,7 @@ def _thickness(rng: np.random.Generator, share: float, size: Size, thinnest: flo
 
 
 def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: int) -> None:
-    import cv2  # loads in a fifth of a second, and only three kinds need it
+    from stages.images.opencv import cv2  # loads in a fifth of a second, and only three kinds need it
 
     # LINE_8, not antialiased: a pixel is missing or it is not. Thick lines end round.
     first, last = (tuple(int(v) for v in np.rint(point)) for point in (start, end))

@@ -16,9 +16,9 @@ from itertools import product
 from math import ceil
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 
 # As fractions of the crop's side. Eyes and nose lie around the middle; brow, chin and some hair are inside.

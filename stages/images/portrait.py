@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from copy import copy
 
-import cv2
 import numpy as np
 
+from stages.images.opencv import cv2
 from stages.images.person import Array, Hair, Person, Pose, Skull
 from stages.images.shell import TURN, Canvas, Shell, bell, edge, lay, sample
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 
 MAX_PIXELS = 100_000_000

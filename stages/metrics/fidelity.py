@@ -10,8 +10,9 @@ Values are in [0, 1]: an 8-bit picture is divided by 255, so that L1 0.1 means 2
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
+
+from stages.images.opencv import cv2
 
 PSNR_CAP = 100.0  # dB, for identical pictures; above what one level off in one value gives at 128 x 128
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants, (K L)^2 with K1 = .01, K2 = .03 and L = 1

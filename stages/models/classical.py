@@ -19,20 +19,20 @@ SHORTLIST = 8  # nearest neighbours by float32 sums, decided among by exact ones
 
 def telea(known: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
     """Fast marching from the hole's border (Telea 2004), weighing known pixels within `radius` px."""
-    import cv2
+    from stages.images.opencv import cv2
 
     return _diffuse(known, hole, radius, cv2.INPAINT_TELEA)
 
 
 def navier_stokes(known: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
     """Isophotes continued into the hole as streamlines (Bertalmio et al. 2001), by OpenCV's fast variant."""
-    import cv2
+    from stages.images.opencv import cv2
 
     return _diffuse(known, hole, radius, cv2.INPAINT_NS)
 
 
 def _diffuse(known: np.ndarray, hole: np.ndarray, radius: float, method: int) -> np.ndarray:
-    import cv2
+    from stages.images.opencv import cv2
 
     pairs = zip(known, hole.view(np.uint8), strict=True)
     return np.stack([cv2.inpaint(picture, missing, radius, method) for picture, missing in pairs])
