@@ -230,9 +230,13 @@ class Judge:
 
 
 def read_tombstones(file: Path) -> frozenset[str]:
-    """The withdrawn image_ids: one a line, `#` begins a comment. Raises InputError for any other line."""
+    """The withdrawn image_ids: one a line, `#` begins a comment. Raises InputError for any other line or no text."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{file}: cannot be read as UTF-8 text; restore it with: git checkout {file}") from None
     found = set()
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         entry = line.partition("#")[0].strip().lower()
         if entry and not re.fullmatch("[0-9a-f]{64}", entry):
             raise InputError(f"{file}, line {number}: an image_id has 64 hexadecimal digits (got {entry[:70]!r})")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,13 @@ def test_a_faulty_tombstone_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": png(1)})
     with pytest.raises(InputError, match=r"tombstones\.txt, line 2: an image_id has 64"):
         rows_of(tmp_path, "# fine\nportrait.png\n")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.write_bytes(b"\xff\xfe")])
+def test_tombstones_that_are_no_text_are_one_line(make: Callable[[Path], object], tmp_path: Path) -> None:
+    make(tmp_path / "tombstones.txt")
+    with pytest.raises(InputError, match=r"tombstones\.txt: cannot be read as UTF-8 text"):
+        ingest.read_tombstones(tmp_path / "tombstones.txt")
 
 
 # The table's files.

@@ -51,6 +51,9 @@ def test_a_good_section(tmp_path: Path) -> None:
         ("blend: {b: {size: 16}}", "no 'blend.a'; there is: b"),
         ("blend: 3", "no 'blend.a'"),
         ("blned: {a: {size: 16}}", "unknown section 'blned'"),
+        ("datasets: {faces: {alain: {}}}", "unknown section of datasets.faces 'alain'; one of: ingest, align, mask"),
+        ("blend: {a: {size: 16, rate: .inf}}", "blend.a.rate: input should be a finite number (got inf)"),
+        ("blend: {a: {size: 16, rate: .nan}}", "blend.a.rate: input should be a finite number (got nan)"),
         ("- a\n- b", "must be a mapping"),
         ("blend: {a: {size: 16", "not valid YAML"),
         ("", "must be a mapping"),
@@ -67,6 +70,8 @@ def test_mistakes_are_one_line_that_names_the_key(text: str, said: str, tmp_path
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not found"):
         params.load(tmp_path / "params.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        params.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ SECTIONS = (
     "evaluate",
     "report",
 )
+DATASET = ("ingest", "align", "mask")  # the sections of each entry of `datasets`: the stages that run for it
 
 # For the `Params` dataclass of every stage: `@dataclass(frozen=True, config=STRICT)`.
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Section = TypeVar("Section")
 
@@ -50,20 +51,29 @@ class Runtime:
 def load(path: Path) -> dict[str, Any]:
     """The whole file as plain dicts (YAML 1.2, as DVC reads it: `1e-4` is a number).
 
-    Raises InputError for a missing or malformed file and for an unknown top-level section.
+    Raises InputError for a missing or malformed file and for an unknown section, of the file or of a dataset.
     """
     try:
         values = YAML(typ="safe", pure=True).load(path)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run from the project's root") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
-    for name in values:
-        if name not in SECTIONS:
-            raise InputError(f"{path}: unknown section '{name}'; one of: {', '.join(SECTIONS)}")
+    _refuse_unknown(path, "section", values, SECTIONS)
+    datasets = values.get("datasets")
+    for name, entry in datasets.items() if isinstance(datasets, dict) else ():
+        _refuse_unknown(path, f"section of datasets.{name}", entry, DATASET)
     return values
+
+
+def _refuse_unknown(path: Path, noun: str, node: Any, known: tuple[str, ...]) -> None:
+    for name in node if isinstance(node, dict) else ():
+        if name not in known:
+            raise InputError(f"{path}: unknown {noun} '{name}'; one of: {', '.join(known)}")
 
 
 def section(values: dict[str, Any], dotted: str, kind: type[Section]) -> Section:
