@@ -29,7 +29,8 @@ class Params:
     kernel: Literal[4, 5] = 5  # pixels; 5 in report 1, 4 in report 2
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
-    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's, for both networks
+    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's, for the generator
+    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
     flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
@@ -79,7 +80,7 @@ def train_dcgan(
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)
     g_adam = torch.optim.Adam(generator.parameters(), params.rate, betas)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.rate, betas)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas)
 
     inputs = {
         "network": "dcgan",
