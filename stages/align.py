@@ -186,7 +186,7 @@ def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
             missing = set(COLUMNS) - set(pq.read_schema(file).names)
             if missing:
                 raise InputError(f"{file}: no column {min(missing)!r}; run ingest again")
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowException, OSError, ValueError):
         raise InputError(f"{ingested}: not readable as parquet; run ingest again") from None
     total = sum(value == "kept" for values in status for value in values)
     if not total:
@@ -196,11 +196,14 @@ def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(COLUMNS)):
-            for row in batch.to_pylist():
-                if row["status"] == "kept":
-                    yield Row(row["image"]["bytes"], row["image_id"], row["path"], row["split"], row["landmarks"])
+    try:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=CHUNK, columns=list(COLUMNS)):
+                for row in batch.to_pylist():
+                    if row["status"] == "kept":
+                        yield Row(row["image"]["bytes"], row["image_id"], row["path"], row["split"], row["landmarks"])
+    except (pa.ArrowException, OSError, ValueError) as error:  # damage inside a page shows only here
+        raise InputError(f"{file}: damaged ({str(error).splitlines()[0]}); run ingest again") from None
 
 
 def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, name: str) -> None:
@@ -220,7 +223,7 @@ def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, n
             split: stack.enter_context(writing_pictures(aligned / f"{split}.arrow", (params.size,) * 2, ALIGNED))
             for split in SPLITS
         }
-        for row, outcome in tqdm(results, f"align {name}", total, unit="picture", mininterval=1):
+        for row, outcome in tqdm(results, f"align {name}", total, unit="picture", mininterval=1, disable=None):
             if isinstance(outcome, str):
                 rejected.append((row.image_id, row.path, row.split, outcome))
                 continue

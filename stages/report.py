@@ -177,10 +177,13 @@ def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
 def read_scores(folder: Path, system: str) -> dict[str, Any]:
     path = folder / f"{system}.json"
     try:
-        return json.loads(path.read_text())
+        scores = json.loads(path.read_text())
+        if all(scores[blending]["overall"]["n"] >= 0 for blending in ("raw", "blended")):
+            return scores
+        raise ValueError("a negative count")
     except FileNotFoundError:
         raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-    except ValueError:
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a score file; remove it and run `dvc repro`") from None
 
 
@@ -396,8 +399,11 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
     """The numeric columns of a training's history, NaN where a cell is empty."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        raise InputError(f"{path}: not a training's history; remove it and run `dvc repro`") from None
     columns = {}
     for name in rows[0] if rows else ():
         try:
@@ -486,13 +492,21 @@ def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         members = folders.models / f"{model}.members.arrow"
-        seen = pa.ipc.open_file(pa.memory_map(str(members))).read_all().num_rows if members.exists() else "–"
+        seen = count_members(members) if members.exists() else "–"
         rows.append([escape(model), f"<code>{digest}</code>", f"{numbers:,}", f"{path.stat().st_size:,}", str(seen)])
         text = json.dumps(inputs[0] if len(inputs) == 1 else inputs, indent=1, sort_keys=True)
         made_from += folded(f"What {escape(model)} was made from", f"<pre>{escape(text)}</pre>\n")
     if not rows:
         return ""
     return grid(["checkpoint", "sha256 of the file", "numbers", "bytes", "pictures read in training"], rows) + made_from
+
+
+def count_members(path: Path) -> int:
+    """How many pictures a training has read. Raises InputError for a damaged file."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all().num_rows
+    except (OSError, pa.ArrowInvalid):
+        raise InputError(f"{path}: not a table of members; remove it and run `dvc repro`") from None
 
 
 def system_section(blend: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]) -> str:

@@ -74,16 +74,17 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     tensors, inputs = checkpoint.load(path)
     if inputs.get("network") != "dcgan":
         raise InputError(f"{path}: holds a {inputs.get('network')}, and latent search needs a dcgan")
-    shape, params = inputs["arguments"], inputs["params"]
-    generator = Generator(**shape)
-    discriminator = Discriminator(shape["size"], shape["width"], shape["kernel"])
-    for part, module in (("generator", generator), ("discriminator", discriminator)):
-        try:
+    try:
+        shape, prior = inputs["arguments"], inputs["params"]["prior"]
+        generator = Generator(**shape)
+        discriminator = Discriminator(shape["size"], shape["width"], shape["kernel"])
+        for part, module in (("generator", generator), ("discriminator", discriminator)):
             module.load_state_dict(checkpoint.part(tensors, part))
-        except RuntimeError as error:
-            raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
-        module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    return Networks(generator, discriminator, shape["latent"], params["prior"], shape["size"])
+            module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
+        said = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a whole dcgan ({said}); remove it and run `dvc repro`") from None
+    return Networks(generator, discriminator, shape["latent"], prior, shape["size"])
 
 
 def weigh(hole: Tensor, params: Params) -> Tensor:
@@ -174,7 +175,9 @@ def search(
         )
     bank = candidates(networks, params, runtime, device)
     with batches.writing_results(inpainted, work.size) as results, Curves(inpainted / "curves.parquet") as curves:
-        for batch in tqdm(work.batches(params.batch), total=work.count_batches(params.batch), desc=name, unit="batch"):
+        for batch in tqdm(
+            work.batches(params.batch), total=work.count_batches(params.batch), desc=name, unit="batch", disable=None
+        ):
             known = tensors.to_tensor(batch.known, device)
             weights = weigh(torch.from_numpy(batch.hole).to(device), params)
             found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)

@@ -102,13 +102,16 @@ class Table:
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             height, width = self._reader.schema.metadata[b"size"].split(b"x")
+            self.size = (int(height), int(width))
+            self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
+            for batch in self._batches:
+                batch.validate(full=True)  # offsets and texts; any pixels are valid
+            self._columns = self._reader.schema.names
         except FileNotFoundError:
             raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-        except (pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             raise InputError(f"{path}: not a table of pictures or holes; remove it and run `dvc repro`") from None
         self.path = path
-        self.size = (int(height), int(width))
-        self._batches = [self._reader.get_batch(i) for i in range(self._reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         # Views of the mapped file, one a record batch, each rows x bytes.
         self._views = [self._view(batch.column(0)) for batch in self._batches]
@@ -121,6 +124,10 @@ class Table:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def _need(self, column: str) -> None:
+        if column not in self._columns:
+            raise InputError(f"{self.path}: has no column '{column}': another kind of table; run `dvc repro`")
 
     def _gather(self, rows: Sequence[int] | np.ndarray | None, out: np.ndarray | None = None) -> np.ndarray:
         wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -139,15 +146,18 @@ class Table:
         A loop that passes its last batch back as `out` (contiguous) reads several times as fast: most of the
         time goes to the page faults of new memory.
         """
+        self._need("pixels")
         return self._gather(rows, out).reshape(-1, *self.size, 3)
 
     def holes(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """bool N x H x W, True = missing, of the given rows or of all."""
+        self._need("bits")
         pixels = self.size[0] * self.size[1]
         return np.unpackbits(self._gather(rows), axis=1, count=pixels).view(bool).reshape(-1, *self.size)
 
     def column(self, name: str) -> list[Any]:
         """A text or number column as a list."""
+        self._need(name)
         return [value for batch in self._batches for value in batch.column(name).to_pylist()]
 
     def landmarks(self) -> np.ndarray:

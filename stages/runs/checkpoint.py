@@ -39,6 +39,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             inputs = json.loads((file.metadata() or {})[KEY])
+            if not isinstance(inputs, dict):
+                raise ValueError("its metadata are no mapping")
             return {name: file.get_tensor(name) for name in file.keys()}, inputs  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; `dvc repro` or `dvc pull` makes it") from None
