@@ -41,7 +41,7 @@ class Params:
     lpips: Literal["none", "alex", "squeeze", "vgg"]  # LPIPS's backbone, or none
     perceptual_weights: Literal["none", "imagenet", "random"]  # LPIPS takes imagenet alone
     bootstrap: Annotated[int, Field(ge=1)]  # resamples an interval
-    seed: int  # of the resampling
+    seed: Annotated[int, Field(ge=0)]  # of the resampling
 
     def __post_init__(self) -> None:
         if self.lpips != "none" and self.perceptual_weights != "imagenet":

@@ -155,6 +155,11 @@ def test_lpips_never_takes_random_weights(weights):
         build(stage.Params, {**PLAIN, "lpips": "alex", "perceptual_weights": weights}, "evaluate")
 
 
+def test_a_seed_that_no_generator_takes_is_named():
+    with pytest.raises(InputError, match=r"evaluate\.seed: .*greater than or equal to 0 \(got -5\)"):
+        build(stage.Params, {**PLAIN, "seed": -5}, "evaluate")
+
+
 def test_lpips_without_its_weights_is_one_line(data, tmp_path):
     """Through the command, with an empty cache and a proxy that nobody is."""
     options = {**PLAIN, "lpips": "alex", "perceptual_weights": "imagenet"}

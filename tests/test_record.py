@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_a_missing_input_is_one_line(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "stages.mask", "portraits", "--aligned", "no/where", "--masks", str(tmp_path / "m")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "mask@portraits: no/where: not found (--aligned)\n")
+
+
+def test_a_newline_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "stages.mask", "portraits", "--aligned", "no\nwhere", "--masks", str(tmp_path / "m")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "mask@portraits: no where: not found (--aligned)\n")
+
+
+def test_every_library_that_makes_bytes_is_recorded() -> None:
+    """All that the stages import, but for those that only read parameters or draw progress bars."""
+    found = {
+        line.split()[1].partition(".")[0]
+        for path in (ROOT / "stages").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if line.strip().startswith(("import ", "from ")) and len(line.split()) > 1
+    }
+    packages = metadata.packages_distributions()  # not every line of a docstring that begins so names a module
+    foreign = (found & packages.keys()) - {"palimpsest", "stages", "pydantic", "ruamel", "tqdm"}
+    assert {packages[module][0].lower() for module in foreign} == set(record.LIBRARIES)
 
 
 def test_code_from_elsewhere_is_refused(tmp_path: Path) -> None:

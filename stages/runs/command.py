@@ -61,7 +61,7 @@ def run(
     try:
         _run(entry, label, arguments, hints, sections, inputs, outputs)
     except InputError as error:
-        print(f"{label}: {error}", file=sys.stderr)
+        print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may hold a newline
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{label}: interrupted", file=sys.stderr)

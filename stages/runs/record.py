@@ -19,7 +19,19 @@ from typing import Any
 import stages
 
 # The libraries whose version can change an output's bytes.
-LIBRARIES = ("numpy", "opencv-python", "pillow", "pyarrow", "scipy", "torch", "torchvision", "lpips")
+LIBRARIES = (
+    "cholespy",
+    "lpips",
+    "matplotlib",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchvision",
+)
 
 
 def canonical(value: Any) -> str:
@@ -67,6 +79,7 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "accelerator": _accelerator(),
         "cores": os.cpu_count(),
         "libraries": versions,
     }
@@ -81,6 +94,12 @@ def _processor() -> str:
         if line.startswith(("model name", "CPU part")):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def _accelerator() -> str | None:
+    """The GPU's name, where this process has computed on one."""
+    torch = sys.modules.get("torch")  # a stage without torch does not pay for its import
+    return torch.cuda.get_device_name() if torch and torch.cuda.is_initialized() else None
 
 
 def write(folder: Path, stage: str, facts: dict[str, Any], circumstances: dict[str, Any]) -> Path:
