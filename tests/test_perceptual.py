@@ -14,7 +14,7 @@ import torch
 from stages.metrics import perceptual
 from stages.runs.errors import InputError
 
-FILE = "squeezenet1_1-b8a52dc0.pth"  # the smallest of the three
+WEIGHTS, FILE = "SqueezeNet1_1_Weights.IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth"  # the smallest of the three
 CPU = torch.device("cpu")
 
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty torch.hub cache, with downloads going to a port where nobody answers."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr(perceptual, "ADDRESS", "http://127.0.0.1:9/")
+    monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:9/{FILE}")
     return tmp_path / "checkpoints"
 
 
@@ -47,7 +47,7 @@ def plant(cache: Path, data: bytes) -> None:
 
 def know(monkeypatch, data: bytes) -> None:
     """Take `data` for the known weights."""
-    monkeypatch.setitem(perceptual.BACKBONES, "squeeze", (FILE, hashlib.sha256(data).hexdigest()))
+    monkeypatch.setitem(perceptual.BACKBONES, "squeeze", (WEIGHTS, hashlib.sha256(data).hexdigest()))
 
 
 def pictures(seed: int, count: int = 3) -> np.ndarray:
@@ -55,9 +55,9 @@ def pictures(seed: int, count: int = 3) -> np.ndarray:
 
 
 def test_the_fixed_digests_begin_as_torchvisions_file_names_say():
-    for file, sha256 in perceptual.BACKBONES.values():
+    for weights, sha256 in perceptual.BACKBONES.values():
         assert len(sha256) == 64
-        assert file.removesuffix(".pth").rsplit("-", 1)[1] == sha256[:8]
+        assert perceptual.address(weights).removesuffix(".pth").rsplit("-", 1)[1] == sha256[:8]
 
 
 def test_lpips_is_the_packages_own(cache, backbone, monkeypatch):
@@ -135,7 +135,7 @@ def test_a_silent_server_is_given_up(cache, monkeypatch):
 
     monkeypatch.setattr(perceptual, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(perceptual, "ADDRESS", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:{silent.getsockname()[1]}/{FILE}")
         with pytest.raises(InputError, match="timed out"):
             perceptual.Lpips("squeeze", CPU)
 
@@ -156,7 +156,7 @@ def test_missing_weights_are_downloaded_once(cache, backbone, tmp_path, monkeypa
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        monkeypatch.setattr(perceptual, "ADDRESS", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:{server.server_port}/{FILE}")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for _ in range(2):
             perceptual.Lpips("squeeze", CPU)

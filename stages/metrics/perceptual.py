@@ -26,15 +26,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-ADDRESS = "https://download.pytorch.org/models/"
 TIMEOUT = 10  # seconds without an answer, after which a download is given up
 BATCH = 64  # pictures at once: 7 times as fast as one by one
 
-# torchvision's IMAGENET1K_V1 files, which carry the first 8 digits in their names, and their sha256.
+# torchvision's weights and the sha256 of their files, which carry its first 8 digits in their names.
 BACKBONES = {
-    "alex": ("alexnet-owt-7be5be79.pth", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"),
-    "squeeze": ("squeezenet1_1-b8a52dc0.pth", "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b"),
-    "vgg": ("vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+    "alex": ("AlexNet_Weights.IMAGENET1K_V1", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"),
+    "squeeze": (
+        "SqueezeNet1_1_Weights.IMAGENET1K_V1",
+        "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+    ),
+    "vgg": ("VGG16_Weights.IMAGENET1K_V1", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
 }
 # lpips/weights/v0.1/<net>.pth of lpips 0.1.4.
 LINEAR = {
@@ -88,7 +90,14 @@ class Lpips:
         return torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def imagenet(file: str, sha256: str) -> dict[str, Tensor]:
+def address(weights: str) -> str:
+    """Where torchvision has the file of some weights; its last part is the file's name in the cache."""
+    from torchvision.models import get_weight
+
+    return get_weight(weights).url
+
+
+def imagenet(weights: str, sha256: str) -> dict[str, Tensor]:
     """The state dict of one of torchvision's weight files, from its cache or else downloaded into it.
 
     Raises InputError, with the command that mends it, where the file is missing and cannot be
@@ -96,11 +105,12 @@ def imagenet(file: str, sha256: str) -> dict[str, Tensor]:
     """
     import torch
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file
-    fetch = f"curl -L --create-dirs -o '{path}' {ADDRESS}{file}"
+    source = address(weights)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / source.rsplit("/", 1)[1]
+    fetch = f"curl -L --create-dirs -o '{path}' {source}"
     if not path.exists():
         try:
-            _download(ADDRESS + file, path)
+            _download(source, path)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise InputError(
@@ -121,12 +131,12 @@ def _read(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _download(address: str, path: Path) -> None:
-    """Fetch `address` into `path`, which appears whole or not at all. Raises OSError or HTTPException."""
+def _download(source: str, path: Path) -> None:
+    """Fetch `source` into `path`, which appears whole or not at all. Raises OSError or HTTPException."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, draft.open("wb") as file:
+        with urllib.request.urlopen(source, timeout=TIMEOUT) as answer, draft.open("wb") as file:
             while block := answer.read(1 << 20):
                 file.write(block)
         draft.replace(path)
