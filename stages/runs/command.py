@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import os
 import resource
 import shutil
@@ -27,6 +28,9 @@ from stages.runs.errors import InputError
 RECORDS = "PALIMPSEST_RECORDS"  # environment: where records go; default .palimpsest/records
 SCRATCH = Path(".palimpsest/tmp")
 
+# A disk that is full or may not be written: the user's to mend, wherever in a stage it shows.
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
 
 def run(
     entry: Callable[..., Callable[[], None] | None],
@@ -44,7 +48,7 @@ def run(
     called once the outputs are in place. Where `{name}` occurs, or `entry` has
     a parameter `name`, the command takes the variant's name as its argument.
 
-    Exits 2 with one line for an InputError, 130 for Ctrl-C, 143 for SIGTERM.
+    Exits 2 with one line for an InputError and where outputs cannot be written, 130 for Ctrl-C, 143 for SIGTERM.
     """
     stage = entry.__name__
     parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=entry.__doc__)
@@ -62,6 +66,12 @@ def run(
         _run(entry, label, arguments, hints, sections, inputs, outputs)
     except InputError as error:
         print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may hold a newline
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{label}: {where}{os.strerror(error.errno)}; make room or mend the permissions", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{label}: interrupted", file=sys.stderr)
@@ -90,9 +100,11 @@ def _run(
     given = {option: getattr(arguments, option) for option in inputs}
     for option, path in given.items():
         if not path.exists():
-            raise InputError(f"{path}: not found (--{option.replace('_', '-')})")
-    scratch = _scratch(label)
+            raise InputError(f"{path}: not found (--{option.replace('_', '-')}); mend the path, or run `dvc repro`")
     wanted = {option: getattr(arguments, option) for option in outputs}
+    for path in wanted.values():
+        _check_room(path)
+    scratch = _scratch(label)
     drafts = {option: scratch / option / path.name for option, path in wanted.items()}
     for draft in drafts.values():
         draft.parent.mkdir()
@@ -100,8 +112,7 @@ def _run(
     extra = {"name": name} if "name" in hints else {}
     done = entry(**given, **drafts, **built, **extra)
 
-    for option, draft in drafts.items():
-        _replace(draft, wanted[option])
+    _publish({draft: wanted[option] for option, draft in drafts.items()})
     facts = {
         "inputs": {path.as_posix(): record.digest(path) for path in given.values()},
         "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
@@ -149,15 +160,40 @@ def _scratch(label: str) -> Path:
     return scratch
 
 
-def _replace(draft: Path, path: Path) -> None:
-    if not draft.exists():
-        raise FileNotFoundError(f"the stage ended without writing {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _check_room(path: Path) -> None:
+    """Raise InputError where the output `path` could not be written: before the work, not behind it."""
+    home = next(folder for folder in path.parents if folder.exists())
+    if not home.is_dir():
+        raise InputError(f"{home}: a file, where {path} needs a folder; move it away")
+    if not os.access(home, os.W_OK):
+        raise InputError(f"{home}: cannot be written, and {path} should go there; mend its permissions")
+
+
+def _publish(moves: Mapping[Path, Path]) -> None:
+    """Move every draft to its place, all or none: what can fail does so before anything old goes."""
+    for draft, path in moves.items():
+        if not draft.exists():
+            raise FileNotFoundError(f"the stage ended without writing {path}")
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in moves.values()}
+    try:
+        for draft, path in moves.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(draft, beside[path])  # a copy where `path` lies on another disk
+        for number in (signal.SIGINT, signal.SIGTERM):  # the work is done: stopping now would mix old and new
+            signal.signal(number, signal.SIG_IGN)
+        for path, ready in beside.items():
+            _remove(path)
+            ready.replace(path)
+    finally:
+        for ready in beside.values():
+            _remove(ready)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     elif path.exists() or path.is_symlink():
         path.unlink()
-    shutil.move(draft, path)
 
 
 def _peak_memory() -> int:
