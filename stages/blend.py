@@ -21,7 +21,7 @@ coupled  report 2's proposal, to tie the channels: Adam on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,11 +36,9 @@ from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 
 Method = Literal["exact", "sobel", "coupled"]
-Key = tuple[str, ...]
 Links = list[tuple[np.ndarray, np.ndarray]]
 Solver = Callable[[np.ndarray], np.ndarray]  # A^-1 b, float64 n x m
 
-SPLITS = ("test", "val", "train")  # in the order in which keys are looked for
 FFT_SIDES = 400  # height + width from which a fast transform beats two matrix products
 CHUNK = 2**15  # floats of a batch of rectangles worked on at once: larger ones fault pages in anew
 FACTOR_MANY = 12  # images of one hole from which CHOLMOD's slow factor and fast solve pay
@@ -348,31 +346,6 @@ def _spread(sums: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
 # --- The stage.
 
 
-def _find(tables: Sequence[table.Table], wanted: set[Key], kinds: bool) -> dict[Key, tuple[int, int]]:
-    """(table, row) of every wanted key that there is; the key is (image_id, path), with `kinds` also the kind."""
-    found: dict[Key, tuple[int, int]] = {}
-    for number, one in enumerate(tables):
-        if len(found) == len(wanted):
-            break
-        columns = [one.column(name) for name in ("image_id", "path", "kind")[: 3 if kinds else 2]]
-        for row, key in enumerate(zip(*columns, strict=True)):
-            if key in wanted:
-                found.setdefault(key, (number, row))
-    return found
-
-
-def _read(tables: Sequence[table.Table], homes: Sequence[tuple[int, int]], holes: bool) -> np.ndarray:
-    """The pictures (or holes) at the given (table, row) places, in their order."""
-    number, row = np.array(homes).T
-    first = tables[0]
-    shape = (len(homes), *first.size) if holes else (len(homes), *first.size, 3)
-    read = np.empty(shape, bool if holes else np.uint8)
-    for which in np.unique(number):
-        here, one = number == which, tables[which]
-        read[here] = one.holes(row[here]) if holes else one.pictures(row[here])
-    return read
-
-
 def _levels(x: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """uint8: `x` (0 to 1) rounded and clipped in the hole, the input's own bytes elsewhere.
 
@@ -391,22 +364,15 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
     from tqdm import tqdm
 
     guides = table.Table(inpainted / "guide.arrow")
-    pictures = [table.Table(aligned / f"{split}.arrow") for split in SPLITS]
-    holes = [table.Table(masks / f"{split}.arrow") for split in SPLITS]
-    if any(one.size != guides.size for one in (*pictures, *holes)):
-        sizes = (
-            f"{guides.path} is {guides.size}, {pictures[0].path} {pictures[0].size}, {holes[0].path} {holes[0].size}"
-        )
-        raise InputError(f"blend.{name}.dataset: sizes differ: {sizes}; name the dataset that {name} completed")
-    kinds = guides.column("kind")
-    keys = [(*key, kind) for key, kind in zip(guides.keys(), kinds, strict=True)]
-    picture_homes = _find(pictures, {key[:2] for key in keys}, kinds=False)
-    hole_homes = _find(holes, set(keys), kinds=True)
-    for key in keys:
-        if key[:2] not in picture_homes or key not in hole_homes:
-            where = masks if key[:2] in picture_homes else aligned
-            lost = f"no row for {key[1]!r}, kind {key[2]!r} of {guides.path}"
-            raise InputError(f"blend.{name}.dataset: {where} has {lost}; name the dataset that {name} completed")
+    pictures, holes = table.Table(aligned / "test.arrow"), table.Table(masks / "test.arrow")
+    keys = guides.keys()
+    try:
+        for one in (pictures, holes):
+            if one.size != guides.size:
+                raise InputError(f"{one.path}: pictures of {one.size}, not {guides.size}")
+        picture_rows, hole_rows = pictures.find([key[:2] for key in keys]), holes.find(keys)
+    except InputError as error:
+        raise InputError(f"blend.{name}.dataset: not the one of {guides.path}? {error}") from None
 
     blended.mkdir(parents=True)
     # So many rows at once that a float32 batch takes 32 MB.
@@ -417,10 +383,9 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
         tqdm(total=len(keys), unit="picture", mininterval=1, disable=None) as bar,
     ):
         for start in range(0, len(keys), step):
-            batch = keys[start : start + step]
-            picture = _read(pictures, [picture_homes[key[:2]] for key in batch], holes=False)
-            hole = _read(holes, [hole_homes[key] for key in batch], holes=True)
-            guide = guides.pictures(range(start, start + len(batch)))
+            batch = slice(start, start + step)
+            picture, hole = pictures.pictures(picture_rows[batch]), holes.holes(hole_rows[batch])
+            guide = guides.pictures(range(start, start + len(picture)))
             x = poisson_blend(
                 picture.astype(np.float32) / 255,
                 guide.astype(np.float32) / 255,
@@ -429,9 +394,9 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
                 iterations=params.iterations,
                 rate=params.rate,
             )
-            for pixels, key in zip(_levels(x, picture, hole), batch, strict=True):
+            for pixels, key in zip(_levels(x, picture, hole), keys[batch], strict=True):
                 writer.append(pixels, *key)
-            bar.update(len(batch))
+            bar.update(len(picture))
 
 
 if __name__ == "__main__":

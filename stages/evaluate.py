@@ -10,7 +10,7 @@ blended minus raw, hole by hole, resampled as pairs.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from stages.images.table import Table
+from stages.images.table import KEY, Table
 from stages.metrics import fidelity
 from stages.runs import command
 from stages.runs.errors import InputError
@@ -32,7 +32,7 @@ BINS = ("00-01", "01-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-100")
 ENDS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
 CHUNK = 256  # rows scored at once: bounds memory
 BLOCK = 100  # resamples drawn at once: bounds memory
-KEYS = ("image_id", "path", "kind", "blending", "ratio")  # columns before the metrics
+KEYS = (*KEY, "blending", "ratio")  # columns before the metrics
 DIGITS = 6  # significant digits in the score file
 
 
@@ -48,17 +48,6 @@ class Params:
             raise ValueError(f"lpips: {self.lpips} needs perceptual_weights: imagenet (never random ones)")
 
 
-def match(table: Table, wanted: Sequence[tuple[str, ...]]) -> np.ndarray:
-    """The row of `table` for each (image_id, path) or (image_id, path, kind). Raises InputError for a missing one."""
-    names = ("image_id", "path", "kind")[: len(wanted[0])] if wanted else ()
-    keys = zip(*(table.column(name) for name in names), strict=True)
-    rows = {key: row for row, key in enumerate(keys)}
-    for key in wanted:
-        if key not in rows:
-            raise InputError(f"{table.path}: no row for {' '.join(key[1:])} (image {key[0]}); run `dvc repro`")
-    return np.array([rows[key] for key in wanted], np.int64)
-
-
 def measure(
     raw: Table, blended: Table, truth: Table, holes: Table, lpips: Callable[..., np.ndarray] | None = None
 ) -> dict[str, Any]:
@@ -70,10 +59,10 @@ def measure(
     for table in (blended, truth, holes):
         if table.size != raw.size:
             raise InputError(f"{table.path}: {table.size} pixels, but {raw.path} has {raw.size}; run `dvc repro`")
-    keys = list(zip(*(raw.column(name) for name in KEYS[:3]), strict=True))
+    keys = raw.keys()
     if len(set(keys)) != len(keys) or len(blended) != len(keys):
         raise InputError(f"{blended.path}: not the rows of {raw.path}; remove both and run `dvc repro`")
-    pictures, masks, mixed = match(truth, [key[:2] for key in keys]), match(holes, keys), match(blended, keys)
+    pictures, masks, mixed = truth.find([key[:2] for key in keys]), holes.find(keys), blended.find(keys)
 
     ratio = np.empty(len(keys))
     parts: dict[str, list[dict[str, np.ndarray]]] = {"raw": [], "blended": []}
@@ -88,7 +77,7 @@ def measure(
             perceptual = {"lpips": lpips(output, target)} if lpips else {}
             parts[blending].append(fidelity.score(output, target, hole) | perceptual)
 
-    columns: dict[str, Any] = {name: [key[i] for key in keys] * 2 for i, name in enumerate(KEYS[:3])}
+    columns: dict[str, Any] = {name: [key[i] for key in keys] * 2 for i, name in enumerate(KEY)}
     columns |= {"blending": ["raw"] * len(keys) + ["blended"] * len(keys), "ratio": np.tile(ratio, 2)}
     both = parts["raw"] + parts["blended"]
     return columns | {name: np.concatenate([part[name] for part in both]) for name in both[0]}

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images.table import Table
+from stages.images.table import Key, Table
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -284,18 +284,14 @@ class Shown(NamedTuple):
 
     raw: Table
     blended: Table
-    rows: dict[tuple[str, str, str], tuple[int, int]]
+    rows: dict[Key, tuple[int, int]]
 
 
 def open_system(folders: Folders, system: str) -> Shown:
     raw = Table(folders.inpainted / system / "completed.arrow")
     blended = Table(folders.blended / system / "blended.arrow")
-    places = [{key: row for row, key in enumerate(keyed(table))} for table in (raw, blended)]
+    places = [{key: row for row, key in enumerate(table.keys())} for table in (raw, blended)]
     return Shown(raw, blended, {key: (row, places[1][key]) for key, row in places[0].items() if key in places[1]})
-
-
-def keyed(table: Table) -> Iterable[tuple[str, str, str]]:
-    return zip(table.column("image_id"), table.column("path"), table.column("kind"), strict=True)
 
 
 def sheets(
@@ -306,17 +302,15 @@ def sheets(
         return ""
     opened = {system: open_system(folders, system) for system in systems}
     truth, holes = Table(folders.aligned / dataset / "test.arrow"), Table(folders.masks / dataset / "test.arrow")
-    originals = {key: row for row, key in enumerate(truth.keys())}
-    masked = {key: row for row, key in enumerate(keyed(holes))}
+    masked = set(holes.keys())
     body = ""
     for kind in kinds:
         done = {system: {key for key in shown.rows if key[2] == kind} for system, shown in opened.items()}
         able = [system for system in systems if done[system]]
-        chosen = sorted(masked.keys() & set.intersection(*(done[system] for system in able)))[:count] if able else []
+        chosen = sorted(masked.intersection(*(done[system] for system in able)))[:count] if able else []
         if not chosen:
             continue
-        picture = truth.pictures([originals[key[:2]] for key in chosen])
-        hole = holes.holes([masked[key] for key in chosen])
+        picture, hole = truth.pictures(truth.find([key[:2] for key in chosen])), holes.holes(holes.find(chosen))
         holed = np.where(hole[..., None], np.uint8(255), picture)
         for start in range(0, len(able), SYSTEMS):
             groups = [("truth", [("original", picture), ("hole", holed)])]
@@ -596,11 +590,11 @@ def report(
     scores: Path,
     report: Path,
     params: Params,
-    datasets: dict[str, Any],
-    train_dcgan: dict[str, Any],
-    search: dict[str, Any],
-    infer: dict[str, Any],
-    blend: dict[str, Any],
+    datasets: dict[str, dict[str, Any]],
+    train_dcgan: dict[str, dict[str, Any]],
+    search: dict[str, dict[str, Any]],
+    infer: dict[str, dict[str, Any]],
+    blend: dict[str, dict[str, Any]],
     evaluate: dict[str, Any],
 ) -> None:
     """Write report/index.html and its pictures. Raises InputError for results that params.yaml does not name."""

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from stages.images.holes import keyed_hash
-from stages.images.table import COMPLETED, Table, Writer, writing_pictures
+from stages.images.table import COMPLETED, Key, Table, Writer, writing_pictures
 from stages.runs.errors import InputError
-
-Key = tuple[str, str]  # image_id, path
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Batch:
 
     known: np.ndarray  # uint8 N x H x W x 3, zero under the hole
     hole: np.ndarray  # bool N x H x W, True = missing
-    keys: list[Key]
+    keys: list[Key]  # image_id, path
     kinds: list[str]
 
 
@@ -67,37 +65,33 @@ class Work:
 def select(
     aligned: Path,
     masks: Path,
-    split: str = "test",
     count: int | None = None,
     kinds: Sequence[str] | None = None,
-    seed: int = 0,
 ) -> Work:
-    """The holes of `masks/<split>.arrow` with their pictures of `aligned/<split>.arrow`.
+    """The holes of `masks`/test.arrow with their pictures of `aligned`/test.arrow.
 
     `count` limits the pictures to those of the smallest keyed hash (the same for every system; a
     picture added or withdrawn moves at most one other); `kinds` names the kinds to keep. None
     means all. Raises InputError where the folders do not fit each other, where a kind is unknown,
     and where nothing is left to do.
     """
-    pictures, holes = Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow")
-    homes = {key: row for row, key in enumerate(pictures.keys())}
+    pictures, holes = Table(aligned / "test.arrow"), Table(masks / "test.arrow")
     keys, labels = holes.keys(), holes.column("kind")
     if keys and pictures.size != holes.size:
         raise InputError(f"{holes.path}: holes of {holes.size}, pictures of {pictures.size}; run `dvc repro`")
-    if stray := next((key for key in keys if key not in homes), None):
-        raise InputError(f"{holes.path}: holes for {stray[1]}, which {pictures.path} has not; run `dvc repro`")
     if unknown := sorted(set(kinds or ()) - set(labels)):
         raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
-    chosen = set(sample(list(homes), count, seed))
-    rows = [row for row, key in enumerate(keys) if key in chosen and (kinds is None or labels[row] in kinds)]
+    homes = pictures.find([key[:2] for key in keys])
+    chosen = set(sample(pictures.keys(), count, seed=0))
+    rows = [row for row, key in enumerate(keys) if key[:2] in chosen and (kinds is None or labels[row] in kinds)]
     if not rows:
         raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")
     return Work(
         aligned=pictures,
         holes=holes,
-        picture_rows=np.array([homes[keys[row]] for row in rows], np.int64),
+        picture_rows=homes[rows],
         hole_rows=np.array(rows, np.int64),
-        keys=[keys[row] for row in rows],
+        keys=[keys[row][:2] for row in rows],
         kinds=[labels[row] for row in rows],
     )
 

@@ -1,6 +1,6 @@
 """Pictures and holes as Arrow IPC files, memory-mapped: a batch is read without decoding anything.
 
-A row's key is (`image_id`, `path`), with the hole's `kind` where there is one. Pixels are uint8
+A row's key is (`image_id`, `path`), and the hole's `kind` where there is one. Pixels are uint8
 RGB, H x W x 3; a hole is boolean H x W, True = missing, packed eight pixels to a byte on disk.
 The files hold no time and no order but the writer's, so the same rows give the same bytes.
 """
@@ -18,6 +18,9 @@ import pyarrow as pa
 from stages.runs.errors import InputError
 
 ROWS = 1024  # rows a record batch; fixed, since it shows in the bytes
+
+Key = tuple[str, ...]
+KEY = ("image_id", "path", "kind")  # its columns
 
 LANDMARKS = pa.list_(pa.float32(), 10)  # x, y of five points: eyes, nose, mouth corners, image-left first
 
@@ -94,8 +97,7 @@ def pack(hole: np.ndarray) -> bytes:
 class Table:
     """A memory-mapped file written by `writing_pictures` or `writing_holes`.
 
-    `size` is (height, width). `column(name)` gives a column as a list (landmarks and transforms as
-    float arrays, with NaN for null). Raises InputError where the file is missing or no such table.
+    `size` is (height, width). Raises InputError where the file is missing or no such table.
     """
 
     def __init__(self, path: Path):
@@ -165,6 +167,14 @@ class Table:
         rows = [[np.nan] * 10 if row is None else row for row in self.column("landmarks")]
         return np.asarray(rows, np.float32).reshape(-1, 5, 2)
 
-    def keys(self) -> list[tuple[str, str]]:
-        """(image_id, path) of every row."""
-        return list(zip(self.column("image_id"), self.column("path"), strict=True))
+    def keys(self) -> list[Key]:
+        """(image_id, path) of every row, or (image_id, path, kind) where the table has kinds."""
+        return list(zip(*(self.column(name) for name in KEY if name != "kind" or name in self._columns), strict=True))
+
+    def find(self, keys: Sequence[Key]) -> np.ndarray:
+        """The row of each key, int64. Raises InputError for a key that the table has not."""
+        rows = {key: row for row, key in enumerate(self.keys())}
+        for key in keys:
+            if key not in rows:
+                raise InputError(f"{self.path}: no row for {' '.join(key[1:])} (image {key[0]}); run `dvc repro`")
+        return np.array([rows[key] for key in keys], np.int64)
