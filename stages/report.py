@@ -112,6 +112,13 @@ def filename(*parts: str) -> str:
 # --- Only what params.yaml names ---
 
 
+def refuse_unjoined(completed: set[str], blended: set[str]) -> None:
+    """Raise InputError for a system that is completed and never scored, or the reverse."""
+    for name in sorted(completed ^ blended):
+        section = "blend" if name in completed else "search or infer"
+        raise InputError(f"params.yaml: {section}: no entry '{name}'; every system is completed, blended and scored")
+
+
 def refuse_stale(folders: Folders, datasets: Iterable[str], models: Iterable[str], systems: Iterable[str]) -> None:
     """Raise InputError for results that no entry of params.yaml makes: they would linger in dvc.lock."""
     datasets, models, systems = set(datasets), set(models), set(systems)
@@ -601,6 +608,7 @@ def report(
     folders = Folders(ingested, aligned, masks, models, histories, samples, inpainted, blended, scores)
     trainings = {"train_dcgan": train_dcgan}
     trained = [name for section in trainings.values() for name in section]
+    refuse_unjoined({*search, *infer}, set(blend))
     refuse_stale(folders, datasets, trained, blend)
     report.mkdir()
 

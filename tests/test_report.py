@@ -190,10 +190,20 @@ def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
 )
 def test_leftovers_of_a_removed_entry_are_refused(data, tmp_path, file, section):
     sections = copy.deepcopy(SECTIONS)
-    sections[section].pop(next(iter(sections[section])))
+    name = next(iter(sections[section]))
+    for part in (section, "search") if section == "blend" else (section,):
+        sections[part].pop(name)
     with pytest.raises(InputError, match=rf"rm -r .*{re.escape(str(data / file))}"):
         made(data, tmp_path / "report", sections)
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("section", "lacking"), [("blend", "blend"), ("search", "search or infer")])
+def test_a_system_is_completed_and_blended(data, tmp_path, section, lacking):
+    sections = copy.deepcopy(SECTIONS)
+    sections[section].pop("net")
+    with pytest.raises(InputError, match=f"params.yaml: {lacking}: no entry 'net'"):
+        made(data, tmp_path / "report", sections)
 
 
 def test_without_learned_models_and_test_pictures(tmp_path):
@@ -204,7 +214,8 @@ def test_without_learned_models_and_test_pictures(tmp_path):
     (tmp_path / "scores").mkdir()
     empty = {"overall": {"n": 0}, "ratio": {}}
     (tmp_path / "scores" / "telea.json").write_text(json.dumps(dict.fromkeys(("raw", "blended", "difference"), empty)))
-    sections = {**SECTIONS, "train_dcgan": {}, "search": {}, "blend": {"telea": {"dataset": "faces"}}}
+    sections = {**SECTIONS, "train_dcgan": {}, "search": {}}
+    sections |= {part: {"telea": {"dataset": "faces"}} for part in ("infer", "blend")}
     page = (made(tmp_path, tmp_path / "report", sections) / "index.html").read_text()
     assert "Scores: faces" in page
     assert "Checkpoints" not in page
@@ -236,7 +247,7 @@ def test_random_perceptual_weights_are_said(data, tmp_path):
 
 def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
     sections = copy.deepcopy(SECTIONS)
-    sections["blend"]["new"] = {"dataset": "faces"}
+    sections["infer"]["new"] = sections["blend"]["new"] = {"dataset": "faces"}
     with pytest.raises(InputError, match=r"scores/new\.json: not found"):
         made(data, tmp_path / "one", sections)
     broken = fill(tmp_path / "data")
