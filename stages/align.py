@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass as plain
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,6 +36,7 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "image_id", "path", "split", "status", "landmarks")  # of data/ingested, as they are read
 
 CHUNK = 64  # pictures a task: enough to hide what passing them between processes costs
+CHUNK_BYTES = 8 << 20  # and fewer of large photos: several tasks wait in memory
 FEW = 256  # pictures; below, starting processes costs more than they save
 CLOSEST = 4.0  # px between the eyes; closer ones fix no similarity
 
@@ -178,7 +178,7 @@ def align_together(chunks: Iterable[list[Row]], params: Params, model: Path, nam
 
 
 def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
-    """How many pictures of an ingested folder are kept, and those, in its order, `CHUNK` at a time."""
+    """How many pictures of an ingested folder are kept, and those, in its order, a task's at a time."""
     files = sorted(ingested.glob("*.parquet"))
     try:
         status = [pq.read_table(file, columns=["status"])["status"].to_pylist() for file in files]
@@ -191,8 +191,18 @@ def read_kept(ingested: Path) -> tuple[int, Iterator[list[Row]]]:
     total = sum(value == "kept" for values in status for value in values)
     if not total:
         raise InputError(f"{ingested}: holds no kept picture; run ingest again")
-    rows = (row for file in files for row in _rows(file))
-    return total, iter(lambda: list(islice(rows, CHUNK)), [])
+    return total, _chunks(row for file in files for row in _rows(file))
+
+
+def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK or sum(len(one.data) for one in chunk) >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def _rows(file: Path) -> Iterator[Row]:

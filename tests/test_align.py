@@ -69,6 +69,16 @@ def run(tmp_path, rows, **changes):
     return tmp_path / f"aligned{number}"
 
 
+def test_a_task_holds_few_pictures_and_fewer_of_large_ones(tmp_path, monkeypatch):
+    sizes = [5, 60, 60, 5, 200, 5, 5, 5, 5, 5]
+    source = ingested(tmp_path / "in", [row(b"x" * n, path=f"{i}.png") for i, n in enumerate(sizes)], shard=3)
+    monkeypatch.setattr(stage, "CHUNK", 4)
+    monkeypatch.setattr(stage, "CHUNK_BYTES", 100)
+    total, chunks = stage.read_kept(source)
+    assert total == len(sizes)
+    assert [[len(one.data) for one in chunk] for chunk in chunks] == [[5, 60, 60], [5, 200], [5, 5, 5, 5], [5]]
+
+
 def reasons(folder):
     return {r["path"]: r["reason"] for r in pq.read_table(folder / "rejected.parquet").to_pylist()}
 
