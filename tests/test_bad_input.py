@@ -418,10 +418,10 @@ def test_aligns_worker_processes_end_with_it(number: signal.Signals, data: Path,
     words = line("align", tmp_path, detector_model=data / "no model")
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     scratch = ROOT / ".palimpsest" / "tmp" / f"align@x.{process.pid}"
-    # Its first rows are written when its workers work.
+    # Its first rows are written when its workers work; the tracker of shared memory is a third child.
     wait_for(lambda: any(path.stat().st_size > 10_000 for path in scratch.rglob("*.arrow")), process)
-    workers = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    assert len(workers) >= 2
+    wait_for(lambda: len(children(process.pid)) == 3 and all(map(deaf, children(process.pid))), process)
+    workers = children(process.pid)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr
@@ -432,6 +432,17 @@ def test_aligns_worker_processes_end_with_it(number: signal.Signals, data: Path,
     while any(alive(worker) for worker in workers):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def children(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def deaf(process: int) -> bool:
+    """Whether it ignores Ctrl-C, as a worker does once it has started."""
+    ignored = re.search(r"SigIgn:\s*([0-9a-f]+)", Path(f"/proc/{process}/status").read_text())
+    return bool(ignored and int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
 
 
 def alive(process: int) -> bool:
