@@ -1,0 +1,101 @@
+"""No system may see what it is asked to guess: the whole chain, run twice, once with noise for the truth.
+
+Every test picture has one hole, of another kind each, and everything under it is overwritten in
+aligned/test.arrow. Then every command from search and infer to blend must write the same bytes.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pretend
+import pytest
+import torch
+
+from stages.images import holes, table
+from stages.infer import NETWORKS
+from stages.models.dcgan import Discriminator, Generator
+from stages.runs import checkpoint
+
+ROOT = Path(__file__).parent.parent
+SIZE = 32
+KINDS = ("centre", "random_box", "half", "lines", "strokes", "pixels")
+METHODS = {"dcgan": "exact", "telea": "sobel", "navier_stokes": "coupled", "mean": "exact", "nearest": "exact"}
+PARAMS = {
+    "runtime": {"threads": 1},
+    "search": {"dcgan": {"model": "dcgan", "dataset": "x", "iterations": 5, "starts": 8, "batch": 4}},
+    "infer": {name: {"network": name, "dataset": "x"} for name in NETWORKS},
+    "blend": {name: {"dataset": "x", "method": method, "iterations": 20} for name, method in METHODS.items()},
+}
+
+
+def write_checkpoint(path: Path) -> None:
+    torch.manual_seed(0)
+    shape = {"size": SIZE, "latent": 16, "width": 8, "kernel": 5}
+    parts = {"generator": Generator(**shape), "discriminator": Discriminator(SIZE, 8, 5)}
+    tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
+    checkpoint.save(path, tensors, {"network": "dcgan", "arguments": shape, "params": {"prior": "uniform"}})
+
+
+def write_tables(home: Path, noisy: bool) -> None:
+    (home / "aligned").mkdir(parents=True)
+    (home / "masks").mkdir()
+    drawn = [holes.draw(kind, SIZE, holes.keyed_rng(0, kind)) for kind in KINDS]
+    rng = np.random.default_rng(5)
+    for split, first in (("train", 100), ("val", 200), ("test", 0)):
+        with (
+            table.writing_pictures(home / "aligned" / f"{split}.arrow", (SIZE, SIZE), table.ALIGNED) as pictures,
+            table.writing_holes(home / "masks" / f"{split}.arrow", (SIZE, SIZE)) as masks,
+        ):
+            for number, (kind, hole) in enumerate(zip(KINDS, drawn, strict=True), first):
+                picture = pretend.picture(number, SIZE)
+                if noisy and split == "test":
+                    picture[hole] = rng.integers(0, 256, (hole.sum(), 3), np.uint8)
+                pictures.append(picture, *pretend.key(number), [1.0, 0, 0, 0, 1, 0], None)
+                masks.append(table.pack(hole), *pretend.key(number), kind, float(hole.mean()))
+
+
+def run(home: Path, stage: str, name: str, **paths: Path) -> None:
+    tables = {"params": home / "params.yaml", "aligned": home / "aligned", "masks": home / "masks"}
+    words = [f"--{option}={path}" for option, path in {**tables, **paths}.items()]
+    environment = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", f"stages.{stage}", name, *words]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The chain on the true pictures and on those with noise under the holes."""
+    homes = tmp_path_factory.mktemp("true"), tmp_path_factory.mktemp("noisy")
+    for home in homes:
+        write_checkpoint(home / "dcgan.safetensors")
+        write_tables(home, noisy=home is homes[1])
+        (home / "params.yaml").write_text(json.dumps(PARAMS))
+        for name in METHODS:
+            inpainted = home / "inpainted" / name
+            stage, model = ("search", {"model": home / "dcgan.safetensors"}) if name == "dcgan" else ("infer", {})
+            run(home, stage, name, inpainted=inpainted, **model)
+            run(home, "blend", name, inpainted=inpainted, blended=home / "blended" / name)
+    return homes
+
+
+def test_the_noise_lies_under_every_hole(chains: tuple[Path, Path]) -> None:
+    """Else the next test would prove nothing."""
+    true, noisy = (table.Table(home / "aligned" / "test.arrow").pictures() for home in chains)
+    hole = table.Table(chains[0] / "masks" / "test.arrow").holes()
+    changed = (true != noisy).any(axis=3)
+    assert not changed[~hole].any()
+    assert (changed.sum(axis=(1, 2)) > 0.9 * hole.sum(axis=(1, 2))).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_truth_under_the_hole_changes_no_byte(name: str, chains: tuple[Path, Path]) -> None:
+    true, noisy = (
+        {path.relative_to(home): path.read_bytes() for path in home.glob(f"*ed/{name}/*")} for home in chains
+    )
+    assert {path.name for path in true} >= {"completed.arrow", "guide.arrow", "blended.arrow"}
+    assert true == noisy
