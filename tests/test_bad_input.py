@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
+from test_sources import bomb
 
 from stages import align, blend, evaluate, infer, ingest, mask, report, search, train_dcgan
 from stages.images import table
@@ -152,6 +153,48 @@ def test_a_device_that_is_not_here() -> None:
     for device in ("banana", "cuda:99"):
         with pytest.raises(InputError, match=rf"^params\.yaml: runtime\.device: {device}: .*\Z"):
             training.prepare(Runtime(device=device, threads=1))
+
+
+# ---- pictures, through the command ---------------------------------------------------------------------------------
+
+
+def test_every_odd_picture_is_kept_or_rejected_and_none_is_lost(tmp_path: Path) -> None:
+    """The decoder's own tests are in test_sources.py; here each kind goes through the stage, next to the others."""
+    root, colour = tmp_path / "root", Image.fromarray(pretend.picture(1, 40))
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, (name, mode) in enumerate({"grey": "L", "palette": "P", "cmyk": "CMYK", "alpha": "RGBA"}.items(), 2):
+        kind = "tif" if mode == "CMYK" else "png"
+        Image.fromarray(pretend.picture(number, 40)).convert(mode).save(root / f"{name}.{kind}")
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40).save(root / "16-bit.png")
+    colour.crop((0, 0, 40, 30)).save(root / "turned.jpg", exif=exif)
+    colour.save(root / "a name\nof two lines, Žofie 日本.png")
+    whole = (root / "turned.jpg").read_bytes()
+    (root / "cut.jpg").write_bytes(whole[:-100])  # behind its header
+    (root / "empty.png").touch()
+    (root / "text.jpg").write_text("I am no picture")
+    (root / "bomb.png").write_bytes(bomb())
+    colour.resize((1, 1)).save(root / "speck.png")
+    colour.rotate(90).save(tmp_path / "elsewhere.png")
+    (root / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    (tmp_path / "tombstones").touch()
+    write_params(tmp_path)
+
+    done = run(line("ingest", tmp_path), tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    rows = {row["path"]: row for row in pq.read_table(tmp_path / "ingested").to_pylist()}
+    assert set(rows) == {path.name for path in root.iterdir()}
+    assert {path: row["reason"] for path, row in rows.items() if row["status"] == "rejected"} == {
+        "cut.jpg": "truncated",
+        "empty.png": "empty file",
+        "text.jpg": "not a picture",
+        "bomb.png": "too large: 30000 x 30000",
+        "speck.png": "too small: 1 x 1",
+        "link.png": "outside the root (symlink)",
+    }
+    assert (rows["turned.jpg"]["width"], rows["turned.jpg"]["height"]) == (30, 40)
 
 
 # ---- files that are not what a stage expects ----------------------------------------------------------------------
