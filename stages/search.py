@@ -39,7 +39,7 @@ class Params:
     batch: Annotated[int, Field(ge=1)] = 32  # pictures searched at once
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures to complete; null: all
     kinds: tuple[str, ...] | None = None  # kinds of hole; null: all of datasets.<dataset>.mask
-    seed: int = 3
+    seed: Annotated[int, Field(ge=0)] = 3  # of the random starts
 
     def __post_init__(self) -> None:
         if self.window % 2 == 0:

@@ -36,7 +36,7 @@ class Params:
     flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
     mirror: bool = True  # half of the pictures mirrored
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged generator; 0: no average
-    seed: int = 1
+    seed: Annotated[int, Field(ge=0)] = 1
     log_every: Annotated[int, Field(ge=1)] = 10  # steps a row of history
     sample_every: Annotated[int, Field(ge=1)] = 200  # steps a sample sheet
     save_every: Annotated[int, Field(ge=1)] = 100  # steps between states for resuming
@@ -60,14 +60,13 @@ def train_dcgan(
     """
     import torch
 
-    from stages.images.table import Table
     from stages.images.tensors import to_tensor
     from stages.losses.adversarial import discriminator_loss, generator_loss, noisy_labels
     from stages.models.dcgan import Discriminator, Generator, sample_prior
     from stages.runs import checkpoint, record, training
 
     device = training.prepare(runtime)
-    table = Table(aligned / "train.arrow")
+    table = training.training_split(aligned, f"train_dcgan.{name}.dataset")
     sampler = training.Sampler(len(table), params.batch, params.seed)
     size = table.size[0]
     with torch.random.fork_rng(devices=[]):

@@ -101,6 +101,7 @@ def _run(
     for option, path in given.items():
         if not path.exists():
             raise InputError(f"{path}: not found (--{option.replace('_', '-')}); mend the path, or run `dvc repro`")
+    read = {path.as_posix(): record.digest(path) for path in given.values()}  # now, not what lies there afterwards
     wanted = {option: getattr(arguments, option) for option in outputs}
     for path in wanted.values():
         _check_room(path)
@@ -114,7 +115,7 @@ def _run(
 
     _publish({draft: wanted[option] for option, draft in drafts.items()})
     facts = {
-        "inputs": {path.as_posix(): record.digest(path) for path in given.values()},
+        "inputs": read,
         "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
         "params": {dotted.format(name=name): _plain(built[parameter]) for parameter, dotted in sections.items()},
         "code": record.code_digest(),

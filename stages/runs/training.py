@@ -48,6 +48,7 @@ def prepare(runtime: Runtime) -> torch.device:
     try:
         device = torch.device(runtime.device)
         torch.empty(1, device=device)
+        torch.autocast(device.type, torch.bfloat16)  # `meta` is a device too, and computes nothing
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"params.yaml: runtime.device: {runtime.device}: {str(error).splitlines()[0]}") from None
     return device
@@ -69,6 +70,16 @@ def generator(seed: int, *keys: int) -> torch.Generator:
     )
 
 
+def training_split(aligned: Path, key: str) -> Table:
+    """The training pictures of a dataset; `key` is the parameter that names it. Raises InputError if there are none."""
+    from stages.images.table import Table
+
+    table = Table(aligned / "train.arrow")
+    if not len(table):
+        raise InputError(f"{table.path}: holds no training pictures; name a dataset with use: train in {key}")
+    return table
+
+
 class Sampler:
     """Batches of row numbers: every picture once an epoch, in an order keyed by (seed, epoch).
 
@@ -77,8 +88,6 @@ class Sampler:
     """
 
     def __init__(self, count: int, batch: int, seed: int):
-        if not count:
-            raise InputError("there are no training pictures: see why in the report's list of rejected ones")
         self.count, self.batch, self.seed = count, batch, seed
         self.seen = np.zeros(count, bool)
         self._orders: dict[int, np.ndarray] = {}
