@@ -167,9 +167,9 @@ def test_only_what_depends_on_a_change_runs_again(built: tuple[Path, dict, list[
     lock = (home / "dvc.lock").read_bytes()
 
     changed = json.loads(json.dumps(params))
-    changed["blend"]["telea"] |= {"method": "sobel", "iterations": 3}
+    changed["blend"]["dcgan"] |= {"method": "sobel", "iterations": 3}
     write_params(home, changed)
-    assert set(repro(home)) == {"blend@telea", "evaluate@telea", "report"}
+    assert set(repro(home)) == {"blend@dcgan", "evaluate@dcgan", "report"}
 
     write_params(home, params)
     assert repro(home) == [], "what was made before comes from DVC's cache"
