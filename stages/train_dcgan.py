@@ -1,7 +1,7 @@
 """Train a DCGAN with the tricks of report 1, each a parameter (Radford et al. 2016; Goodfellow et al. 2014).
 
-The generator is trained by the non-saturating loss; the discriminator's labels are smoothed at
-random and now and then flipped. What is saved is a moving average of the generator's weights
+By default the generator's loss is the non-saturating one, and the discriminator's labels are smoothed
+at random and now and then flipped. What is saved is a moving average of the generator's weights
 (`ema`; 0 saves the last weights, as the reports did) and the discriminator, both for latent search.
 """
 
@@ -32,6 +32,7 @@ class Params:
     rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's, for the generator
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
+    saturating: bool = False  # the generator minimises log(1 - D); report 1 maximised log D
     smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
     flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
     mirror: bool = True  # half of the pictures mirrored
@@ -121,7 +122,7 @@ def train_dcgan(
             discriminator.requires_grad_(False)
             with training.autocast(runtime, device):
                 verdict = discriminator(fake)
-            g_loss = generator_loss(verdict.float())
+            g_loss = generator_loss(verdict.float(), params.saturating)
             g_adam.zero_grad()
             g_loss.backward()
             g_adam.step()

@@ -98,6 +98,8 @@ def test_adversarial_losses_by_hand() -> None:
     assert total.item() == pytest.approx(parts["d_real"].item() + parts["d_fake"].item())
     non_saturating = (-math.log(0.5) - math.log(1 / (1 + math.exp(-2)))) / 2
     assert generator_loss(fake).item() == pytest.approx(non_saturating, abs=1e-6)
+    saturating = (math.log(0.5) + math.log(1 - 1 / (1 + math.exp(-2)))) / 2
+    assert generator_loss(fake, saturating=True).item() == pytest.approx(saturating, abs=1e-6)
 
 
 def test_noisy_labels_lie_in_report_1s_ranges() -> None:

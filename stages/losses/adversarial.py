@@ -37,6 +37,10 @@ def discriminator_loss(
     return parts["d_real"] + parts["d_fake"], parts
 
 
-def generator_loss(fake: Tensor) -> Tensor:
-    """The non-saturating form, max log D(G(z)): mean of softplus(-logit) over the N logits."""
-    return F.softplus(-fake).mean()
+def generator_loss(fake: Tensor, saturating: bool = False) -> Tensor:
+    """The generator's loss from its N logits, a mean.
+
+    Non-saturating, max log D(G(z)): softplus(-logit), which report 1 trained by. Saturating,
+    Goodfellow et al. 2014, eq. 1: min log(1 - D(G(z))), which is -softplus(logit).
+    """
+    return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
