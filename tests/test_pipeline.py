@@ -61,10 +61,10 @@ def small_params(pictures: Path) -> dict:
 
 
 def checkout(home: Path, params: dict) -> Path:
-    """A fresh repository with the working tree's files, no cache and no lock."""
+    """A fresh repository with the working tree's files, no cache, and neither lock nor scores of the default."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
-        if name != "dvc.lock" and (ROOT / name).is_file():
+        if name != "dvc.lock" and not name.startswith("data/scores/") and (ROOT / name).is_file():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, home / name)
     write_params(home, params)
