@@ -132,5 +132,6 @@ def test_altered_code_in_a_git_worktree_is_the_code_that_runs(tmp_path: Path) ->
             cwd=tree, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert by_file.returncode != 0
+        assert "from the project's root" in by_file.stderr or "No module named 'stages'" in by_file.stderr
     finally:
         git("worktree", "remove", "--force", str(tree))
