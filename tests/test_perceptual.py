@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stages.metrics import perceptual
+from stages.models import imagenet
 from stages.runs.errors import InputError
 
 WEIGHTS, FILE = "SqueezeNet1_1_Weights.IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth"  # the smallest of the three
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 def cache(tmp_path, monkeypatch) -> Path:
     """An empty torch.hub cache, with downloads going to a port where nobody answers."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:9/{FILE}")
+    monkeypatch.setattr(imagenet, "address", lambda _: f"http://127.0.0.1:9/{FILE}")
     return tmp_path / "checkpoints"
 
 
@@ -47,7 +48,7 @@ def plant(cache: Path, data: bytes) -> None:
 
 def know(monkeypatch, data: bytes) -> None:
     """Take `data` for the known weights."""
-    monkeypatch.setitem(perceptual.BACKBONES, "squeeze", (WEIGHTS, hashlib.sha256(data).hexdigest()))
+    monkeypatch.setitem(imagenet.WEIGHTS, "squeezenet1_1", (WEIGHTS, hashlib.sha256(data).hexdigest()))
 
 
 def pictures(seed: int, count: int = 3) -> np.ndarray:
@@ -55,9 +56,9 @@ def pictures(seed: int, count: int = 3) -> np.ndarray:
 
 
 def test_the_fixed_digests_begin_as_torchvisions_file_names_say():
-    for weights, sha256 in perceptual.BACKBONES.values():
+    for weights, sha256 in imagenet.WEIGHTS.values():
         assert len(sha256) == 64
-        assert perceptual.address(weights).removesuffix(".pth").rsplit("-", 1)[1] == sha256[:8]
+        assert imagenet.address(weights).removesuffix(".pth").rsplit("-", 1)[1] == sha256[:8]
 
 
 def test_lpips_is_the_packages_own(cache, backbone, monkeypatch):
@@ -133,9 +134,9 @@ def test_missing_weights_name_the_command(cache):
 def test_a_silent_server_is_given_up(cache, monkeypatch):
     import socket
 
-    monkeypatch.setattr(perceptual, "TIMEOUT", 0.2)
+    monkeypatch.setattr(imagenet, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:{silent.getsockname()[1]}/{FILE}")
+        monkeypatch.setattr(imagenet, "address", lambda _: f"http://127.0.0.1:{silent.getsockname()[1]}/{FILE}")
         with pytest.raises(InputError, match="timed out"):
             perceptual.Lpips("squeeze", CPU)
 
@@ -156,7 +157,7 @@ def test_missing_weights_are_downloaded_once(cache, backbone, tmp_path, monkeypa
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        monkeypatch.setattr(perceptual, "address", lambda _: f"http://127.0.0.1:{server.server_port}/{FILE}")
+        monkeypatch.setattr(imagenet, "address", lambda _: f"http://127.0.0.1:{server.server_port}/{FILE}")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for _ in range(2):
             perceptual.Lpips("squeeze", CPU)

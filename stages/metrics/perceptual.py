@@ -1,43 +1,28 @@
-"""LPIPS (Zhang et al. 2018, eq. 1), and ImageNet weights loaded so that a planted file runs nothing.
+"""LPIPS (Zhang et al. 2018, eq. 1).
 
-The backbones' weights are torchvision's, from its cache or its address; the linear layers ship
-inside the `lpips` package. Every file's sha256 is fixed here and checked before the bytes are
-read by torch's restricted unpickler; lpips' and torchvision's own loaders, which check
-nothing of what they find in the cache, are never called. LPIPS is never computed from random weights.
+The backbones' weights are torchvision's; the linear layers ship inside the `lpips` package, and their
+sha256 are fixed here. lpips' own loaders, which check nothing, are never called. LPIPS is never
+computed from random weights.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import urllib.request
 import warnings
-from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.runs.errors import InputError
+from stages.models.imagenet import imagenet, read
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TIMEOUT = 10  # seconds without an answer, after which a download is given up
 BATCH = 64  # pictures at once: 7 times as fast as one by one
 
-# torchvision's weights and the sha256 of their files, which carry its first 8 digits in their names.
-BACKBONES = {
-    "alex": ("AlexNet_Weights.IMAGENET1K_V1", "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"),
-    "squeeze": (
-        "SqueezeNet1_1_Weights.IMAGENET1K_V1",
-        "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-    ),
-    "vgg": ("VGG16_Weights.IMAGENET1K_V1", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
-}
+BACKBONES = {"alex": "alexnet", "squeeze": "squeezenet1_1", "vgg": "vgg16"}  # lpips' names and torchvision's
 # lpips/weights/v0.1/<net>.pth of lpips 0.1.4.
 LINEAR = {
     "alex": "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -57,8 +42,8 @@ class Lpips:
         import torch
 
         linear = Path(str(resources.files(lpips))) / "weights" / "v0.1" / f"{net}.pth"
-        weights = _read(linear, LINEAR[net], "reinstall it: pip install --force-reinstall --no-deps lpips==0.1.4")
-        backbone = imagenet(*BACKBONES[net])
+        weights = read(linear, LINEAR[net], "reinstall it: pip install --force-reinstall --no-deps lpips==0.1.4")
+        backbone = imagenet(BACKBONES[net])
         with warnings.catch_warnings(), torch.device("meta"):  # nothing is drawn at random, nothing is loaded
             warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
             network = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
@@ -88,57 +73,3 @@ class Lpips:
         import torch
 
         return torch.from_numpy(pictures).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def address(weights: str) -> str:
-    """Where torchvision has the file of some weights; its last part is the file's name in the cache."""
-    from torchvision.models import get_weight
-
-    return get_weight(weights).url
-
-
-def imagenet(weights: str, sha256: str) -> dict[str, Tensor]:
-    """The state dict of one of torchvision's weight files, from its cache or else downloaded into it.
-
-    Raises InputError, with the command that mends it, where the file is missing and cannot be
-    downloaded, or where its sha256 is another.
-    """
-    import torch
-
-    source = address(weights)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / source.rsplit("/", 1)[1]
-    fetch = f"curl -L --create-dirs -o '{path}' {source}"
-    if not path.exists():
-        try:
-            _download(source, path)
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(
-                f"{path}: ImageNet weights are not here and could not be downloaded ({reason}); get them: {fetch}"
-            ) from None
-    return _read(path, sha256, f"get it again: {fetch}")
-
-
-def _read(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
-    """The tensors in a file of torch's, whose bytes must have this sha256."""
-    import torch
-
-    data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise InputError(f"{path}: not the known weights (sha256 {found[:16]}..., not {sha256[:16]}...); {remedy}")
-    # From the bytes that were checked, not from the file, which could have changed since.
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _download(source: str, path: Path) -> None:
-    """Fetch `source` into `path`, which appears whole or not at all. Raises OSError or HTTPException."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with urllib.request.urlopen(source, timeout=TIMEOUT) as answer, draft.open("wb") as file:
-            while block := answer.read(1 << 20):
-                file.write(block)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
