@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from stages.images import table
+from stages.images.examples import Sampler
 from stages.runs import checkpoint
 from stages.runs.errors import InputError
-from stages.runs.training import Sampler
 
 STEPS = 40
 OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}

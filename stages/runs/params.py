@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -19,6 +19,10 @@ SECTIONS = (
     "draw",
     "datasets",
     "train_dcgan",
+    "train_autoencoder",
+    "train_partial_conv",
+    "train_context_encoder",
+    "train_dmfn",
     "search",
     "infer",
     "blend",
@@ -40,12 +44,29 @@ class Runtime:
     device: str = "cpu"  # a torch device: cpu, cuda, cuda:1
     threads: int = 2  # torch's intra-op threads; 1 and 2 give different bytes
     precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay float32)
+    devices: int = 1  # processes that train together, one a device; for training alone
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError("threads must be at least 1")
+        if self.threads < 1 or self.devices < 1:
+            raise ValueError("threads and devices must be at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError("precision must be fp32 or bf16")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """What every training stage is told; each stage's `Params` adds its own."""
+
+    dataset: str  # the dataset whose training split it learns
+    steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
+    batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices
+    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged network that is saved; 0: the last weights
+    mirror: bool = True  # half of the pictures mirrored
+    seed: Annotated[int, Field(ge=0)] = 1
+    log_every: Annotated[int, Field(ge=1)] = 10  # steps a row of history
+    sample_every: Annotated[int, Field(ge=1)] = 200  # steps a sample sheet
+    save_every: Annotated[int, Field(ge=1)] = 100  # steps between states for resuming
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every training stage shares: exact resume, history, sample sheets, members, clean endings.
+"""What every training stage shares: devices, exact resume, history, sample sheets, members, clean endings.
 
 Randomness is keyed by (seed, step) and the order of pictures by (seed, epoch), so that nothing
 random has to be saved: a training that was killed goes on from its last state and ends in the same
@@ -9,31 +9,37 @@ fingerprint of everything that the result depends on.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import functools
 import hashlib
 import io
 import math
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from stages.images.table import Table
 from stages.runs import checkpoint, record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from stages.images.table import Table
-    from stages.runs.params import Runtime
+    from stages.images.examples import Sampler
+    from stages.runs.params import Runtime, Training
+
+    Module = TypeVar("Module", bound=nn.Module)
 
 STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimpsest/state
 
@@ -70,85 +76,194 @@ def generator(seed: int, *keys: int) -> torch.Generator:
     )
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights drawn inside depend on `seed` alone, and disturb no other draw."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def training_split(aligned: Path, key: str) -> Table:
     """The training pictures of a dataset; `key` is the parameter that names it. Raises InputError if there are none."""
-    from stages.images.table import Table
-
     table = Table(aligned / "train.arrow")
     if not len(table):
         raise InputError(f"{table.path}: holds no training pictures; name a dataset with use: train in {key}")
     return table
 
 
-class Sampler:
-    """Batches of row numbers: every picture once an epoch, in an order keyed by (seed, epoch).
+class Team:
+    """The processes that train together, one a device; most often there is one.
 
-    A last batch that would be short takes its missing rows from the next epoch. `seen` marks every
-    row ever handed out.
+    Each takes its part of every batch; `wrap` makes their gradients those of the whole batch
+    (Lightning Fabric's distributed data parallel). Losses and statistics over a batch are each
+    process's own: batch normalisation is joined on GPUs, where torch can.
     """
 
-    def __init__(self, count: int, batch: int, seed: int):
-        self.count, self.batch, self.seed = count, batch, seed
-        self.seen = np.zeros(count, bool)
-        self._orders: dict[int, np.ndarray] = {}
+    def __init__(self, runtime: Runtime, fabric: Any = None):
+        self.runtime, self._fabric = runtime, fabric
+        chosen = prepare(runtime)
+        self.rank: int = fabric.global_rank if fabric else 0
+        self.size: int = fabric.world_size if fabric else 1
+        self.device: torch.device = fabric.device if fabric else chosen
 
-    def rows(self, step: int) -> np.ndarray:
-        """The row numbers (int64, `batch` of them) of a step, counted from 0."""
-        places = np.arange(step * self.batch, (step + 1) * self.batch)
-        epochs, offsets = np.divmod(places, self.count)
-        for epoch in {int(epoch) for epoch in epochs} - set(self._orders):
-            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-        rows = np.array([self._orders[int(epoch)][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
-        self.seen[rows] = True
-        return rows
+    def autocast(self) -> torch.autocast:
+        return autocast(self.runtime, self.device)
+
+    def place(self, module: Module) -> Module:
+        """`module` on the device, channels last in memory, in training mode."""
+        import torch
+
+        if self.size > 1 and self.device.type == "cuda":
+            module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return module.to(self.device).to(memory_format=torch.channels_last).train()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """What to call for passes that train `module`; `module` itself on one device."""
+        return self._fabric.setup_module(module, move_to_device=False) if self._fabric else module
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of something that has one row a picture of the whole batch."""
+        return batch[self.rank :: self.size].to(self.device)
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean over the processes, number by number."""
+        if not self._fabric:
+            return list(values)
+        import torch
+
+        return self._fabric.all_reduce(torch.tensor(values, device=self.device)).tolist()
+
+    def barrier(self) -> None:
+        if self._fabric:
+            self._fabric.barrier()
+
+
+def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *arguments: Any) -> Callable[[], None]:
+    """`function(team, *arguments)`, in this process or in `runtime.devices` new ones; what the first returned.
+
+    Signals are passed on: each process ends its step, the state is saved, and this one leaves as asked.
+    """
+    if runtime.devices == 1:
+        return function(Team(runtime), *arguments)
+    prepare(runtime)
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    fabric = Fabric(
+        accelerator="gpu" if runtime.device.startswith("cuda") else "cpu",
+        devices=runtime.devices,
+        # Buffers, the running statistics, are the first process's; sent about, they would break a second backward.
+        strategy=DDPStrategy(start_method="spawn", broadcast_buffers=False),
+    )
+
+    def pass_on(signum: int, frame: object) -> None:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signum)  # type: ignore[arg-type]
+
+    handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        outcome: Any = fabric.launch(_one_of_many, runtime, function, *arguments)  # type: ignore[arg-type]
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _one_of_many(fabric: Any, runtime: Runtime, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(Team(runtime, fabric), *arguments)
+    except (InputError, KeyboardInterrupt, SystemExit) as ending:  # all processes come here together
+        return ending
+
+
+class Outputs(NamedTuple):
+    """What a training stage writes."""
+
+    model: Path
+    members: Path
+    history: Path
+    samples: Path
 
 
 class Run:
-    """One training: its state folder, history and samples.
+    """One training: its state folder, history and samples, and at last its outputs.
 
-    `parts` are the modules and optimisers whose state makes the run; `inputs` is everything that
-    the result depends on (params, data digest, runtime), to which code and torch version are added.
-    Use as a context; iterate over `steps(total)`, and call `log` once a step.
+    `parts` are the modules and optimisers whose state makes the run. The checkpoint says what made
+    it: `network` (a file of stages/models), its constructor's `arguments`, the parameters and the data.
+    Use as a context; iterate over `steps()`, and call `log` once a step.
     """
 
     def __init__(
-        self, name: str, parts: Mapping[str, Any], sampler: Sampler, inputs: Mapping[str, Any], save_every: int
+        self,
+        name: str,
+        network: str,
+        arguments: Mapping[str, Any],
+        params: Training,
+        runtime: Runtime,
+        aligned: Path,
+        parts: Mapping[str, Any],
+        sampler: Sampler,
+        team: Team,
     ):
         import torch
 
-        self.name, self.parts, self.sampler, self.save_every = name, parts, sampler, save_every
-        facts = {"name": name, "inputs": inputs, "code": record.code_digest(), "torch": torch.__version__}
+        if params.batch % team.size:
+            raise InputError(f"params.yaml: batch: {params.batch} is no multiple of runtime.devices: {team.size}")
+        self.name, self.params, self.parts, self.sampler, self.team = name, params, parts, sampler, team
+        self.table = Table(aligned / "train.arrow")
+        self.inputs = {
+            "network": network,
+            "arguments": dict(arguments),
+            "params": dataclasses.asdict(params),
+            "runtime": dataclasses.asdict(runtime),
+            "data": record.digest(self.table.path),
+        }
+        facts = {"name": name, "inputs": self.inputs, "code": record.code_digest(), "torch": torch.__version__}
         self.fingerprint = hashlib.sha256(record.canonical(facts).encode()).hexdigest()[:24]
         self.folder = Path(os.environ.get(STATE, ".palimpsest/state")) / f"{name}-{self.fingerprint}"
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._window: list[dict[str, float]] = []  # the steps since the last row of history
-        self._stop: int | None = None
+        self._stop: int = 0
 
     def __enter__(self) -> Self:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.folder.parent / f"{self.name}.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{self.name}: waiting for another training of this name to end", file=sys.stderr)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        if self.team.rank == 0:
+            self._lock()
+            (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        self.team.barrier()
         self._handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         self._load()
-        print(f"{self.name}: step {self.step}; samples and history while it trains: {self.folder}", file=sys.stderr)
+        self._say(f"step {self.step}; samples and history while it trains: {self.folder}")
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        self._lock.close()
+        if self.team.rank == 0:
+            self._locked.close()
+
+    def _say(self, words: str) -> None:
+        if self.team.rank == 0:
+            print(f"{self.name}: {words}", file=sys.stderr)
+
+    def _lock(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._locked = (self.folder.parent / f"{self.name}.lock").open("w")
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._say("waiting for another training of this name to end")
+            fcntl.flock(self._locked, fcntl.LOCK_EX)
 
     def _ask_to_stop(self, signum: int, frame: object) -> None:
         self._stop = signum
 
-    def steps(self, total: int) -> Iterator[int]:
+    def steps(self) -> Iterator[int]:
         """The steps still to do, counted from 0, with a progress bar.
 
         State is saved every `save_every` steps, and when SIGINT or SIGTERM arrives: the step in
@@ -156,38 +271,40 @@ class Run:
         """
         from tqdm import tqdm
 
-        with tqdm(total=total, initial=self.step, desc=self.name, unit="step", mininterval=2) as bar:
+        total, hidden = self.params.steps, self.team.rank > 0
+        with tqdm(total=total, initial=self.step, desc=self.name, unit="step", mininterval=2, disable=hidden) as bar:
             while self.step < total:
                 yield self.step
                 self.step += 1
                 bar.update()
                 if self.history and not self._window:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.history[-1].items() if k != "step"}, refresh=False)
-                if self._stop is not None:
+                if stop := max(self.team.mean([self._stop])):  # all stop at one step, whoever was asked
                     self._save()
-                    if self._stop == signal.SIGINT:
+                    if stop == signal.SIGINT or self._stop == signal.SIGINT:
                         raise KeyboardInterrupt
-                    raise SystemExit(128 + self._stop)
-                if self.step % self.save_every == 0 and self.step < total:
+                    raise SystemExit(128 + signal.SIGTERM)
+                if self.step % self.params.save_every == 0 and self.step < total:
                     self._save()
 
-    def log(self, parts: Mapping[str, Tensor], every: int) -> None:
-        """Keep this step's loss parts; every `every` steps their means become a row of history.
+    def log(self, parts: Mapping[str, Tensor]) -> None:
+        """Keep this step's loss parts; every `log_every` steps their means become a row of history.
 
         Raises InputError that names every part that is not finite: training stops there.
         """
-        values = {name: value.item() for name, value in parts.items()}
+        values = dict(zip(parts, self.team.mean([value.item() for value in parts.values()]), strict=True))
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise InputError(
                 f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the rate or use fp32"
             )
         self._window.append(values)
-        if (self.step + 1) % every == 0:
+        if (self.step + 1) % self.params.log_every == 0:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
             self.history.append({"step": self.step + 1, **means})
             self._window.clear()
-            (self.folder / "history.csv").write_text(self.history_csv())
+            if self.team.rank == 0:
+                (self.folder / "history.csv").write_text(self.history_csv())
 
     def history_csv(self) -> str:
         """The history as CSV, values to 6 significant digits."""
@@ -196,24 +313,36 @@ class Run:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(names)
         for row in self.history:
-            writer.writerow([f"{row[name]:.6g}" for name in names])
+            writer.writerow([f"{row[name]:.6g}" if name in row else "" for name in names])
         return text.getvalue()
 
-    def sheet(self, pictures: Tensor, columns: int = 8) -> None:
-        """Save N x 3 x H x W pictures in [-1, 1] as one PNG of this step."""
+    def sheet_due(self) -> bool:
+        """Whether this step is one of every `sample_every`, or the last; for the first process alone."""
+        done = self.step + 1
+        return self.team.rank == 0 and (done % self.params.sample_every == 0 or done == self.params.steps)
+
+    def sheet(self, rows: Sequence[Tensor]) -> None:
+        """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step."""
+        import torch
         from torchvision.utils import save_image
 
         path = self.folder / "samples" / f"{self.step + 1:07d}.png"
-        save_image((pictures.float().cpu() + 1) / 2, path, nrow=columns, padding=1)
+        pictures = torch.cat([row.float().cpu() for row in rows])
+        save_image((pictures + 1) / 2, path, nrow=len(rows[0]), padding=1)
 
-    def finish(self, history: Path, samples: Path) -> Callable[[], None]:
-        """Hand over history and sample sheets; returns what forgets the state.
+    def finish(self, outputs: Outputs, networks: Mapping[str, nn.Module]) -> Callable[[], None]:
+        """Write checkpoint (each network under its name), members, history and samples.
 
-        That is for `command` to call once the outputs are in place: a kill before then loses no step.
+        Returns what forgets the state, for `command` to call once the outputs are in place: a kill
+        before then loses no step.
         """
         self._save()
-        history.write_text(self.history_csv())
-        shutil.copytree(self.folder / "samples", samples)
+        if self.team.rank == 0:
+            inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
+            tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
+            checkpoint.save(outputs.model, tensors, inputs)
+            outputs.history.write_text(self.history_csv())
+            shutil.copytree(self.folder / "samples", outputs.samples)
         return functools.partial(shutil.rmtree, self.folder)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -228,8 +357,9 @@ class Run:
         return tensors
 
     def _save(self) -> None:
-        progress = {"step": self.step, "history": self.history, "window": self._window}
-        checkpoint.save(self.folder / "state.safetensors", self._tensors(), progress)
+        if self.team.rank == 0:
+            progress = {"step": self.step, "history": self.history, "window": self._window}
+            checkpoint.save(self.folder / "state.safetensors", self._tensors(), progress)
 
     def _load(self) -> None:
         path = self.folder / "state.safetensors"
@@ -259,7 +389,12 @@ def write_members(path: Path, table: Table, seen: np.ndarray) -> str:
     return record.digest(path)
 
 
-def average(average: torch.nn.Module, module: torch.nn.Module, decay: float) -> None:
+def decay(ema: float, step: int) -> float:
+    """The average's decay at a step: lower at first, or it would keep the untrained weights for long."""
+    return min(ema, (1 + step) / (10 + step)) if ema else 0.0
+
+
+def average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move every weight and buffer of `average` to decay * itself + (1 - decay) * `module`'s, in place."""
     import torch
 

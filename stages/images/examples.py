@@ -1,0 +1,102 @@
+"""What a network learns from: training pictures, each with a hole drawn afresh.
+
+Everything random is keyed by (seed, step, place in the batch), and the order of pictures by
+(seed, epoch): nothing has to be saved, and several processes that share a batch draw what one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stages.images import holes
+from stages.images.tensors import to_tensor
+from stages.runs.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stages.images.table import Table
+    from stages.runs.training import Team
+
+
+class Sampler:
+    """Batches of row numbers: every picture once an epoch, in an order keyed by (seed, epoch).
+
+    A last batch that would be short takes its missing rows from the next epoch. `seen` marks every
+    row ever handed out.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int):
+        self.count, self.batch, self.seed = count, batch, seed
+        self.seen = np.zeros(count, bool)
+        self._orders: dict[int, np.ndarray] = {}
+
+    def rows(self, step: int) -> np.ndarray:
+        """The row numbers (int64, `batch` of them) of a step, counted from 0."""
+        places = np.arange(step * self.batch, (step + 1) * self.batch)
+        epochs, offsets = np.divmod(places, self.count)
+        for epoch in {int(epoch) for epoch in epochs} - set(self._orders):
+            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        rows = np.array([self._orders[int(epoch)][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
+        self.seen[rows] = True
+        return rows
+
+
+class Examples:
+    """The pictures of `table` in batches; with `kinds` (kind of hole -> its options) each gets a hole.
+
+    One of the kinds is drawn for each picture, all as likely; where it cannot be placed (`eye_bar`
+    without landmarks), another. `mirror` flips half of the pictures, with their holes.
+    """
+
+    def __init__(self, table: Table, batch: int, kinds: Mapping[str, Mapping[str, Any]], mirror: bool, seed: int):
+        self.table, self.kinds, self.mirror, self.seed = table, kinds, mirror, seed
+        self.sampler = Sampler(len(table), batch, seed)
+        self._landmarks = table.landmarks() if "eye_bar" in kinds else None
+        self._buffer: np.ndarray | None = None  # reused: new memory costs more than the reading
+
+    def batch(self, step: int, team: Team) -> tuple[Tensor, Tensor]:
+        """The process's part of a step's batch: image float32 N x 3 x H x W in [-1, 1], hole bool N x 1 x H x W."""
+        rows = self.sampler.rows(step)
+        part = range(team.rank, len(rows), team.size)
+        return self._load(rows[part.start :: part.step], [(2, step, place) for place in part], team)
+
+    def shown(self, count: int, team: Team) -> tuple[Tensor, Tensor]:
+        """The first `count` pictures of the table with fixed holes, for sheets; as `batch` gives them."""
+        rows = np.arange(min(count, len(self.table)))
+        return self._load(rows, [(3, 0, int(row)) for row in rows], team, mirror=False)
+
+    def _load(
+        self, rows: np.ndarray, keys: list[tuple[int, int, int]], team: Team, mirror: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        import torch
+
+        if self._buffer is None or len(self._buffer) != len(rows):
+            self._buffer = np.empty((len(rows), *self.table.size, 3), np.uint8)
+        image = to_tensor(self.table.pictures(rows, out=self._buffer), team.device)
+        rngs = [np.random.default_rng([self.seed, *key]) for key in keys]
+        flip = torch.tensor([rng.random() < 0.5 and self.mirror and mirror for rng in rngs], device=team.device)
+        hole = torch.zeros(len(rows), 1, *self.table.size, dtype=torch.bool)
+        if self.kinds:
+            drawn = [self._draw(int(row), rng) for row, rng in zip(rows, rngs, strict=True)]
+            hole = torch.from_numpy(np.stack(drawn)).unsqueeze(1)
+        hole, flip = hole.to(team.device), flip[:, None, None, None]
+        image = torch.where(flip, image.flip(3), image).contiguous(memory_format=torch.channels_last)
+        return image, torch.where(flip, hole.flip(3), hole)
+
+    def _draw(self, row: int, rng: np.random.Generator) -> np.ndarray:
+        points = None if self._landmarks is None else self._landmarks[row]
+        names = list(self.kinds)
+        for number in rng.permutation(len(names)):
+            try:
+                return holes.draw(names[number], self.table.size, rng, points, **self.kinds[names[number]])
+            except holes.Unplaceable:
+                continue
+        raise InputError(
+            f"{self.table.path}: {self.table.keys()[row][1]} has no landmarks for {', '.join(names)}: "
+            "add a kind of hole that needs none to `holes`"
+        )
