@@ -165,7 +165,8 @@ def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *argum
 
     handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        outcome: Any = fabric.launch(_one_of_many, runtime, function, *arguments)  # type: ignore[arg-type]
+        # Bound beforehand: Fabric would look for tensors in arguments, and refuses frozen dataclasses.
+        outcome: Any = fabric.launch(functools.partial(_one_of_many, runtime, function, arguments))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -174,7 +175,7 @@ def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *argum
     return outcome
 
 
-def _one_of_many(fabric: Any, runtime: Runtime, function: Callable[..., Any], *arguments: Any) -> Any:
+def _one_of_many(runtime: Runtime, function: Callable[..., Any], arguments: Sequence[Any], fabric: Any) -> Any:
     try:
         return function(Team(runtime, fabric), *arguments)
     except (InputError, KeyboardInterrupt, SystemExit) as ending:  # all processes come here together
