@@ -134,7 +134,7 @@ class Team:
             return list(values)
         import torch
 
-        return self._fabric.all_reduce(torch.tensor(values, device=self.device)).tolist()
+        return self._fabric.all_reduce(torch.tensor(values, dtype=torch.float32, device=self.device)).tolist()
 
     def barrier(self) -> None:
         if self._fabric:
@@ -156,7 +156,7 @@ def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *argum
         accelerator="gpu" if runtime.device.startswith("cuda") else "cpu",
         devices=runtime.devices,
         # Buffers, the running statistics, are the first process's; sent about, they would break a second backward.
-        strategy=DDPStrategy(start_method="spawn", broadcast_buffers=False),
+        strategy=DDPStrategy(start_method="spawn", forward_sync_buffers=False),
     )
 
     def pass_on(signum: int, frame: object) -> None:
