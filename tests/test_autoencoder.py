@@ -1,0 +1,163 @@
+"""Report 5's blind autoencoder, and both of the report's networks trained by their stages' command lines."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from stages.images import table
+from stages.models.autoencoder import Autoencoder
+from stages.models.partial_conv import PartialConvUNet
+from stages.runs import checkpoint
+from stages.runs.errors import InputError
+
+NETWORKS = {"autoencoder": Autoencoder, "partial_conv": PartialConvUNet}
+OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
+
+
+def example(count: int, size: int) -> tuple[Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(1)
+    image = torch.rand(count, 3, size, size, generator=rng) * 2 - 1
+    return image, torch.rand(count, 1, size, size, generator=rng) < 0.5
+
+
+def autoencoder(size: int = 32) -> Autoencoder:
+    torch.manual_seed(0)
+    return Autoencoder(size, 4)
+
+
+def test_report_5s_shape():
+    """3-32-64-128-256-512 and back; 32 pixels become one."""
+    network = Autoencoder(32, 32)
+    bottleneck = network.encoder(torch.zeros(1, 3, 32, 32))
+    assert bottleneck.shape == (1, 512, 1, 1)
+    widths = [value.shape[0] for key, value in network.encoder.state_dict().items() if key.endswith("weight")]
+    assert widths == [32, 64, 128, 256, 512]
+    assert network.decoder(bottleneck).shape == (1, 3, 32, 32)
+
+
+def test_it_is_blind():
+    """A black picture without a hole and any picture that is all hole are the same to it."""
+    network = autoencoder().eval()
+    image, hole = example(2, 32)
+    black = torch.full_like(image, -1)
+    everything, nothing = torch.ones_like(hole), torch.zeros_like(hole)
+    with torch.no_grad():
+        assert torch.equal(network(image, everything), network(black, nothing))
+        assert torch.equal(network(image, hole), network(image.masked_fill(hole, -1), nothing))
+
+
+def test_what_lies_under_the_hole_changes_no_bit():
+    network = autoencoder().eval()
+    image, hole = example(2, 32)
+    with torch.no_grad():
+        assert torch.equal(network(image, hole), network(torch.where(hole, torch.nan, image), hole))
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_sizes_and_range(size):
+    network = autoencoder(size)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(20)
+        output = network(*example(1, size))
+    assert output.shape == (1, 3, size, size)
+    assert output.min() >= -1
+    assert output.max() <= 1
+    assert output.std() > 0.1
+
+
+@pytest.mark.parametrize("size", [0, 16, 48, 100])
+def test_sizes_it_cannot_take_are_refused(size):
+    with pytest.raises(InputError, match=rf"multiples of 32 pixels, not {size}: set align.size"):
+        Autoencoder(size, 4)
+
+
+# --- both stages, as processes ---
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("aligned")
+    rng = np.random.default_rng(0)
+    with table.writing_pictures(folder / "train.arrow", (32, 32), table.ALIGNED) as writer:
+        for i in range(24):  # two colours, side by side
+            picture = np.repeat(rng.integers(0, 256, (1, 2, 3), np.uint8), 16, 1).repeat(32, 0)
+            writer.append(picture, f"id{i}", f"{i}.png", None, None)
+    return folder
+
+
+def train(stage: str, aligned: Path, home: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    params = {"dataset": "x", "steps": 6, "batch": 8, "width": 4, "ema": 0.5, "log_every": 2, "sample_every": 3}
+    home.mkdir(exist_ok=True)
+    file = home / "params.yaml"
+    file.write_text(json.dumps({"runtime": {"threads": 1}, f"train_{stage}": {"a": params | changes}}))
+    line = [sys.executable, "-m", f"stages.train_{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
+    line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
+    places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
+    env = {**os.environ, **places}
+    return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+
+
+def history(home: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((home / "out" / OUTPUTS["history"]).read_text().splitlines()))
+
+
+@pytest.mark.parametrize("stage", NETWORKS)
+def test_a_stage_leaves_its_outputs(stage, aligned, tmp_path):
+    done = train(stage, aligned, tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert set(rows[0]) == {"step", "mse", "mse_raw", "mse_composited"}
+    assert all(row["mse"] == row["mse_raw"] for row in rows), "the report's loss is the error itself"
+    assert all(0 < float(row["mse_composited"]) < float(row["mse_raw"]) for row in rows)
+    assert sorted(p.name for p in (tmp_path / "out" / "samples").iterdir()) == ["0000003.png", "0000006.png"]
+    members = pa.ipc.open_file(tmp_path / "out" / OUTPUTS["members"]).read_all()
+    assert sorted(members["image_id"].to_pylist()) == sorted(f"id{i}" for i in range(24))
+    tensors, inputs = checkpoint.load(tmp_path / "out" / OUTPUTS["model"])
+    network = NETWORKS[stage](**inputs["arguments"])
+    network.load_state_dict(checkpoint.part(tensors, "network"))
+    assert inputs["network"] == stage
+
+
+def test_lius_terms_are_logged_one_by_one(aligned, tmp_path):
+    done = train("partial_conv", aligned, tmp_path, loss="liu", perceptual_weights="random", steps=4)
+    assert done.returncode == 0, done.stderr
+    terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
+    assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms
+
+
+@pytest.mark.parametrize("stage", NETWORKS)
+def test_liu_without_perceptual_weights_is_one_line(stage, aligned, tmp_path):
+    done = train(stage, aligned, tmp_path, loss="liu")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "perceptual_weights" in done.stderr
+
+
+@pytest.mark.parametrize("stage", NETWORKS)
+def test_an_unknown_parameter_is_one_line(stage, aligned, tmp_path):
+    done = train(stage, aligned, tmp_path, widht=4)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"train_{stage}.a.widht" in done.stderr
+
+
+def test_the_second_stage_freezes_the_encoders_normalisation(aligned, tmp_path):
+    """What a training of three steps ends with is what one of six, its second half the second stage, still has."""
+    ends = []
+    for name, changes in {"first": {"steps": 3}, "both": {"steps": 6, "finetune_from": 0.5}}.items():
+        done = train("partial_conv", aligned, tmp_path / name, ema=0.0, **changes)
+        assert done.returncode == 0, done.stderr
+        ends.append(checkpoint.part(checkpoint.load(tmp_path / name / "out" / OUTPUTS["model"])[0], "network"))
+    same = {key for key in ends[0] if torch.equal(ends[0][key], ends[1][key])}
+    frozen = {key for key in ends[0] if key.startswith("encoder") and ".norm." in key}
+    assert len(frozen) == 4 * 5
+    assert same == frozen
