@@ -1,15 +1,19 @@
-"""Completion in one pass: the classical baselines that every learned system must beat.
+"""Completion in one pass: by a trained network, or by a classical baseline that it must beat.
 
 Each (test picture, kind of hole) of the frozen holes is completed, in their order. The truth under
 a hole is gone before a system sees the picture (`stages/images/batches.py`).
+
+`network` names a file of stages/models. Its class `Network` is built from the checkpoint; where a
+network cannot complete every hole, its method `completes` says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -17,55 +21,65 @@ from pydantic.dataclasses import dataclass
 
 from stages.images import batches
 from stages.images.table import Table
-from stages.models import classical
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT
+from stages.runs.params import STRICT, Runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BASELINES = ("telea", "navier_stokes", "mean", "nearest")
 
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    """One system: a network, or a baseline, and what it completes."""
+    """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
-    network: str  # one of NETWORKS
+    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models; wired in dvc.yaml
     dataset: str  # a key of `datasets`; wired in dvc.yaml
+    checkpoint: str  # its file; classical: stages/models/no_checkpoint.txt; wired in dvc.yaml
+    method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
-    kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all
+    kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes
+    batch: Annotated[int, Field(ge=1)] = 32  # pictures at once; a network's alone
     radius: Annotated[float, Field(gt=0)] = 3.0  # pixels; telea and navier_stokes alone
+    sample: Annotated[int, Field(ge=0)] | None = None  # a seed: one completion drawn by a VAE; null: its mean
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORKS:
-            raise ValueError(f"network must be one of {', '.join(NETWORKS)}")
+        if (self.network == "classical") != (self.method is not None):
+            raise ValueError(f"network classical, and no other, takes a method: one of {', '.join(BASELINES)}")
 
 
 # known uint8 N x H x W x 3 (zeros under the hole), hole bool N x H x W -> whole pictures as known.
 Complete = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def telea(params: Params, aligned: Path) -> Complete:
-    return partial(classical.telea, radius=params.radius)
+class System(NamedTuple):
+    """What completes batches of `rows` pictures, and which holes it can."""
+
+    complete: Callable[[batches.Batch], np.ndarray]
+    completes: Callable[[np.ndarray], np.ndarray]  # holes N x H x W -> bool N
+    rows: int
 
 
-def navier_stokes(params: Params, aligned: Path) -> Complete:
-    return partial(classical.navier_stokes, radius=params.radius)
+def every(hole: np.ndarray) -> np.ndarray:
+    return np.ones(len(hole), bool)
 
 
-def mean(params: Params, aligned: Path) -> Complete:
-    picture = classical.mean_picture(training_pictures(params, aligned))
-    return lambda known, hole: np.broadcast_to(picture, known.shape)
+# --- Baselines ---
 
 
-def nearest(params: Params, aligned: Path) -> Complete:
-    return partial(classical.nearest, train=training_pictures(params, aligned))
+def baseline(params: Params, aligned: Path, size: tuple[int, int]) -> System:
+    from stages.models import classical
 
-
-# What makes a system ready, by name; each loads what it needs, and nothing before.
-NETWORKS: dict[str, Callable[[Params, Path], Complete]] = {
-    "telea": telea,
-    "navier_stokes": navier_stokes,
-    "mean": mean,
-    "nearest": nearest,
-}
+    if params.method in ("telea", "navier_stokes"):
+        complete: Complete = partial(getattr(classical, params.method), radius=params.radius)
+    elif params.method == "nearest":
+        complete = partial(classical.nearest, train=training_pictures(params, aligned))
+    else:
+        picture = classical.mean_picture(training_pictures(params, aligned))
+        complete = lambda known, hole: np.broadcast_to(picture, known.shape)  # noqa: E731
+    return System(lambda batch: complete(batch.known, batch.hole), every, classical.batch_rows(size))
 
 
 def training_pictures(params: Params, aligned: Path) -> Table:
@@ -73,28 +87,122 @@ def training_pictures(params: Params, aligned: Path) -> Table:
     train = Table(aligned / "train.arrow")
     if not len(train):
         raise InputError(
-            f"network '{params.network}' needs training pictures and dataset '{params.dataset}' has none: "
+            f"method '{params.method}' needs training pictures and dataset '{params.dataset}' has none: "
             "choose telea or navier_stokes, or a dataset with use: train"
         )
     return train
 
 
-def infer(aligned: Path, masks: Path, inpainted: Path, params: Params, name: str) -> None:
-    """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are."""
+# --- Networks ---
+
+
+def load_network(path: Path, network: str) -> nn.Module:
+    """The network of a checkpoint, frozen and in eval mode. Raises InputError if it is no such network's."""
+    from stages.runs import checkpoint
+
+    try:
+        build = import_module(f"stages.models.{network}").Network
+    except (ImportError, AttributeError):
+        raise InputError(
+            f"params.yaml: infer: network '{network}': no stages/models/{network}.py with a Network"
+        ) from None
+    tensors, inputs = checkpoint.load(path)
+    if inputs.get("network") != network:
+        raise InputError(
+            f"{path}: holds a {inputs.get('network')}, not a {network}: mend infer's `checkpoint` or `network`"
+        )
+    try:
+        module = build(**inputs["arguments"])
+        module.load_state_dict(checkpoint.part(tensors, "network"))
+    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
+        said = str(error).splitlines()[0]
+        raise InputError(f"{path}: not a whole {network} ({said}); remove it and run `dvc repro`") from None
+    return module.requires_grad_(False).eval()
+
+
+def learned(params: Params, checkpoint: Path, runtime: Runtime) -> System:
+    import torch
+
+    from stages.images import tensors
+    from stages.runs import training
+
+    device = training.prepare(runtime)
+    network: Any = load_network(checkpoint, params.network).to(device).to(memory_format=torch.channels_last)
+    if params.sample is not None and not getattr(network, "latent", 0):
+        raise InputError(f"params.yaml: infer: sample: network '{params.network}' of {checkpoint} draws no completions")
+
+    def to_hole(hole: np.ndarray) -> Tensor:
+        return torch.from_numpy(hole).unsqueeze(1).to(device)
+
+    def complete(batch: batches.Batch) -> np.ndarray:
+        given = [tensors.to_tensor(batch.known, device), to_hole(batch.hole)]
+        if params.sample is not None:
+            given.append(noise(params.sample, batch, network.latent).to(device))
+        with torch.inference_mode(), training.autocast(runtime, device):
+            return tensors.to_pictures(network(*given))
+
+    def completes(hole: np.ndarray) -> np.ndarray:
+        return network.completes(to_hole(hole)).cpu().numpy()
+
+    return System(complete, completes if hasattr(network, "completes") else every, params.batch)
+
+
+def noise(seed: int, batch: batches.Batch, latent: int) -> Tensor:
+    """Standard normal N x latent, keyed by picture and hole: what is drawn for one does not depend on the others."""
+    import torch
+
+    from stages.images.holes import keyed_hash
+
+    rows = []
+    for key, kind in zip(batch.keys, batch.kinds, strict=True):
+        number = int.from_bytes(keyed_hash(seed, *key, kind)[:7], "big")
+        rows.append(torch.randn(latent, generator=torch.Generator().manual_seed(number)))
+    return torch.stack(rows)
+
+
+# --- The stage ---
+
+
+def within_reach(work: batches.Work, system: System) -> set[str]:
+    """The kinds of hole of which the system can complete every one."""
+    done: dict[str, bool] = dict.fromkeys(work.kinds, True)
+    for batch in work.batches(system.rows):
+        for kind, able in zip(batch.kinds, system.completes(batch.hole), strict=True):
+            done[kind] &= bool(able)
+    return {kind for kind, able in done.items() if able}
+
+
+def infer(
+    checkpoint: Path, aligned: Path, masks: Path, inpainted: Path, params: Params, runtime: Runtime, name: str
+) -> None:
+    """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are.
+
+    Raises InputError for a checkpoint that is not the network's, and for kinds of hole it cannot complete.
+    """
     from tqdm import tqdm
 
     work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
-    complete = NETWORKS[params.network](params, aligned)
-    rows = classical.batch_rows(work.size)
+    if params.network == "classical":
+        system = baseline(params, aligned, work.size)
+    else:
+        system = learned(params, checkpoint, runtime)
+    kinds = within_reach(work, system)
+    if beyond := sorted(set(work.kinds) - kinds):
+        if params.kinds is not None or not kinds:
+            raise InputError(
+                f"params.yaml: infer.{name}.kinds: network '{params.network}' cannot complete {', '.join(beyond)}"
+            )
+        work = batches.select(aligned, masks, count=params.count, kinds=sorted(kinds))
+    rows = system.rows
     with batches.writing_results(inpainted, work.size) as results:
         for batch in tqdm(work.batches(rows), total=work.count_batches(rows), desc=name, unit="batch", disable=None):
-            results.append(batch, complete(batch.known, batch.hole))
+            results.append(batch, system.complete(batch))
 
 
 if __name__ == "__main__":
     command.run(
         infer,
-        sections={"params": "infer.{name}"},
-        inputs=("aligned", "masks"),
+        sections={"params": "infer.{name}", "runtime": "runtime"},
+        inputs=("checkpoint", "aligned", "masks"),
         outputs=("inpainted",),
     )

@@ -15,7 +15,8 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.table import Key, Table
-from stages.runs import command
+from stages.runs import command, record
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 
@@ -475,26 +476,39 @@ def _padded(column: pa.ChunkedArray) -> np.ndarray:
 # --- Checkpoints and systems ---
 
 
-def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
-    """Every checkpoint by the sha256 of its file, with what it was made from. Raises InputError for a corrupt one."""
+def read_checkpoint(path: Path) -> tuple[dict[str, int], list[Any]]:
+    """Numbers in each tensor, and what the metadata say. Raises InputError for a corrupt file."""
     from safetensors import SafetensorError, safe_open
 
+    try:
+        with safe_open(path, "np") as file:
+            numbers = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            return numbers, [json.loads(text) for text in (file.metadata() or {}).values()]
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"{path}: not a checkpoint ({error}); remove it and run `dvc repro`") from None
+
+
+def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
+    """Every checkpoint by the sha256 of its file, with what it was made from. Raises InputError for a corrupt one."""
     rows, made_from = [], ""
     for model in models:
         path = folders.models / f"{model}.safetensors"
         if not path.exists():
             continue
-        try:
-            with safe_open(path, "np") as file:
-                numbers = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-                inputs = [json.loads(text) for text in (file.metadata() or {}).values()]
-        except (SafetensorError, ValueError, OSError) as error:
-            raise InputError(f"{path}: not a checkpoint ({error}); remove it and run `dvc repro`") from None
+        numbers, inputs = read_checkpoint(path)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         members = folders.models / f"{model}.members.arrow"
         seen = count_members(members) if members.exists() else "–"
-        rows.append([escape(model), f"<code>{digest}</code>", f"{numbers:,}", f"{path.stat().st_size:,}", str(seen)])
+        rows.append(
+            [
+                escape(model),
+                f"<code>{digest}</code>",
+                f"{sum(numbers.values()):,}",
+                f"{path.stat().st_size:,}",
+                str(seen),
+            ]
+        )
         text = json.dumps(inputs[0] if len(inputs) == 1 else inputs, indent=1, sort_keys=True)
         made_from += folded(f"What {escape(model)} was made from", f"<pre>{escape(text)}</pre>\n")
     if not rows:
@@ -510,16 +524,60 @@ def count_members(path: Path) -> int:
         raise InputError(f"{path}: not a table of members; remove it and run `dvc repro`") from None
 
 
-def system_section(blend: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]) -> str:
-    """What each system is: how it completes, which dataset, how it is blended."""
+COSTS = "../../.palimpsest/costs.html"  # from the page: measured on this machine, so no part of what DVC hashes
+
+
+def model_of(system: str, search: Mapping[str, Any], infer: Mapping[str, Any]) -> str | None:
+    """The trained model that a system completes with; None for a baseline."""
+    if system in search:
+        return search[system].get("model")
+    path = Path(infer.get(system, {}).get("checkpoint", ""))
+    return path.stem if path.suffix == ".safetensors" else None
+
+
+def system_section(
+    folders: Folders, blend: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]
+) -> str:
+    """What each system is, its parameters, dataset and blending; and where what it took can be seen."""
     rows = []
     for name, entry in blend.items():
-        how = f"latent search through {search[name].get('model')}" if name in search else ""
-        how = how or f"{infer.get(name, {}).get('network', '–')}"
+        given, model = infer.get(name, {}), model_of(name, search, infer)
+        how = f"latent search through {model}" if name in search else given.get("method") or given.get("network", "–")
+        how += f" {model}" if model and name in infer and model != how else ""
         options = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("dataset", "method"))
         blending = f"{entry.get('method', '')}{f' ({options})' if options else ''}"
         rows.append([escape(name), escape(how), escape(entry.get("dataset")), escape(blending)])
-    return grid(["system", "completes by", "tried on", "blending"], rows)
+    costs = (
+        f'<iframe src="{COSTS}" title="seconds and memory" style="border: 0; width: 100%; height: 24rem"></iframe>\n'
+    )
+    note = "<p>What each run took lies beside the project, not in this page, which is the same on every machine.</p>\n"
+    return grid(["system", "completes by", "tried on", "blending"], rows) + folded("Seconds and memory", note + costs)
+
+
+def write_costs(
+    folders: Folders, trainings: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]
+) -> None:
+    """.palimpsest/costs.html: parameters, seconds and peak memory of each system, from the records of its runs."""
+    rows = []
+    for name in (*search, *infer):
+        model = model_of(name, search, infer)
+        stage = next((stage for stage, entries in trainings.items() if model in entries), "")
+        trained = (
+            record.made(record.home(), f"{stage}@{model}", folders.models / f"{model}.safetensors") if stage else None
+        )
+        by = "search" if name in search else "infer"
+        ran = record.made(record.home(), f"{by}@{name}", folders.inpainted / name)
+        pictures = len(Table(folders.inpainted / name / "completed.arrow"))
+        rows.append([escape(name), str(pictures), *took(trained), *took(ran)])
+    heads = ["system", "pictures", "training, s", "peak, MiB", "completion, s", "peak, MiB"]
+    caption = "Each run with the start of its process, on the machine of its record; – where no record is here."
+    file = Path(".palimpsest/costs.html")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"<!doctype html>\n<meta charset=utf-8>\n<style>{STYLE}</style>\n{grid(heads, rows, caption)}")
+
+
+def took(made: Mapping[str, Any] | None) -> list[str]:
+    return [f"{made['seconds']:.1f}", f"{made['peak_memory_mib']:,}"] if made else ["–", "–"]
 
 
 def random_weights(sections: Mapping[str, Any], where: str = "") -> list[str]:
@@ -558,6 +616,7 @@ td small { display: block; color: var(--faint); font-size: .76rem; white-space: 
 figure { margin: 1.2rem 0 2rem; } figure img { display: block; max-width: 100%; height: auto; background: #fff;
   border: 1px solid var(--line); border-radius: 6px; box-sizing: border-box; }
 figcaption { font-size: .88rem; margin-top: .4rem; }
+iframe { border: 0; width: 100%; height: 24rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; } pre, code { font-size: .82rem; }
 pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { border-left: 4px solid var(--down);
   background: var(--band); padding: .6rem 1rem; }
@@ -599,20 +658,33 @@ def report(
     params: Params,
     datasets: dict[str, dict[str, Any]],
     train_dcgan: dict[str, dict[str, Any]],
+    train_autoencoder: dict[str, dict[str, Any]],
+    train_partial_conv: dict[str, dict[str, Any]],
+    train_context_encoder: dict[str, dict[str, Any]],
+    train_dmfn: dict[str, dict[str, Any]],
     search: dict[str, dict[str, Any]],
     infer: dict[str, dict[str, Any]],
     blend: dict[str, dict[str, Any]],
     evaluate: dict[str, Any],
-) -> None:
-    """Write report/index.html and its pictures. Raises InputError for results that params.yaml does not name."""
+) -> Callable[[], None]:
+    """Write report/index.html and its pictures. Raises InputError for results that params.yaml does not name.
+
+    Returns what writes the costs of this machine's runs, beside the project and not into the page.
+    """
     folders = Folders(ingested, aligned, masks, models, histories, samples, inpainted, blended, scores)
-    trainings = {"train_dcgan": train_dcgan}
+    trainings = {
+        "train_dcgan": train_dcgan,
+        "train_autoencoder": train_autoencoder,
+        "train_partial_conv": train_partial_conv,
+        "train_context_encoder": train_context_encoder,
+        "train_dmfn": train_dmfn,
+    }
     trained = [name for section in trainings.values() for name in section]
     refuse_unjoined({*search, *infer}, set(blend))
     refuse_stale(folders, datasets, trained, blend)
     report.mkdir()
 
-    sections = [("Data", data_section(folders, datasets)), ("Systems", system_section(blend, search, infer))]
+    sections = [("Data", data_section(folders, datasets)), ("Systems", system_section(folders, blend, search, infer))]
     for dataset, entry in datasets.items():
         systems = [name for name, system in blend.items() if system.get("dataset") == dataset]
         kinds = list(entry.get("mask", {}).get("kinds", {}))
@@ -632,6 +704,7 @@ def report(
     lead = ", ".join(f"{len(items)} {noun}{'' if len(items) == 1 else 's'}" for noun, items in counts)
     lead += "; each system's pictures as it made them (raw) and after Poisson blending (blended)."
     (report / "index.html").write_text(page(sections, lead, notes), encoding="utf-8")
+    return partial(write_costs, folders, trainings, search, infer)
 
 
 if __name__ == "__main__":
@@ -641,6 +714,10 @@ if __name__ == "__main__":
             "params": "report",
             "datasets": "datasets",
             "train_dcgan": "train_dcgan",
+            "train_autoencoder": "train_autoencoder",
+            "train_partial_conv": "train_partial_conv",
+            "train_context_encoder": "train_context_encoder",
+            "train_dmfn": "train_dmfn",
             "search": "search",
             "infer": "infer",
             "blend": "blend",

@@ -31,6 +31,16 @@ def key(number: int) -> tuple[str, str]:
     return hashlib.sha256(str(number).encode()).hexdigest(), f"{number:04}.png"
 
 
+def classical(method: str, dataset: str = "x") -> dict[str, str]:
+    """An entry of `infer` for a baseline."""
+    return {
+        "network": "classical",
+        "method": method,
+        "dataset": dataset,
+        "checkpoint": "stages/models/no_checkpoint.txt",
+    }
+
+
 def draw(kind: str, number: int, size: int) -> np.ndarray:
     hole = np.zeros((size, size), bool)
     if kind == "centre":

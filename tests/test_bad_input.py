@@ -50,7 +50,7 @@ SECTIONS: dict[str, Any] = {
     },
     "train_dcgan": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 4}},
     "search": {"x": {"model": "x", "dataset": "x", "iterations": 1, "starts": 2}},
-    "infer": {"x": {"network": "nearest", "dataset": "x"}},
+    "infer": {"x": pretend.classical("nearest")},
     "blend": {"x": {"dataset": "x"}},
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 10, "seed": 1},
     "report": {"pictures": 2},
@@ -355,7 +355,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "path" / "cv2" / "__init__.py").write_text(
         "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')\n"
     )
-    write_params(home, changed("infer.x.network", lambda _: "telea"))
+    write_params(home, changed("infer.x.method", lambda _: "telea"))
     return home
 
 

@@ -1,18 +1,20 @@
 """The classical baselines: worked by hand, by brute force, and blind to what lies under the hole."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pretend
 import pytest
 
 from stages.images import batches, holes, table
-from stages.infer import NETWORKS, Params, infer
+from stages.infer import BASELINES, Params, infer
 from stages.models import classical
 from stages.runs.errors import InputError
-from stages.runs.params import build
+from stages.runs.params import Runtime, build
 
 ROOT = Path(__file__).parent.parent
 SIZE = (16, 16)
@@ -46,8 +48,9 @@ def some_holes(count: int, kind: str, size: tuple[int, int] = SIZE) -> list[np.n
     return [holes.draw(kind, size, holes.keyed_rng(0, str(i), kind)) for i in range(count)]
 
 
-def complete(tmp_path: Path, aligned: Path, masks: Path, to: str = "out", **params: object) -> Path:
-    infer(aligned, masks, tmp_path / to, build(Params, {"dataset": "x", **params}, "infer.x"), "x")
+def complete(tmp_path: Path, aligned: Path, masks: Path, to: str = "out", *, method: str, **params: object) -> Path:
+    entry = build(Params, {**pretend.classical(method), **params}, "infer.x")
+    infer(Path(entry.checkpoint), aligned, masks, tmp_path / to, entry, Runtime(threads=1), "x")
     return tmp_path / to
 
 
@@ -67,12 +70,12 @@ def test_mean_and_nearest_by_hand(tmp_path):
     aligned = write_aligned(tmp_path / "aligned", train, test)
     masks = write_masks(tmp_path / "masks", {"corner": [hole]})
 
-    out = complete(tmp_path, aligned, masks, network="nearest", to="nearest")
+    out = complete(tmp_path, aligned, masks, method="nearest", to="nearest")
     assert np.array_equal(table.Table(out / "guide.arrow").pictures()[0], train[1])
     completed = table.Table(out / "completed.arrow").pictures()[0]
     assert completed[..., 0].tolist() == [[100, 18], [18, 18]]
 
-    out = complete(tmp_path, aligned, masks, network="mean", to="mean")
+    out = complete(tmp_path, aligned, masks, method="mean", to="mean")
     guide = table.Table(out / "guide.arrow").pictures()[0]
     assert guide[..., 1].tolist() == [[100, 21], [21, 21]]  # (10 + 20 + 32) / 3 = 20.67
     completed = table.Table(out / "completed.arrow").pictures()[0]
@@ -97,22 +100,22 @@ def test_nearest_is_the_brute_force_one_in_any_batch(tmp_path, monkeypatch, kind
     assert np.array_equal(alone, together)
 
 
-@pytest.mark.parametrize("network", ["telea", "navier_stokes"])
-def test_diffusion_continues_a_flat_picture(tmp_path, network):
+@pytest.mark.parametrize("method", ["telea", "navier_stokes"])
+def test_diffusion_continues_a_flat_picture(tmp_path, method):
     flat = np.empty((1, *SIZE, 3), np.uint8)
     flat[:] = (40, 120, 220)
     aligned = write_aligned(tmp_path / "aligned", flat[:0], flat)  # needs no training pictures
     masks = write_masks(tmp_path / "masks", {kind: some_holes(1, kind) for kind in ("centre", "half", "pixels")})
-    out = complete(tmp_path, aligned, masks, network=network)
+    out = complete(tmp_path, aligned, masks, method=method)
     for name in ("completed", "guide"):
         read = table.Table(out / f"{name}.arrow").pictures()
         assert np.abs(read.astype(int) - flat).max() <= 5  # OpenCV's Telea drifts by a few steps
 
 
-@pytest.mark.parametrize("network", list(NETWORKS))
-def test_rows_are_the_holes_and_known_pixels_the_inputs(tmp_path, data, network):
+@pytest.mark.parametrize("method", list(BASELINES))
+def test_rows_are_the_holes_and_known_pixels_the_inputs(tmp_path, data, method):
     aligned, masks = data
-    out = complete(tmp_path, aligned, masks, network=network)
+    out = complete(tmp_path, aligned, masks, method=method)
     asked, truth = table.Table(masks / "test.arrow"), table.Table(aligned / "test.arrow").pictures()
     hole = asked.holes()
     for name in ("completed", "guide"):
@@ -122,19 +125,19 @@ def test_rows_are_the_holes_and_known_pixels_the_inputs(tmp_path, data, network)
     completed, guide = (table.Table(out / f"{name}.arrow").pictures() for name in ("completed", "guide"))
     assert np.array_equal(completed[~hole], np.repeat(truth, 2, axis=0)[~hole])
     assert np.array_equal(completed[hole], guide[hole])
-    if network in ("telea", "navier_stokes"):
+    if method in ("telea", "navier_stokes"):
         assert np.array_equal(guide, completed)
 
 
-@pytest.mark.parametrize("network", list(NETWORKS))
+@pytest.mark.parametrize("method", list(BASELINES))
 @pytest.mark.parametrize("kind", ["half", "pixels"])
-def test_the_truth_under_the_hole_changes_no_byte(tmp_path, network, kind):
+def test_the_truth_under_the_hole_changes_no_byte(tmp_path, method, kind):
     test, made = noise(4, 2), some_holes(4, kind)
     masks = write_masks(tmp_path / "masks", {kind: made})
-    honest = complete(tmp_path, write_aligned(tmp_path / "a", noise(9, 1), test), masks, "honest", network=network)
+    honest = complete(tmp_path, write_aligned(tmp_path / "a", noise(9, 1), test), masks, "honest", method=method)
     hidden = np.where(np.stack(made)[..., None], noise(4, 99), test)
     assert not np.array_equal(hidden, test)
-    blind = complete(tmp_path, write_aligned(tmp_path / "b", noise(9, 1), hidden), masks, "blind", network=network)
+    blind = complete(tmp_path, write_aligned(tmp_path / "b", noise(9, 1), hidden), masks, "blind", method=method)
     for name in ("completed.arrow", "guide.arrow"):
         assert (honest / name).read_bytes() == (blind / name).read_bytes()
 
@@ -142,8 +145,8 @@ def test_the_truth_under_the_hole_changes_no_byte(tmp_path, network, kind):
 def test_a_hole_that_covers_everything_is_completed(tmp_path):
     aligned = write_aligned(tmp_path / "aligned", noise(3, 1), noise(1, 2))
     masks = write_masks(tmp_path / "masks", {"all": [np.ones(SIZE, bool)]})
-    for network in NETWORKS:
-        out = complete(tmp_path, aligned, masks, to=network, network=network)
+    for method in BASELINES:
+        out = complete(tmp_path, aligned, masks, to=method, method=method)
         assert len(table.Table(out / "completed.arrow")) == 1
 
 
@@ -182,17 +185,20 @@ def test_folders_that_do_not_fit_are_named(tmp_path, data):
         batches.select(aligned, empty)
 
 
-@pytest.mark.parametrize("network", ["mean", "nearest"])
-def test_no_training_pictures(tmp_path, data, network):
+@pytest.mark.parametrize("method", ["mean", "nearest"])
+def test_no_training_pictures(tmp_path, data, method):
     bare = write_aligned(tmp_path / "bare", noise(0, 1), noise(4, 2))
-    with pytest.raises(InputError, match=f"'{network}' needs training pictures and dataset 'x' has none"):
-        complete(tmp_path, bare, data[1], network=network)
+    with pytest.raises(InputError, match=f"'{method}' needs training pictures and dataset 'x' has none"):
+        complete(tmp_path, bare, data[1], method=method)
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"network": "tela"}, "network must be one of telea, navier_stokes, mean, nearest"),
+        ({"method": "tela"}, "infer.x.method: input should be 'telea', 'navier_stokes', 'mean' or 'nearest'"),
+        ({"method": None}, "network classical, and no other, takes a method: one of telea, navier_stokes, mean, near"),
+        ({"network": "dmfn"}, "network classical, and no other, takes a method"),
+        ({"network": "../x"}, "infer.x.network"),
         ({"count": 0}, "infer.x.count"),
         ({"kinds": "centre"}, "infer.x.kinds"),
         ({"radius": 0}, "infer.x.radius"),
@@ -201,15 +207,18 @@ def test_no_training_pictures(tmp_path, data, network):
 )
 def test_bad_parameters_are_named(change, named):
     with pytest.raises(InputError, match=named):
-        build(Params, {"network": "telea", "dataset": "x", **change}, "infer.x")
+        build(Params, {**pretend.classical("telea"), **change}, "infer.x")
 
 
 def test_the_command(tmp_path, data):
     aligned, masks = data
-    (tmp_path / "params.yaml").write_text("infer: {near: {network: nearest, dataset: x, kinds: [pixels]}}")
+    (tmp_path / "params.yaml").write_text(
+        json.dumps({"runtime": {}, "infer": {"near": {**pretend.classical("nearest"), "kinds": ["pixels"]}}})
+    )
     start = "import runpy, sys; runpy.run_module('stages.infer', run_name='__main__', alter_sys=True)"
     code = start + "; assert 'torch' not in sys.modules"
     arguments = ["near", "--params", tmp_path / "params.yaml", "--aligned", aligned, "--masks", masks]
+    arguments += ["--checkpoint", "stages/models/no_checkpoint.txt"]
     environment = {**os.environ, "PALIMPSEST_RECORDS": str(tmp_path / "records")}
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments, "--inpainted", tmp_path / "out"],
@@ -220,7 +229,7 @@ def test_the_command(tmp_path, data):
         check=True,
     )
     assert done.stderr == ""  # no progress bar where nobody watches
-    here = complete(tmp_path, aligned, masks, "here", network="nearest", kinds=["pixels"])
+    here = complete(tmp_path, aligned, masks, "here", method="nearest", kinds=["pixels"])
     for name in ("completed.arrow", "guide.arrow"):
         assert (tmp_path / "out" / name).read_bytes() == (here / name).read_bytes()
     assert len(list((tmp_path / "records" / "infer@near").iterdir())) == 1

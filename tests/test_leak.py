@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from stages.images import holes, table
-from stages.infer import NETWORKS
+from stages.infer import BASELINES
 from stages.models.dcgan import Discriminator, Generator
 from stages.runs import checkpoint
 
@@ -27,7 +27,7 @@ METHODS = {"dcgan": "exact", "telea": "sobel", "navier_stokes": "coupled", "mean
 PARAMS = {
     "runtime": {"threads": 1},
     "search": {"dcgan": {"model": "dcgan", "dataset": "x", "iterations": 5, "starts": 8, "batch": 4}},
-    "infer": {name: {"network": name, "dataset": "x"} for name in NETWORKS},
+    "infer": {name: pretend.classical(name) for name in BASELINES},
     "blend": {name: {"dataset": "x", "method": method, "iterations": 20} for name, method in METHODS.items()},
 }
 
@@ -77,7 +77,11 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (home / "params.yaml").write_text(json.dumps(PARAMS))
         for name in METHODS:
             inpainted = home / "inpainted" / name
-            stage, model = ("search", {"model": home / "dcgan.safetensors"}) if name == "dcgan" else ("infer", {})
+            stage, model = (
+                ("search", {"model": home / "dcgan.safetensors"})
+                if name == "dcgan"
+                else ("infer", {"checkpoint": "stages/models/no_checkpoint.txt"})
+            )
             run(home, stage, name, inpainted=inpainted, **model)
             run(home, "blend", name, inpainted=inpainted, blended=home / "blended" / name)
     return homes

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pretend
 import pytest
 from ruamel.yaml import YAML
 
@@ -45,10 +46,11 @@ def small_params(pictures: Path) -> dict:
             "own": {"ingest": own, "align": {**face, "mode": "centre"}, "mask": MASK},
         },
         "train_dcgan": {"dcgan": {"dataset": "portraits", "steps": 6, "batch": 8, "width": 4}},
+        **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
         "search": {"dcgan": {"model": "dcgan", "dataset": "portraits", "iterations": 5, "starts": 4}},
         "infer": {
-            "telea": {"network": "telea", "dataset": "portraits"},
-            "telea_own": {"network": "telea", "dataset": "own"},
+            "telea": pretend.classical("telea", "portraits"),
+            "telea_own": pretend.classical("telea", "own"),
         },
         "blend": {
             "dcgan": {"dataset": "portraits", "method": "exact"},

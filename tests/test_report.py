@@ -17,6 +17,7 @@ import pretend
 import pytest
 
 from stages import evaluate, report
+from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
@@ -26,8 +27,9 @@ SECTIONS = {
     "report": {"pictures": 4},
     "datasets": {"faces": {"ingest": {"use": "train"}, "mask": {"kinds": {"centre": {}, "pixels": {}, "half": {}}}}},
     "train_dcgan": {"net": {"dataset": "faces"}},
+    **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
     "search": {"net": {"model": "net", "dataset": "faces"}},
-    "infer": {"telea & <co>": {"network": "telea", "dataset": "faces"}},
+    "infer": {"telea & <co>": pretend.classical("telea", "faces")},
     "blend": {
         "net": {"dataset": "faces", "method": "exact"},
         "telea & <co>": {"dataset": "faces", "method": "sobel", "iterations": 5},
@@ -95,11 +97,12 @@ def test_the_page_is_whole_and_offline(folder, text):
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    assert not reader.tags & {"script", "link", "iframe", "object"}
+    assert not reader.tags & {"script", "link", "object"}
+    assert re.findall(r'<iframe src="([^"]+)"', text) == [report.COSTS]
     assert "http:" not in text
     assert "https:" not in text
     pictures = {link for link in reader.links if not link.startswith("#")}
-    assert pictures == {path.name for path in folder.iterdir()} - {"index.html"}
+    assert pictures - {report.COSTS} == {path.name for path in folder.iterdir()} - {"index.html"}
     for link in reader.links:
         assert not link.startswith("#") or f'id="{link[1:]}"' in text
 
@@ -258,3 +261,20 @@ def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
     (broken / "models" / "net.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(InputError, match=r"net\.safetensors: not a checkpoint"):
         made(broken, tmp_path / "two")
+
+
+def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(data)
+    folders = report.Folders(*(Path("data") / name for name in FOLDERS))
+    model, done = folders.models / "net.safetensors", folders.inpainted / "net"
+    for stage, output, seconds in (("train_dcgan@net", model, 77.7), ("search@net", done, 8.8)):
+        for digest, wrong in ((record.digest(output), 0), ("0" * 32, 1)):  # the second made something else
+            facts = {"outputs": {output.as_posix(): digest}}
+            took = {"seconds": seconds + wrong, "peak_memory_mib": 1234, "ended": f"2026-01-0{1 + wrong}"}
+            record.write(record.home(), stage, facts, took)
+    report.write_costs(folders, {"train_dcgan": SECTIONS["train_dcgan"]}, SECTIONS["search"], SECTIONS["infer"])
+    page = Path(".palimpsest/costs.html").read_text()
+    row = "<td>12</td><td>77.7</td><td>1,234</td><td>8.8</td><td>1,234</td>"
+    assert f"<th scope=row>net</th>{row}" in page
+    assert "<th scope=row>telea &amp; &lt;co&gt;</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page

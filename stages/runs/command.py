@@ -25,7 +25,6 @@ import stages
 from stages.runs import params, record
 from stages.runs.errors import InputError
 
-RECORDS = "PALIMPSEST_RECORDS"  # environment: where records go; default .palimpsest/records
 SCRATCH = Path(".palimpsest/tmp")
 
 # A disk that is full or may not be written: the user's to mend, wherever in a stage it shows.
@@ -127,8 +126,7 @@ def _run(
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mib": _peak_memory() // 1024,
     }
-    records = Path(os.environ.get(RECORDS, ".palimpsest/records"))
-    record.write(records, label, facts, circumstances)
+    record.write(record.home(), label, facts, circumstances)
     if done is not None:
         done()
 

@@ -102,6 +102,18 @@ def _accelerator() -> str | None:
     return torch.cuda.get_device_name() if torch and torch.cuda.is_initialized() else None
 
 
+def home() -> Path:
+    """Where records lie: $PALIMPSEST_RECORDS, or .palimpsest/records."""
+    return Path(os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"))
+
+
+def made(folder: Path, stage: str, output: Path) -> dict[str, Any] | None:
+    """The record of the run of `stage` that made `output` as it lies there; of several the one that ended last."""
+    wanted = {output.as_posix(): digest(output)}.items()
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{stage}/*.json"))]
+    return max((r for r in records if wanted <= r["outputs"].items()), key=lambda r: r["ended"], default=None)
+
+
 def write(folder: Path, stage: str, facts: dict[str, Any], circumstances: dict[str, Any]) -> Path:
     """Write one record, whole, to `folder/<stage>/<digest>.json`; an existing one is left as it is.
 
