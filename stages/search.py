@@ -79,7 +79,9 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     try:
         shape, prior = inputs["arguments"], inputs["params"]["prior"]
         generator = Generator(**shape)
-        discriminator = Discriminator(shape["size"], shape["width"], shape["kernel"])
+        discriminator = Discriminator(
+            shape["size"], shape["width"], shape["kernel"], inputs["params"].get("d_norm", "batch")
+        )
         for part, module in (("generator", generator), ("discriminator", discriminator)):
             module.load_state_dict(checkpoint.part(tensors, part))
             module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)

@@ -1,8 +1,9 @@
 """Train a DCGAN with the tricks of report 1, each a parameter (Radford et al. 2016; Goodfellow et al. 2014).
 
 By default the generator's loss is the non-saturating one, and the discriminator's labels are smoothed
-at random and now and then flipped. What is saved is a moving average of the generator's weights
-(`ema`; 0 saves the last weights, as the reports did) and the discriminator, both for latent search.
+at random and now and then flipped; beside that stands a modern objective, `hinge` with the R1 penalty.
+What is saved is a moving average of the generator's weights (`ema`; 0 saves the last weights, as the
+reports did) and the discriminator, both for latent search.
 """
 
 from __future__ import annotations
@@ -32,9 +33,16 @@ class Params(Training):
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
+    objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge
+    r1: Annotated[float, Field(ge=0)] = 0.0  # gamma of the R1 penalty; wants d_norm: none
+    d_norm: Literal["batch", "none"] = "batch"  # the discriminator's normalisation
     saturating: bool = False  # the generator minimises log(1 - D); report 1 maximised log D
     smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
     flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
+
+    def __post_init__(self) -> None:
+        if self.r1 and self.d_norm != "none":
+            raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
 
 
 def train_dcgan(
@@ -66,7 +74,7 @@ def fit(
     import torch
 
     from stages.images.examples import Examples
-    from stages.losses.adversarial import discriminator_loss, generator_loss, noisy_labels
+    from stages.losses import adversarial
     from stages.models.dcgan import Discriminator, Generator, sample_prior
     from stages.runs import training
 
@@ -75,7 +83,7 @@ def fit(
     shape = {"size": table.size[0], "latent": params.latent, "width": params.width, "kernel": params.kernel}
     with training.seeded(params.seed):
         generator = Generator(**shape)
-        discriminator = Discriminator(shape["size"], params.width, params.kernel)
+        discriminator = Discriminator(shape["size"], params.width, params.kernel, params.d_norm)
     generator, discriminator = team.place(generator), team.place(discriminator)
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)
@@ -94,23 +102,31 @@ def fit(
         for step in run.steps():
             rng = training.generator(params.seed, 1, step)
             real, _ = examples.batch(step, team)
-            labels = noisy_labels(params.batch, params.smoothing, params.flip, rng)
-            real_labels, fake_labels = (team.share(label) for label in labels)
+            labels = adversarial.noisy_labels(params.batch, params.smoothing, params.flip, rng)
             z = team.share(sample_prior(params.batch, params.latent, params.prior, rng))
 
             with team.autocast():
                 fake = generate(z)
                 # Real and fake pass apart: batch normalisation must not tell them by their company.
                 verdicts = judge(real), judge(fake.detach())
-            d_loss, losses = discriminator_loss(verdicts[0].float(), verdicts[1].float(), real_labels, fake_labels)
+            real_logits, fake_logits = (verdict.float() for verdict in verdicts)
+            if params.objective == "hinge":
+                d_loss, losses = adversarial.discriminator_hinge(real_logits, fake_logits)
+            else:
+                shares = [team.share(label) for label in labels]
+                d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shares)
+            if params.r1:
+                losses["r1"] = adversarial.gradient_penalty(discriminator, real)
+                d_loss = d_loss + params.r1 * losses["r1"]
             d_adam.zero_grad()
             d_loss.backward()
             d_adam.step()
 
             discriminator.requires_grad_(False)
             with team.autocast():
-                verdict = discriminator(fake)
-            g_loss = generator_loss(verdict.float(), params.saturating)
+                logits = discriminator(fake).float()
+            hinge = params.objective == "hinge"
+            g_loss = -logits.mean() if hinge else adversarial.generator_loss(logits, params.saturating)
             g_adam.zero_grad()
             g_loss.backward()
             g_adam.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,3 +46,43 @@ def generator_loss(fake: Tensor, saturating: bool = False) -> Tensor:
     Goodfellow et al. 2014, eq. 1: min log(1 - D(G(z))), which is -softplus(logit).
     """
     return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
+
+
+def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Relativistic average, Jolicoeur-Martineau 2018, for the discriminator; logits of length N.
+
+    (BCE(real - mean fake, 1) + BCE(fake - mean real, 0)) / 2: a real picture is to look more real
+    than the average fake. Returns the total and its parts `d_real`, `d_fake`, halved each.
+    """
+    parts = {
+        "d_real": F.softplus(fake.mean() - real).mean() / 2,
+        "d_fake": F.softplus(fake - real.mean()).mean() / 2,
+    }
+    return parts["d_real"] + parts["d_fake"], parts
+
+
+def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The same for the generator, labels exchanged: (BCE(real - mean fake, 0) + BCE(fake - mean real, 1)) / 2.
+
+    Both halves carry its gradient, the first by the average fake.
+    """
+    return (F.softplus(real - fake.mean()).mean() + F.softplus(real.mean() - fake).mean()) / 2
+
+
+def discriminator_hinge(real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Lim and Ye 2017, Geometric GAN, eq. 13: max(0, 1 - real) + max(0, 1 + fake), means over logits of length N.
+
+    Returns the total and its parts `d_real`, `d_fake`.
+    """
+    parts = {"d_real": F.relu(1 - real).mean(), "d_fake": F.relu(1 + fake).mean()}
+    return parts["d_real"] + parts["d_fake"], parts
+
+
+def gradient_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018, eq. 9, without gamma): half the mean squared gradient at real pictures N x 3 x H x W.
+
+    The discriminator must judge each picture by itself: no batch normalisation.
+    """
+    real = real.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean() / 2

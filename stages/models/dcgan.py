@@ -45,16 +45,20 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures in [-1, 1] -> one logit each (N); stride-2 convolutions, no normalisation on the first."""
+    """Pictures in [-1, 1] -> one logit each (N); stride-2 convolutions, no normalisation on the first.
 
-    def __init__(self, size: int, width: int, kernel: int):
+    `norm` is `batch`, as in the reports, or `none`: then each picture is judged by itself, as R1 needs.
+    """
+
+    def __init__(self, size: int, width: int, kernel: int, norm: str = "batch"):
         super().__init__()
         steps = doublings(size)
         channels = [3] + [width << i for i in range(steps)]
         layers: list[nn.Module] = []
         for i, (above, below) in enumerate(pairwise(channels)):
-            layers.append(_down(above, below, kernel, bias=i == 0))
-            layers += [nn.BatchNorm2d(below)] if i else []
+            normed = bool(i) and norm == "batch"
+            layers.append(_down(above, below, kernel, bias=not normed))
+            layers += [nn.BatchNorm2d(below)] if normed else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(channels[-1] * 16, 1)
