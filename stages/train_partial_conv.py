@@ -29,6 +29,7 @@ class Params(Training):
     rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's; the report's (its default), 2e-4 in the paper
     width: Annotated[int, Field(ge=1)] = 32  # channels at half the picture's side; 64 in the paper
     refine: Annotated[int, Field(ge=0)] = 0  # partial convolutions at full size before the last; none in the paper
+    residual: bool = False  # the network corrects a smooth filling; not so in the paper
     loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper
     hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
     terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # weights in place of the paper's
@@ -74,7 +75,7 @@ def fit(
 
     table = training.training_split(aligned, f"train_partial_conv.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
-    arguments = {"size": table.size[0], "width": params.width, "refine": params.refine}
+    arguments = {"size": table.size[0], "width": params.width, "refine": params.refine, "residual": params.residual}
     with training.seeded(params.seed):
         network = PartialConvUNet(**arguments)
     objective = reconstruction.objective(

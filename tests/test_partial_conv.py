@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stages.models.partial_conv import PartialConv2d, PartialConvUNet
+from stages.models.partial_conv import PartialConv2d, PartialConvUNet, spread
 from stages.runs.errors import InputError
 
 
@@ -136,6 +136,14 @@ def test_counts_are_exact_in_bfloat16():
     assert [value.item() for value in seen] == [2376.0]
 
 
+@pytest.mark.parametrize("groups", [(4,), (3, 1)])
+def test_gradients_are_those_of_the_equation(groups):
+    torch.manual_seed(0)
+    layer = PartialConv2d(4, 2, 3, 1, 1, groups_of_channels=groups).double()
+    x, valid = torch.randn(1, 4, 5, 5, dtype=torch.double), torch.rand(1, len(groups), 5, 5) < 0.4
+    assert torch.autograd.gradcheck(lambda x, *_: layer(x, valid)[0], (x.requires_grad_(), *layer.parameters()))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
 def test_gradients_are_finite_and_none_where_nothing_is_known(share):
     torch.manual_seed(0)
@@ -173,9 +181,9 @@ def example(count: int, size: int, share: float = 0.5) -> tuple[Tensor, Tensor]:
     return image, torch.rand(count, 1, size, size, generator=rng(2)) < share
 
 
-def unet(size: int, width: int = 4, refine: int = 0) -> PartialConvUNet:
+def unet(size: int, width: int = 4, refine: int = 0, residual: bool = False) -> PartialConvUNet:
     torch.manual_seed(0)
-    return PartialConvUNet(size, width, refine)
+    return PartialConvUNet(size, width, refine, residual)
 
 
 @pytest.mark.parametrize(("size", "layers"), [(32, 5), (48, 4), (64, 6), (80, 4), (128, 7), (512, 8)])
@@ -197,8 +205,9 @@ def test_sizes_it_cannot_take_are_refused(size):
 
 
 @pytest.mark.parametrize("share", [0.1, 0.8, 1.0])
-def test_what_lies_under_the_hole_changes_no_bit(share):
-    network = unet(32, refine=1)
+@pytest.mark.parametrize("residual", [False, True])
+def test_what_lies_under_the_hole_changes_no_bit(share, residual):
+    network = unet(32, refine=1, residual=residual)
     image, hole = example(4, 32, share)
     for mode in (True, False):
         network.train(mode)
@@ -237,9 +246,51 @@ def test_the_affine_parameters_of_the_encoder_are_those_of_its_normalisation():
     assert found == {f"encoder.{i}.norm.{kind}" for i in range(1, 6) for kind in ("weight", "bias")}
 
 
-def test_it_learns_to_fill():
+def test_spreading_worked_out_by_hand():
+    """Three pixels of 4 x 4 are known: one in the upper left quarter, two in the lower right."""
+    image = torch.zeros(1, 1, 4, 4)
+    known = torch.zeros(1, 1, 4, 4)
+    for row, column, value in [(0, 0, 0.8), (2, 2, -0.4), (3, 3, 0.2)]:
+        image[0, 0, row, column], known[0, 0, row, column] = value, 1
+    filled = spread(image, known)
+    assert filled[known == 1].tolist() == pytest.approx([0.8, -0.4, 0.2])
+    # The quarters' means are [[.8, ?], [?, -.1]]; the mean of those two, .35, stands for the unknown ones.
+    expected = F.interpolate(torch.tensor([[[[0.8, 0.35], [0.35, -0.1]]]]), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(filled[known == 0], expected[known == 0])
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10**6), side=st.sampled_from([5, 12, 32]), share=st.sampled_from([0.02, 0.5, 1.0]))
+def test_spreading_keeps_what_is_known_and_stays_between_its_extremes(seed, side, share):
+    image = torch.rand(1, 3, side, side, generator=rng(seed)) * 2 - 1
+    known = (torch.rand(1, 1, side, side, generator=rng(seed + 1)) < share).float()
+    filled = spread(image * known, known)
+    assert torch.equal(filled * known, image * known)
+    if side != 5 and known.any():
+        values = [image[0, c][known[0, 0] == 1] for c in range(3)]
+        for channel, found in zip(filled[0], values, strict=True):
+            assert channel.min() >= min(found.min(), 0) - 1e-6
+            assert channel.max() <= max(found.max(), 0) + 1e-6
+
+
+def test_the_residual_network_corrects_the_smooth_filling_inside_the_range():
+    network = unet(32, residual=True)
+    image, hole = example(2, 32, 0.8)
+    nn.init.zeros_(network.last.weight)
+    nn.init.zeros_(network.last.bias)
+    known = (~hole).float()
+    torch.testing.assert_close(network(image, hole), spread(image * known, known))
+    nn.init.constant_(network.last.bias, 1.5)
+    output = network(image, hole)
+    assert output.max() == 1
+    output.mean().backward()
+    torch.testing.assert_close(network.last.bias.grad, torch.full((3,), 1 / 3), msg="gradients pass the clamp")
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_it_learns_to_fill(residual):
     """Thirty steps on pictures of one colour each: the colour spreads into the hole."""
-    network = unet(32, 8).to(memory_format=torch.channels_last)
+    network = unet(32, 8, 0, residual).to(memory_format=torch.channels_last)
     adam = torch.optim.Adam(network.parameters(), 5e-3)
     colours = torch.rand(8, 3, 1, 1, generator=rng(5)) * 1.6 - 0.8
     image, (_, hole) = colours.expand(8, 3, 32, 32), example(8, 32, 0.8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,9 @@ class PartialConv2d(nn.Conv2d):
             raise ValueError(f"groups of {self.groups_of_channels} channels are not {in_channels} in all")
 
     def forward(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        raw = F.conv2d(self._masked(x, valid), self.weight, None, self.stride, self.padding)
+        raw = F.conv2d(
+            Masked.apply(x, valid.to(x.dtype), self.groups_of_channels), self.weight, None, self.stride, self.padding
+        )
         counts = self._counts(valid)
         some = counts > 0
         window = self.weight[0].numel()  # k^2 C_in
@@ -59,11 +61,6 @@ class PartialConv2d(nn.Conv2d):
         if self.bias is not None:
             output = torch.where(some, output + self.bias[:, None, None], 0)
         return output, some.to(valid.dtype)
-
-    def _masked(self, x: Tensor, valid: Tensor) -> Tensor:
-        parts = x.split(self.groups_of_channels, 1)
-        masked = [part * mask for part, mask in zip(parts, valid.to(x.dtype).split(1, 1), strict=True)]
-        return torch.cat(masked, 1) if len(masked) > 1 else masked[0]
 
     @torch.no_grad()
     def _counts(self, valid: Tensor) -> Tensor:
@@ -76,6 +73,29 @@ class PartialConv2d(nn.Conv2d):
         )
         # Not a convolution with ones, which autocast would take to bfloat16 and so round.
         return self.window_sum(plane)
+
+
+class Masked(torch.autograd.Function):
+    """X * M, each group of channels by its mask: in one pass, where split and concatenate copy twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, valid: Tensor, groups_of_channels: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(valid)
+        ctx.groups_of_channels = groups_of_channels
+        return Masked._multiply(x, valid, groups_of_channels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (valid,) = ctx.saved_tensors
+        return Masked._multiply(gradient, valid, ctx.groups_of_channels), None, None
+
+    @staticmethod
+    def _multiply(x: Tensor, valid: Tensor, groups_of_channels: tuple[int, ...]) -> Tensor:
+        masked = torch.empty_like(x)
+        groups = (tensor.split(groups_of_channels, 1) for tensor in (x, masked))
+        for part, out, mask in zip(*groups, valid.split(1, 1), strict=True):
+            torch.mul(part, mask, out=out)
+        return masked
 
 
 class Block(nn.Module):
@@ -99,22 +119,23 @@ class PartialConvUNet(nn.Module):
     N x 3 x S x S in [-1, 1], not composited, is 0 (grey) if nothing is known. S is a multiple of 16 from
     32 to 512. The encoder halves while the side is even, at most 8 times: 32 pixels to one (report
     5's five layers), 512 to 2 (the paper's eight). Channels double from `width` (64 in the paper) to 8
-    times it. `refine` is how many partial convolutions at full size precede the last one; the paper
-    has none, which leaves all detail of small pictures to one 3 x 3 window.
+    times it. The paper leaves the last layer's range open: here it ends in tanh.
 
-    The paper leaves the last layer's range open: here it ends in tanh.
+    Two things that the paper has not, both off by default: `refine` partial convolutions at full size
+    before the last one, and `residual`, by which the network corrects a smooth filling (`spread`)
+    instead of starting from grey; then the sum is clamped, and gradients pass as if it were not.
 
     Raises InputError for a size it cannot take.
     """
 
-    def __init__(self, size: int, width: int, refine: int = 0):
+    def __init__(self, size: int, width: int, refine: int = 0, residual: bool = False):
         super().__init__()
         if size % 16 or not 32 <= size <= 512:
             raise InputError(
                 f"a partial-convolution U-Net takes pictures of multiples of 16 pixels from 32 to 512, not {size}: "
                 "set align.size"
             )
-        self.frozen = False
+        self.frozen, self.residual = False, residual
         depth = min((size & -size).bit_length() - 1, DEEPEST)
         channels = [3, *(width * min(1 << i, 8) for i in range(depth))]
         self.encoder = nn.ModuleList(
@@ -165,7 +186,26 @@ class PartialConvUNet(nn.Module):
         x, valid = _doubled(x, valid)
         for block in self.refine:
             x, valid = block(*_join(x, valid, image, known))
-        return torch.tanh(self.last(*_join(x, valid, image, known))[0])
+        output, _ = self.last(*_join(x, valid, image, known))
+        if not self.residual:
+            return torch.tanh(output)
+        output = output + spread(image, known)
+        return output + (output.clamp(-1, 1) - output).detach()
+
+
+def spread(image: Tensor, known: Tensor) -> Tensor:
+    """The known pixels (`known` 1) of N x C x S x S, and between them a smooth filling; 0 if there are none.
+
+    Partial convolutions of equal weights, 2 x 2 with stride 2, down to an odd side: means of what is
+    known. On the way up what is known stays, and the rest is interpolated from the smaller picture.
+    """
+    if image.shape[-1] % 2:
+        return image
+    known_share = F.avg_pool2d(known, 2)
+    some = (known_share > 0).to(image.dtype)
+    means = F.avg_pool2d(image * known, 2) / torch.where(known_share > 0, known_share, 1)
+    smooth = F.interpolate(spread(means, some), scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.lerp(smooth, image, known)
 
 
 def _joined(above: int, skip: int, below: int, bias: bool = False) -> PartialConv2d:
