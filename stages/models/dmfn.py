@@ -22,7 +22,7 @@ class DMFN(nn.Module):
     """(image, hole) -> whole picture, N x 3 x S x S in [-1, 1], not composited.
 
     An encoder of `width`, 2 and 4 `width` channels with two strides of 2, `blocks` fusion blocks
-    and a decoder, tanh: Hui et al. 2020, fig. 2. The report's: width 64, 8 blocks. Pixels under the
+    and a decoder, tanh (Hui et al. 2020). The report's: width 64, 8 blocks. Pixels under the
     hole are zeroed first; the hole is the fourth channel.
 
     Raises InputError for a size it cannot take.
@@ -50,7 +50,7 @@ class DMFN(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """DMFB, Hui et al. 2020, section III-A: N x C x H x W -> the same shape; C is a multiple of 4.
+    """DMFB, Hui et al. 2020: N x C x H x W -> the same shape; C is a multiple of 4.
 
     A quarter of the channels is seen at four dilations, x1 to x4, and combined from near to far,
     each y a 3x3 convolution K of the y before plus the next x (`combine` = dense, the paper):
