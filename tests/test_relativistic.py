@@ -48,7 +48,7 @@ def test_neither_can_tell_pictures_apart_that_are_judged_alike():
 
 
 def test_signs():
-    """Descending, the discriminator raises every real logit and lowers every fake one; the generator raises the fake."""
+    """Descending, the discriminator raises real logits and lowers fake ones; the generator raises fake ones."""
     real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
     relativistic_discriminator_loss(real, fake)[0].backward()
     assert (real.grad < 0).all()
