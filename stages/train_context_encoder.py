@@ -1,0 +1,189 @@
+"""Train a context encoder: what is missing in the middle, from what is around it (Pathak et al. 2016; report 4).
+
+Two objectives: `vae`, squared error and the divergence of the latent numbers from a standard normal,
+and `gan`, squared error and a discriminator that sees the patch alone. What is saved is a moving
+average of the weights (`ema`; 0 saves the last ones, as the report did).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stages.runs import command
+from stages.runs.params import STRICT, Runtime, Training
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from stages.models.context_encoder import ContextEncoder, Discriminator
+    from stages.runs import training
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params(Training):
+    batch: Annotated[int, Field(ge=2)] = 32  # pictures a step; 32 in the report
+    rate: Annotated[float, Field(gt=0)] = 2e-3  # the generator's; ten times the discriminator's, 2e-4 in Pathak's
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.995  # decay of the averaged network that is saved
+    encoder: Literal["alexnet", "vgg", "resnet"] = "resnet"
+    objective: Literal["vae", "gan"] = "vae"
+    bottleneck: Annotated[int, Field(ge=1)] = 500  # latent numbers; 500, 2000 and 4000 in the report
+    width: Annotated[int, Field(ge=1)] = 32  # channels of the first layers; an eighth of the last's, 64 in the report
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5  # the missing box's side over the picture's; report: 0.25
+    overlap: Annotated[int, Field(ge=0)] = 4  # pixels of known border that are predicted too; Pathak: 7
+    overlap_weight: Weight = 10.0  # of squared error there; Pathak: 10
+    kl: Weight = 0.1  # vae: weight of the divergence beside squared error, both sums a picture; 1 in the report
+    reconstruction: Weight = 0.999  # gan: weight of mean squared error
+    adversarial: Weight = 0.001  # gan: weight of the discriminator's verdict
+    rate_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `rate` over the discriminator's
+    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
+
+
+def train_context_encoder(
+    aligned: Path,
+    model: Path,
+    members: Path,
+    history: Path,
+    samples: Path,
+    params: Params,
+    runtime: Runtime,
+    name: str,
+) -> Callable[[], None]:
+    """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
+
+    A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth. Returns
+    what forgets the resume state, to be called once the outputs are in place.
+
+    Raises InputError for a size, fraction or overlap the network cannot take, an empty training split,
+    or a loss that is not finite.
+    """
+    from stages.runs import training
+
+    outputs = training.Outputs(model, members, history, samples)
+    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+
+
+def fit(
+    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+) -> Callable[[], None]:
+    """One process's part of the training; see `train_context_encoder`."""
+    import torch
+
+    from stages.images.examples import Examples
+    from stages.losses import variational
+    from stages.models.context_encoder import ContextEncoder, Discriminator
+    from stages.runs import training
+
+    table = training.training_split(aligned, f"train_context_encoder.{name}.dataset")
+    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
+    chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap")
+    arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
+    with training.seeded(params.seed):
+        network = ContextEncoder(**arguments)
+        discriminator = Discriminator(network.patch_side, params.d_width or params.width)
+    network = team.place(network)
+    averaged = copy.deepcopy(network)
+    adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999))
+    adversary = Adversary(team, discriminator, params) if params.objective == "gan" else None
+    parts = {"network": network, "averaged": averaged, "adam": adam, **(adversary.parts if adversary else {})}
+    wrapped: Any = team.wrap(network)
+    if team.size > 1:  # gradients are joined in passes through this method too
+        wrapped.mark_forward_method("patch")
+    weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(team.device)
+    truth, holes = examples.shown(8, team)
+    with training.Run(
+        name, "context_encoder", arguments, params, runtime, aligned, parts, examples.sampler, team
+    ) as run:
+        for step in run.steps():
+            image, hole = examples.batch(step, team)
+            target = network.inner(image)
+            noise = torch.randn(params.batch, network.latent, generator=training.generator(params.seed, 1, step))
+            with team.autocast():
+                patch = wrapped.patch(image, hole, team.share(noise))
+            pixels = patch.pixels.float()
+
+            if adversary:
+                d_loss = adversary.learn(target, pixels.detach())
+                verdict = adversary.judge(pixels)
+                loss, losses = variational.gan(
+                    pixels, target, weights, verdict, params.reconstruction, params.adversarial
+                )
+                losses["d_loss"] = d_loss
+            else:
+                mean, log_variance = patch.mean.float(), patch.log_variance.float()
+                loss, losses = variational.vae(pixels, target, weights, mean, log_variance, params.kl)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+            training.average(averaged, network, training.decay(params.ema, step))
+            run.log(losses | {"patch_sse": variational.patch_sse(pixels.detach(), target, params.overlap).mean()})
+            if run.sheet_due():
+                run.sheet(_sheet(averaged.eval(), truth, holes, training.generator(params.seed, 2)))
+        kept = {"network": averaged} | ({"discriminator": adversary.discriminator} if adversary else {})
+        return run.finish(outputs, kept)
+
+
+class Adversary:
+    """The discriminator and its training (Goodfellow et al. 2014, eq. 1; report 4, eq. 3)."""
+
+    def __init__(self, team: training.Team, discriminator: Discriminator, params: Params):
+        import torch
+
+        self.team, self.discriminator = team, team.place(discriminator)
+        rate = params.rate / params.rate_ratio
+        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999))
+        self.wrapped = team.wrap(self.discriminator)
+        self.parts = {"discriminator": self.discriminator, "d_adam": self.adam}
+
+    def learn(self, real: Tensor, fake: Tensor) -> Tensor:
+        """One step of the discriminator; its loss."""
+        import torch
+
+        from stages.losses.adversarial import discriminator_loss
+
+        with self.team.autocast():
+            # Real and fake pass apart: batch normalisation must not tell them by their company.
+            verdicts = self.wrapped(real).float(), self.wrapped(fake).float()
+        loss, _ = discriminator_loss(*verdicts, torch.ones_like(verdicts[0]), torch.zeros_like(verdicts[1]))
+        self.adam.zero_grad()
+        loss.backward()
+        self.adam.step()
+        return loss.detach()
+
+    def judge(self, fake: Tensor) -> Tensor:
+        """Logits for patches, whose gradients train what made them and not the discriminator."""
+        self.discriminator.requires_grad_(False)
+        with self.team.autocast():
+            verdict = self.discriminator(fake).float()
+        self.discriminator.requires_grad_(True)
+        return verdict
+
+
+def _sheet(network: ContextEncoder, truth: Tensor, holes: Tensor, rng: torch.Generator) -> list[Tensor]:
+    """Rows: given, completed, three more drawn completions of a VAE, the truth."""
+    import torch
+
+    with torch.no_grad():
+        completions = [network(truth, holes)]
+        if network.latent:
+            completions += network.sample(truth, holes, 3, rng)
+    return [truth.masked_fill(holes, -1), *(torch.where(holes, whole, truth) for whole in completions), truth]
+
+
+if __name__ == "__main__":
+    command.run(
+        train_context_encoder,
+        sections={"params": "train_context_encoder.{name}", "runtime": "runtime"},
+        inputs=("aligned",),
+        outputs=("model", "members", "history", "samples"),
+    )
