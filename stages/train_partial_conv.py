@@ -75,7 +75,8 @@ def fit(
 
     table = training.training_split(aligned, f"train_partial_conv.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
-    arguments = {"size": table.size[0], "width": params.width, "refine": params.refine, "residual": params.residual}
+    shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
+    arguments: dict[str, Any] = {"size": table.size[0], **shape}
     with training.seeded(params.seed):
         network = PartialConvUNet(**arguments)
     objective = reconstruction.objective(
