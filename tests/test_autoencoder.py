@@ -16,7 +16,7 @@ from torch import Tensor
 from stages.images import table
 from stages.models.autoencoder import Autoencoder
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint
+from stages.runs import checkpoint, training
 from stages.runs.errors import InputError
 
 NETWORKS = {"autoencoder": Autoencoder, "partial_conv": PartialConvUNet}
@@ -129,11 +129,20 @@ def test_a_stage_leaves_its_outputs(stage, aligned, tmp_path):
     assert inputs["network"] == stage
 
 
-def test_lius_terms_are_logged_one_by_one(aligned, tmp_path):
-    done = train("partial_conv", aligned, tmp_path, loss="liu", perceptual_weights="random", steps=4)
+def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encoders_normalisation(aligned, tmp_path):
+    """A training that is second stage from its first step on: the encoder's normalisation ends as it began."""
+    changes = {"loss": "liu", "perceptual_weights": "random", "finetune_from": 0.0, "finetune_rate": 1e-3}
+    done = train("partial_conv", aligned, tmp_path, steps=4, ema=0.0, **changes)
     assert done.returncode == 0, done.stderr
     terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
     assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms
+    end = checkpoint.part(checkpoint.load(tmp_path / "out" / OUTPUTS["model"])[0], "network")
+    with training.seeded(1):
+        start = PartialConvUNet(32, 4).state_dict()
+    same = {key for key in end if torch.equal(start[key], end[key])}
+    frozen = {key for key in end if key.startswith("encoder") and ".norm." in key}
+    assert len(frozen) == 4 * 5
+    assert same == frozen
 
 
 def test_liu_without_perceptual_weights_is_one_line(aligned, tmp_path):
@@ -146,16 +155,3 @@ def test_an_unknown_parameter_is_one_line(aligned, tmp_path):
     done = train("autoencoder", aligned, tmp_path, widht=4)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "train_autoencoder.a.widht" in done.stderr
-
-
-def test_the_second_stage_freezes_the_encoders_normalisation(aligned, tmp_path):
-    """What a training of three steps ends with is what one of six, its second half the second stage, still has."""
-    ends = []
-    for name, changes in {"first": {"steps": 3}, "both": {"steps": 6, "finetune_from": 0.5}}.items():
-        done = train("partial_conv", aligned, tmp_path / name, ema=0.0, **changes)
-        assert done.returncode == 0, done.stderr
-        ends.append(checkpoint.part(checkpoint.load(tmp_path / name / "out" / OUTPUTS["model"])[0], "network"))
-    same = {key for key in ends[0] if torch.equal(ends[0][key], ends[1][key])}
-    frozen = {key for key in ends[0] if key.startswith("encoder") and ".norm." in key}
-    assert len(frozen) == 4 * 5
-    assert same == frozen
