@@ -270,14 +270,18 @@ def score_section(scores: Mapping[str, Any], kinds: Sequence[str]) -> str:
         (system, blending, entry[blending]) for system, entry in scores.items() for blending in ("raw", "blended")
     ]
     present = [k for k in kinds if any(k in line for *_, line in lines)]
-    bins = sorted({key for *_, line in lines for key in line["ratio"]})
+    # Only systems that complete every kind can be compared over all holes.
+    able = [line for line in lines if all(kind in line[2] for kind in present)]
+    bins = sorted({key for *_, line in able for key in line["ratio"]})
     across = [(kind, kind) for kind in present]
-    body = score_table(lines, "overall")
+    body = score_table(able, "overall") if able else ""
+    if some := sorted({system for system, *_ in lines} - {system for system, *_ in able}):
+        body += f"<p>Not every kind of hole is completed by {escape(', '.join(some))}: see by kind.</p>\n"
     for metric in ("psnr_hole", "ssim_hole"):
         body += matrix(lines, metric, across, None, f"{METRICS[metric].heading}, by kind of hole.")
     percent = [(key, "–".join(str(int(end)) for end in key.split("-")) + " %") for key in bins]
     caption = f"{METRICS['psnr_hole'].heading}, by the missing part of the picture."
-    body += matrix(lines, "psnr_hole", percent, "ratio", caption)
+    body += matrix(able, "psnr_hole", percent, "ratio", caption) if able else ""
     body += gains(scores, present, "psnr_hole")
     for kind in present:
         body += folded(f"Every metric: {escape(kind)}", score_table(lines, kind))

@@ -23,20 +23,37 @@ OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a
 
 @pytest.fixture(scope="module")
 def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("aligned")
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
-    with table.writing_pictures(folder / "train.arrow", (16, 16), table.ALIGNED) as writer:
+    return write_pictures(tmp_path_factory.mktemp("aligned"), 16)
+
+
+def write_pictures(folder: Path, size: int) -> Path:
+    """`folder` with 50 training pictures of noise; eyes at a quarter and three quarters of the side."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, size, size, 3), dtype=np.uint8)
+    eyes = [size * 0.25, size * 0.4, size * 0.75, size * 0.4, *[size * 0.5] * 6]
+    with table.writing_pictures(folder / "train.arrow", (size, size), table.ALIGNED) as writer:
         for i, picture in enumerate(pixels):
-            writer.append(picture, f"id{i}", f"{i}.png", None, None)
+            writer.append(picture, f"id{i}", f"{i}.png", None, eyes)
     return folder
 
 
-def command(aligned: Path, home: Path, out: str, **changes: object) -> tuple[list[str], dict[str, str]]:
-    params = {"dataset": "x", "steps": STEPS, "batch": 8, "width": 4, "kernel": 4, "ema": 0.9}
-    params |= {"log_every": 3, "sample_every": 10, "save_every": 5, **changes}
+SMALL = {"steps": STEPS, "batch": 8, "width": 4, "ema": 0.9, "log_every": 3, "sample_every": 10, "save_every": 5}
+STAGES: dict[str, dict[str, object]] = {
+    "train_dcgan": {"kernel": 4},
+    "train_autoencoder": {"width": 2},
+    # The second stage begins before the first state that is saved, or behind it: both must go on exactly.
+    "train_partial_conv": {"finetune_from": 0.5, "refine": 1, "residual": True},
+    "train_context_encoder": {"objective": "gan", "bottleneck": 8, "encoder": "alexnet"},
+    "train_dmfn": {"blocks": 1, "d_width": 2},
+}
+
+
+def command(
+    aligned: Path, home: Path, out: str, stage: str = "train_dcgan", **changes: object
+) -> tuple[list[str], dict[str, str]]:
+    params = {"dataset": "x", **SMALL, **STAGES[stage], **changes}
     file = home / f"{out}.yaml"
-    file.write_text(json.dumps({"runtime": {"threads": 1}, "train_dcgan": {"a": params}}))
-    line = [sys.executable, "-m", "stages.train_dcgan", "a", "--params", str(file), "--aligned", str(aligned)]
+    file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": params}}))
+    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return line, {**os.environ, **places}
@@ -84,6 +101,23 @@ def test_killed_training_goes_on_to_the_same_bytes(
     assert 5 <= step < STEPS
     assert f"a: step {step};" in finish(line, env), "it goes on where the state was saved"
     assert contents(tmp_path / "out") == unbroken
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "train_dcgan"])
+def test_every_training_goes_on_after_a_kill_to_the_same_bytes(stage: str, tmp_path: Path) -> None:
+    aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
+    finish(*command(aligned, tmp_path, "whole", stage))
+    line, env = command(aligned, tmp_path, "broken", stage)
+    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL)
+    while not (states := list((tmp_path / "state").glob("a-*/state.safetensors"))):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    step = checkpoint.load(states[0])[1]["step"]
+    assert 5 <= step < STEPS
+    assert f"a: step {step};" in finish(line, env)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
 def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) -> None:
