@@ -27,12 +27,11 @@ from tqdm import tqdm
 
 from stages.images import landmarks as faces
 from stages.images.sources import BadPicture, decode
-from stages.images.table import ALIGNED, Writer, writing_pictures
+from stages.images.table import ALIGNED, SPLITS, Writer, writing_pictures
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 
-SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "image_id", "path", "split", "status", "landmarks")  # of data/ingested, as they are read
 
 CHUNK = 64  # pictures a task: enough to hide what passing them between processes costs

@@ -164,8 +164,8 @@ def official_sides(items: Iterable[Item]) -> dict[str, str]:
     """For each person whom the official partition has: the strictest of their splits."""
     sides: dict[str, str] = {}
     for item in items:
-        if item.identity and item.split in sources.SPLITS:
-            sides[item.identity] = max(sides.get(item.identity, "train"), item.split, key=sources.SPLITS.index)
+        if item.identity and item.split in table.SPLITS:
+            sides[item.identity] = max(sides.get(item.identity, "train"), item.split, key=table.SPLITS.index)
     return sides
 
 
@@ -221,7 +221,7 @@ class Judge:
             return "test"
         if item.identity in self._sides:
             return self._sides[item.identity]
-        if item.split in sources.SPLITS:
+        if item.split in table.SPLITS:
             return item.split
         key = f"identity {item.identity}" if item.identity else pixel_sha256
         side = split_of(key, self._params.split)

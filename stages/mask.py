@@ -67,7 +67,7 @@ def mask(aligned: Path, masks: Path, params: Params, name: str) -> None:
     """Draw and freeze the holes of a dataset: train.arrow, val.arrow and test.arrow of `masks`."""
     masks.mkdir()
     skipped: Counter[str] = Counter()
-    for split in ("train", "val", "test"):
+    for split in table.SPLITS:
         pictures = table.Table(aligned / f"{split}.arrow")
         count = params.train_sample if split == "train" else None
         chosen = set(batches.sample(pictures.keys(), count, params.seed))

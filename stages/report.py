@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images.table import Key, Table
+from stages.images.table import SPLITS, Key, Table
 from stages.runs import command, record
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -159,7 +159,7 @@ def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
     for name, entry in datasets.items():
         ingested = read(folders.ingested / name, ["status", "reason", "licence", "consent"])
         status = Counter(ingested["status"].to_pylist())
-        splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in ("train", "val", "test")]
+        splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in SPLITS]
         unaligned = read(folders.aligned / name / "rejected.parquet", ["reason"])
         terms = [", ".join(sorted({escape(v) for v in ingested[c].to_pylist() if v})) for c in ("licence", "consent")]
         use = entry.get("ingest", {}).get("use", "")
@@ -171,7 +171,7 @@ def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
             reasons += [[escape(name), stage, escape(reason), str(n)] for reason, n in ranked[:REASONS]]
             if rest := sum(n for _, n in ranked[REASONS:]):
                 reasons.append([escape(name), stage, f"{len(ranked) - REASONS} other reasons", str(rest)])
-    counted = ("pictures", "kept", "rejected", "not aligned", "train", "val", "test")
+    counted = ("pictures", "kept", "rejected", "not aligned", *SPLITS)
     head = ("dataset", "use", "licence", "consent", *counted)
     body = grid(head, rows, "Pictures = kept + rejected; kept = not aligned + train + val + test.")
     if reasons:

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from stages.images.opencv import cv2
+from stages.images.table import SPLITS
 from stages.runs.errors import InputError
 
 MAX_PIXELS = 100_000_000
@@ -155,7 +156,6 @@ SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", 
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 SUFFIXES |= {".heic", ".heif", ".avif"}  # cannot be read, but should be seen among the rejected
 
-SPLITS = ("train", "val", "test")  # as CelebA's list numbers them; a later one is the stricter
 TRAIN_OR_VAL = "train or val"  # an official training set without a validation set of its own
 
 LANDMARKS = tuple(

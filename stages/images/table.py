@@ -19,6 +19,8 @@ from stages.runs.errors import InputError
 
 ROWS = 1024  # rows a record batch; fixed, since it shows in the bytes
 
+SPLITS = ("train", "val", "test")  # as CelebA's list numbers them; a later one is the stricter
+
 Key = tuple[str, ...]
 KEY = ("image_id", "path", "kind")  # its columns
 

@@ -90,6 +90,7 @@ def _run(
 ) -> None:
     _refuse_foreign_code()
     started, clock = datetime.now(UTC), time.monotonic()
+    sources = record.sources()
     name = getattr(arguments, "name", None)
     values = params.load(arguments.params)
     built = {
@@ -117,7 +118,7 @@ def _run(
         "inputs": read,
         "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
         "params": {dotted.format(name=name): _plain(built[parameter]) for parameter, dotted in sections.items()},
-        "code": record.code_digest(),
+        "code": record.code_digest(sources),
         "environment": record.environment(),
     }
     circumstances = {

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import stages
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
     "cholespy",
+    "lightning-fabric",
     "lpips",
     "matplotlib",
     "numpy",
@@ -54,15 +56,24 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
-def code_digest() -> str:
-    """sha256 over the project's source files that this process has imported, by relative path."""
+def sources() -> dict[Path, str]:
+    """sha256 of every source file of the project as it lies there now."""
+    root = Path(stages.__file__).resolve().parent
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*.py"))}
+
+
+def code_digest(found: Mapping[Path, str] | None = None) -> str:
+    """sha256 over the project's source files that this process has imported, by relative path.
+
+    `found` are the `sources` when the process began: what is edited during a long run did not run.
+    """
     root = Path(stages.__file__).resolve().parent
     # `python -m stages.x` leaves the stage itself in sys.modules as `__main__`.
     loaded = {Path(f).resolve() for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
     total = hashlib.sha256()
-    for path in sorted(p for p in loaded if root in p.parents):
-        total.update(path.relative_to(root).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(path.read_bytes()).digest())
+    for path, sha256 in (found or sources()).items():
+        if path in loaded:
+            total.update(f"{path.relative_to(root).as_posix()} {sha256}\n".encode())
     return total.hexdigest()
 
 
