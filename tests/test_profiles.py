@@ -2,6 +2,7 @@
 
 import dataclasses
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,8 @@ def test_what_is_named_is_there(file: str) -> None:
     assert set(datasets) <= set(values["datasets"])
 
 
+CHANNELS = (64, 128, 256, 512, 512, 512)  # of report 4's encoders
+
 # profile, section, entry, and the parameters of the network that completes, by hand
 REPORTS = [
     ("report1", "train_dcgan", "dcgan", 100 * 8192 + 2 * 960 + 25 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3),
@@ -54,6 +57,23 @@ REPORTS = [
         "report3", "train_dmfn", "dmfn",
         25 * 4 * 64 + 64 + 9 * (64 * 128 + 128 * 128 + 128 * 256) + 8 * (9 * 256 * 64 + 7 * 9 * 64**2 + 256**2)
         + 9 * 256**2 + 16 * 256 * 128 + 9 * 128**2 + 16 * 128 * 64 + 9 * 64**2 + 9 * 64 * 3 + 3,
+    ),
+    (  # the encoder, its bottleneck, two heads, the decoder from 5 x 5 to the 78 pixels of hole and border
+        "report4", "train_context_encoder", "vae_resnet",
+        9 * 3 * 64 + 128 + sum(9 * (a * b + 3 * b * b) + a * b + 10 * b for a, b in pairwise(CHANNELS))
+        + 8192 * 4000 + 8000 + 2 * (4000 * 4000 + 4000)
+        + 4000 * 512 * 25 + 2 * 960 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3,
+    ),
+    (
+        "report4", "train_context_encoder", "gan_alexnet",
+        121 * 3 * 64 + 25 * 64 * 128 + 9 * (128 * 256 + 256 * 512 + 2 * 512 * 512) + 2 * sum(CHANNELS)
+        + 8192 * 4000 + 8000
+        + 4000 * 512 * 25 + 2 * 960 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3,
+    ),
+    (
+        "report4", "train_context_encoder", "gan_vgg",
+        sum(9 * (a * b + b * b) + 6 * b for a, b in pairwise((3, *CHANNELS))) + 8192 * 4000 + 8000
+        + 4000 * 512 * 25 + 2 * 960 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 3) + 3,
     ),
     (
         "report5", "train_autoencoder", "autoencoder",
