@@ -157,6 +157,18 @@ def test_sampler_reads_every_picture_once_an_epoch() -> None:
     assert list(fresh.rows(4)) == list(rows[16:]), "a step's rows do not depend on the steps before"
 
 
+@pytest.mark.parametrize(("count", "batch"), [(10, 3), (7, 5), (4, 16), (1, 2), (40, 6)])
+def test_a_step_may_lie_across_any_epochs(count: int, batch: int) -> None:
+    """A training that goes on begins there; and a batch may be larger than the data."""
+    running = Sampler(count, batch, seed=3)
+    rows = [running.rows(step) for step in range(120)]
+    for step, expected in enumerate(rows):
+        assert list(Sampler(count, batch, seed=3).rows(step)) == list(expected)
+    whole = np.concatenate(rows)
+    epochs = whole[: len(whole) // count * count].reshape(-1, count)
+    assert (np.sort(epochs, axis=1) == np.arange(count)).all()
+
+
 @pytest.mark.parametrize("bytes_", [b"", b"not a checkpoint", b"\x80\x04\x95cos\nsystem\n", b"\xff" * 4096])
 def test_foreign_checkpoints_are_refused(bytes_: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"

@@ -38,12 +38,16 @@ class Sampler:
         """The row numbers (int64, `batch` of them) of a step, counted from 0."""
         places = np.arange(step * self.batch, (step + 1) * self.batch)
         epochs, offsets = np.divmod(places, self.count)
-        for epoch in {int(epoch) for epoch in epochs} - set(self._orders):
-            self._orders = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        known, self._orders = self._orders, {}
+        for epoch in map(int, np.unique(epochs)):  # several where they are shorter than the batch
+            order = known.get(epoch)
+            self._orders[epoch] = self._order(epoch) if order is None else order
         rows = np.array([self._orders[int(epoch)][offset] for epoch, offset in zip(epochs, offsets, strict=True)])
         self.seen[rows] = True
         return rows
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
 
 
 class Examples:
