@@ -97,6 +97,7 @@ def fit(
     """One process's part of the training; see `train_dmfn`."""
     import torch
 
+    import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
     from stages.images.examples import Examples
     from stages.losses.adversarial import relativistic_discriminator_loss
     from stages.losses.perceptual import Features

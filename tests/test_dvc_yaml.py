@@ -21,8 +21,11 @@ def body(stage: str) -> dict:
 
 def imports(file: Path) -> set[Path]:
     """Project files that `file` imports when it runs, also inside functions; not for type checking alone."""
+    return imported([ast.parse(file.read_text())])
+
+
+def imported(nodes: list[ast.AST]) -> set[Path]:
     found: set[Path] = set()
-    nodes = [ast.parse(file.read_text())]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
@@ -69,6 +72,17 @@ def test_code_deps_are_exactly_the_files_imported(stage: str) -> None:
     needed = {path.relative_to(ROOT).as_posix() for path in reached}
     missing, surplus = needed - listed, listed - needed
     assert not missing and not surplus, f"{stage}: missing {sorted(missing)}, surplus {sorted(surplus)}"  # noqa: PT018
+
+
+@pytest.mark.parametrize("stage", [stage for stage in PIPELINE if stage.startswith("train_")])
+def test_a_training_imports_its_code_before_its_state_is_looked_for(stage: str) -> None:
+    """State is found by the code imported so far: what only a later step imports could change unnoticed."""
+    file = ROOT / "stages" / f"{stage}.py"
+    first = [n for n in ast.parse(file.read_text()).body if getattr(n, "name", "fit") == "fit"]  # and no definition
+    reached = imported(list(first))
+    for path in imported(list(first)):
+        reached |= closure(path)
+    assert imports(file) <= reached
 
 
 def test_package_files_are_empty() -> None:
