@@ -84,7 +84,12 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bytes(home: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"batch": 5}, "batch: 5 is no multiple"), ({"rate": 1e30}, "not finite")]
+    ("change", "said"),
+    [
+        ({"batch": 5}, "batch: 5 is no multiple"),
+        ({"batch": 2}, "batch: 2 is less than two for each of 2 devices"),
+        ({"rate": 1e30}, "not finite"),
+    ],
 )
 def test_a_mistake_ends_all_processes_in_one_line(change: dict, said: str, home: Path) -> None:
     line, env = command(home, "out", **change)

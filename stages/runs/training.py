@@ -216,6 +216,8 @@ class Run:
 
         if params.batch % team.size:
             raise InputError(f"params.yaml: batch: {params.batch} is no multiple of runtime.devices: {team.size}")
+        if params.batch < 2 * team.size:  # of one picture a batch normalisation has no variance
+            raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {team.size} devices")
         self.name, self.params, self.parts, self.sampler, self.team = name, params, parts, sampler, team
         self.table = Table(aligned / "train.arrow")
         self.inputs = {
