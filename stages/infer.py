@@ -48,6 +48,10 @@ class Params:
     def __post_init__(self) -> None:
         if (self.network == "classical") != (self.method is not None):
             raise ValueError(f"network classical, and no other, takes a method: one of {', '.join(BASELINES)}")
+        if self.network == "classical" and self.sample is not None:
+            raise ValueError("sample: a baseline draws no completions")
+        if self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
+            raise ValueError(f"checkpoint: network '{self.network}' needs one: data/models/<name>.safetensors")
 
 
 # known uint8 N x H x W x 3 (zeros under the hole), hole bool N x H x W -> whole pictures as known.
@@ -96,8 +100,11 @@ def training_pictures(params: Params, aligned: Path) -> Table:
 # --- Networks ---
 
 
-def load_network(path: Path, network: str) -> nn.Module:
-    """The network of a checkpoint, frozen and in eval mode. Raises InputError if it is no such network's."""
+def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
+    """The network of a checkpoint, frozen and in eval mode, and the side of the pictures that it learned.
+
+    Raises InputError if it is no such network's.
+    """
     from stages.runs import checkpoint
 
     try:
@@ -109,7 +116,7 @@ def load_network(path: Path, network: str) -> nn.Module:
     tensors, inputs = checkpoint.load(path)
     if inputs.get("network") != network:
         raise InputError(
-            f"{path}: holds a {inputs.get('network')}, not a {network}: mend infer's `checkpoint` or `network`"
+            f"{path}: holds network {inputs.get('network')}, not {network}: mend infer's `checkpoint` or `network`"
         )
     try:
         module = build(**inputs["arguments"])
@@ -117,17 +124,23 @@ def load_network(path: Path, network: str) -> nn.Module:
     except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
         said = str(error).splitlines()[0]
         raise InputError(f"{path}: not a whole {network} ({said}); remove it and run `dvc repro`") from None
-    return module.requires_grad_(False).eval()
+    return module.requires_grad_(False).eval(), inputs["arguments"]["size"]
 
 
-def learned(params: Params, checkpoint: Path, runtime: Runtime) -> System:
+def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Runtime) -> System:
     import torch
 
     from stages.images import tensors
     from stages.runs import training
 
     device = training.prepare(runtime)
-    network: Any = load_network(checkpoint, params.network).to(device).to(memory_format=torch.channels_last)
+    module, trained = load_network(checkpoint, params.network)
+    network: Any = module.to(device).to(memory_format=torch.channels_last)
+    if size != (trained, trained):
+        raise InputError(
+            f"{checkpoint}: completes {trained} x {trained} pictures, dataset '{params.dataset}' has "
+            f"{size[1]} x {size[0]}: set its align.size"
+        )
     if params.sample is not None and not getattr(network, "latent", 0):
         raise InputError(f"params.yaml: infer: sample: network '{params.network}' of {checkpoint} draws no completions")
 
@@ -185,7 +198,7 @@ def infer(
     if params.network == "classical":
         system = baseline(params, aligned, work.size)
     else:
-        system = learned(params, checkpoint, runtime)
+        system = learned(params, checkpoint, work.size, runtime)
     kinds = within_reach(work, system)
     if beyond := sorted(set(work.kinds) - kinds):
         if params.kinds is not None or not kinds:

@@ -550,18 +550,25 @@ def system_section(
         how += f" {model}" if model and name in infer and model != how else ""
         options = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("dataset", "method"))
         blending = f"{entry.get('method', '')}{f' ({options})' if options else ''}"
-        rows.append([escape(name), escape(how), escape(entry.get("dataset")), escape(blending)])
-    costs = (
-        f'<iframe src="{COSTS}" title="seconds and memory" style="border: 0; width: 100%; height: 24rem"></iframe>\n'
-    )
+        path = folders.models / f"{model}.safetensors"
+        weights = f"{parameters(read_checkpoint(path)[0]):,}" if model and path.exists() else "–"
+        rows.append([escape(name), escape(how), weights, escape(entry.get("dataset")), escape(blending)])
+    costs = f'<iframe src="{COSTS}" title="seconds and memory"></iframe>\n'
     note = "<p>What each run took lies beside the project, not in this page, which is the same on every machine.</p>\n"
-    return grid(["system", "completes by", "tried on", "blending"], rows) + folded("Seconds and memory", note + costs)
+    heads = ["system", "completes by", "parameters", "tried on", "blending"]
+    return grid(heads, rows) + folded("Seconds and memory", note + costs)
+
+
+def parameters(numbers: Mapping[str, int]) -> int:
+    """How many weights complete a picture: the network's or generator's, running statistics aside."""
+    parts, statistics = ("network.", "generator."), ("running_mean", "running_var", "num_batches_tracked")
+    return sum(n for name, n in numbers.items() if name.startswith(parts) and not name.endswith(statistics))
 
 
 def write_costs(
     folders: Folders, trainings: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]
 ) -> None:
-    """.palimpsest/costs.html: parameters, seconds and peak memory of each system, from the records of its runs."""
+    """.palimpsest/costs.html: seconds and peak memory of each system, from the records of its runs."""
     rows = []
     for name in (*search, *infer):
         model = model_of(name, search, infer)

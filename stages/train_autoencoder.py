@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stages.images.holes import validate_kinds
 from stages.runs import command
 from stages.runs.params import STRICT, Runtime, Training
 
@@ -32,6 +33,9 @@ class Params(Training):
     hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
     terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # weights in place of the paper's
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG16, for liu
+
+    def __post_init__(self) -> None:
+        validate_kinds(self.holes)
 
 
 def train_autoencoder(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stages.images.holes import validate_kinds
 from stages.runs import command
 from stages.runs.params import STRICT, Runtime, Training
 
@@ -55,6 +56,7 @@ class Params(Training):
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG19; none leaves its three terms out
 
     def __post_init__(self) -> None:
+        validate_kinds(self.holes)
         if not self.terms():
             raise ValueError(f"nothing to train by: give one of {', '.join(TERMS)} a weight")
 

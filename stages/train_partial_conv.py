@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stages.images.holes import validate_kinds
 from stages.runs import command
 from stages.runs.params import STRICT, Runtime, Training
 
@@ -36,6 +37,9 @@ class Params(Training):
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG16, for liu
     finetune_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps before the second stage; 1: none
     finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's in the second stage
+
+    def __post_init__(self) -> None:
+        validate_kinds(self.holes)
 
 
 def train_partial_conv(

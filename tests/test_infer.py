@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pretend
 import pytest
+import torch
 
 from stages.images import batches, holes, table
-from stages.infer import BASELINES, Params, infer
+from stages.infer import BASELINES, Params, infer, load_network
 from stages.models import classical
+from stages.runs import checkpoint
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
 
@@ -233,3 +236,86 @@ def test_the_command(tmp_path, data):
     for name in ("completed.arrow", "guide.arrow"):
         assert (tmp_path / "out" / name).read_bytes() == (here / name).read_bytes()
     assert len(list((tmp_path / "records" / "infer@near").iterdir())) == 1
+
+
+# --- Trained networks ---
+
+
+def write_network(path: Path, network: str, **arguments: object) -> Path:
+    torch.manual_seed(0)
+    module = import_module(f"stages.models.{network}").Network(**arguments)
+    tensors = {f"network.{name}": value for name, value in module.state_dict().items()}
+    checkpoint.save(path, tensors, {"network": network, "arguments": arguments})
+    return path
+
+
+def complete_by(path: Path, data: tuple[Path, Path], out: Path, network: str, **params: object) -> Path:
+    entry = build(Params, {"network": network, "dataset": "x", "checkpoint": str(path), **params}, "infer.x")
+    infer(path, *data, out, entry, Runtime(threads=1), "x")
+    return out
+
+
+@pytest.fixture
+def large(tmp_path) -> tuple[Path, Path]:
+    size = (64, 64)
+    aligned = write_aligned(tmp_path / "large", noise(2, 1, size), noise(3, 2, size))
+    kinds = {kind: some_holes(3, kind, size) for kind in ("centre", "pixels")}
+    return aligned, write_masks(tmp_path / "large_masks", kinds)
+
+
+VAE = {"size": 64, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 2}
+
+
+def test_a_network_completes_as_its_own_forward_pass(tmp_path, data):
+    path = write_network(tmp_path / "a.safetensors", "dmfn", size=16, width=4, blocks=1)
+    out = complete_by(path, data, tmp_path / "out", "dmfn", batch=3)
+    network, _ = load_network(path, "dmfn")
+    guide, completed = table.Table(out / "guide.arrow"), table.Table(out / "completed.arrow")
+    work = batches.select(*data)
+    batch = next(work.batches(len(work)))
+    known = torch.from_numpy(batch.known).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        output = network(known, torch.from_numpy(batch.hole)[:, None])
+    expected = ((output + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(guide.pictures() - expected).max() <= 0.51
+    assert np.array_equal(completed.pictures()[~batch.hole], batch.known[~batch.hole])
+    assert np.array_equal(completed.pictures()[batch.hole], guide.pictures()[batch.hole])
+
+
+def test_kinds_that_a_network_cannot_complete_are_left_out_or_refused(tmp_path, large):
+    path = write_network(tmp_path / "a.safetensors", "context_encoder", **VAE)
+    out = complete_by(path, large, tmp_path / "out", "context_encoder")
+    assert set(table.Table(out / "completed.arrow").column("kind")) == {"centre"}
+    with pytest.raises(InputError, match="network 'context_encoder' cannot complete pixels"):
+        complete_by(path, large, tmp_path / "no", "context_encoder", kinds=["pixels", "centre"])
+
+
+def test_a_drawn_completion_depends_on_its_seed_and_picture_alone(tmp_path, large):
+    path = write_network(tmp_path / "a.safetensors", "context_encoder", **VAE)
+
+    def drawn(name: str, **params: object) -> np.ndarray:
+        return table.Table(complete_by(path, large, tmp_path / name, "context_encoder", **params) / "guide.arrow")
+
+    mean, first, again, second = drawn("m"), drawn("a", sample=1), drawn("b", sample=1, batch=1), drawn("c", sample=2)
+    assert np.abs(first.pictures().astype(int) - again.pictures()).max() <= 1
+    assert not np.array_equal(first.pictures(), second.pictures())
+    assert not np.array_equal(first.pictures(), mean.pictures())
+    other = write_network(tmp_path / "b.safetensors", "context_encoder", **VAE | {"objective": "gan"})
+    with pytest.raises(InputError, match=r"sample: network 'context_encoder' of .* draws no completions"):
+        complete_by(other, large, tmp_path / "no", "context_encoder", sample=1)
+
+
+def test_checkpoints_that_do_not_fit_are_refused_in_one_line(tmp_path, data):
+    path = write_network(tmp_path / "a.safetensors", "dmfn", size=32, width=4, blocks=1)
+    with pytest.raises(InputError, match=r"a.safetensors: completes 32 x 32 pictures, dataset 'x' has 16 x 16: set"):
+        complete_by(path, data, tmp_path / "no", "dmfn")
+    with pytest.raises(InputError, match="holds network dmfn, not autoencoder"):
+        complete_by(path, data, tmp_path / "no", "autoencoder")
+    with pytest.raises(InputError, match=r"no stages/models/nothing\.py with a Network"):
+        complete_by(path, data, tmp_path / "no", "nothing")
+    with pytest.raises(InputError, match=r"network 'dmfn' needs one: data/models/<name>.safetensors"):
+        complete_by(Path("stages/models/no_checkpoint.txt"), data, tmp_path / "no", "dmfn")
+    broken = tmp_path / "broken.safetensors"
+    checkpoint.save(broken, {}, {"network": "dmfn", "arguments": {"size": 16, "width": 4, "blocks": 1}})
+    with pytest.raises(InputError, match=r"broken\.safetensors: not a whole dmfn"):
+        complete_by(broken, data, tmp_path / "no", "dmfn")

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,39 @@ from stages.models.dcgan import Discriminator, Generator
 from stages.runs import checkpoint
 
 ROOT = Path(__file__).parent.parent
-SIZE = 32
+SIZE = 64  # the least that a context encoder takes
 KINDS = ("centre", "random_box", "half", "lines", "strokes", "pixels")
-METHODS = {"dcgan": "exact", "telea": "sobel", "navier_stokes": "coupled", "mean": "exact", "nearest": "exact"}
+NETWORKS: dict[str, dict[str, object]] = {
+    "autoencoder": {"size": SIZE, "width": 2},
+    "partial_conv": {"size": SIZE, "width": 4, "refine": 1, "residual": True},
+    "dmfn": {"size": SIZE, "width": 4, "blocks": 1},
+    "context_encoder": {"size": SIZE, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 2},
+}
+METHODS = dict.fromkeys(("dcgan", *NETWORKS, *BASELINES), "exact") | {"telea": "sobel", "navier_stokes": "coupled"}
 PARAMS = {
     "runtime": {"threads": 1},
     "search": {"dcgan": {"model": "dcgan", "dataset": "x", "iterations": 5, "starts": 8, "batch": 4}},
-    "infer": {name: pretend.classical(name) for name in BASELINES},
+    "infer": {name: pretend.classical(name) for name in BASELINES}
+    | {name: {"network": name, "dataset": "x", "checkpoint": f"{name}.safetensors"} for name in NETWORKS},
     "blend": {name: {"dataset": "x", "method": method, "iterations": 20} for name, method in METHODS.items()},
 }
 
 
 def write_checkpoint(path: Path) -> None:
     torch.manual_seed(0)
+    if path.stem in NETWORKS:
+        network = import_module(f"stages.models.{path.stem}").Network(**NETWORKS[path.stem])
+        tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+        checkpoint.save(path, tensors, {"network": path.stem, "arguments": NETWORKS[path.stem]})
+        return
     shape = {"size": SIZE, "latent": 16, "width": 8, "kernel": 5}
     parts = {"generator": Generator(**shape), "discriminator": Discriminator(SIZE, 8, 5)}
     tensors = {f"{part}.{name}": value for part, net in parts.items() for name, value in net.state_dict().items()}
     checkpoint.save(path, tensors, {"network": "dcgan", "arguments": shape, "params": {"prior": "uniform"}})
+
+
+def checkpoint_of(home: Path, name: str) -> Path:
+    return home / f"{name}.safetensors" if name in NETWORKS else ROOT / "stages" / "models" / "no_checkpoint.txt"
 
 
 def write_tables(home: Path, noisy: bool) -> None:
@@ -72,17 +89,16 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The chain on the true pictures and on those with noise under the holes."""
     homes = tmp_path_factory.mktemp("true"), tmp_path_factory.mktemp("noisy")
     for home in homes:
-        write_checkpoint(home / "dcgan.safetensors")
+        for name in ("dcgan", *NETWORKS):
+            write_checkpoint(home / f"{name}.safetensors")
         write_tables(home, noisy=home is homes[1])
         (home / "params.yaml").write_text(json.dumps(PARAMS))
         for name in METHODS:
             inpainted = home / "inpainted" / name
-            stage, model = (
-                ("search", {"model": home / "dcgan.safetensors"})
-                if name == "dcgan"
-                else ("infer", {"checkpoint": "stages/models/no_checkpoint.txt"})
-            )
-            run(home, stage, name, inpainted=inpainted, **model)
+            if name == "dcgan":
+                run(home, "search", name, inpainted=inpainted, model=home / "dcgan.safetensors")
+            else:
+                run(home, "infer", name, inpainted=inpainted, checkpoint=checkpoint_of(home, name))
             run(home, "blend", name, inpainted=inpainted, blended=home / "blended" / name)
     return homes
 

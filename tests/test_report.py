@@ -278,3 +278,8 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
     row = "<td>12</td><td>77.7</td><td>1,234</td><td>8.8</td><td>1,234</td>"
     assert f"<th scope=row>net</th>{row}" in page
     assert "<th scope=row>telea &amp; &lt;co&gt;</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page
+
+
+def test_parameters_are_the_weights_that_complete() -> None:
+    numbers = {"network.a.weight": 12, "network.a.running_mean": 3, "generator.b": 5, "discriminator.c": 100}
+    assert report.parameters(numbers) == 17

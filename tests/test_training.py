@@ -185,3 +185,16 @@ def test_size_that_no_dcgan_takes(aligned: Path, tmp_path: Path) -> None:
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "24" in done.stderr
     assert "align.size" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("holes", "said"),
+    [({}, "name at least one kind"), ({"lins": {}}, "unknown kind of hole 'lins'"), ({"eye_bar": {}}, "no landmarks")],
+)
+def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, tmp_path: Path) -> None:
+    with table.writing_pictures(tmp_path / "train.arrow", (16, 16), table.ALIGNED) as writer:
+        writer.append(np.zeros((16, 16, 3), np.uint8), "id", "a.png", None, None)
+    line, env = command(tmp_path, tmp_path, "out", "train_dmfn", holes=holes)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert said in done.stderr

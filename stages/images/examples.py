@@ -61,6 +61,9 @@ class Examples:
         self.table, self.kinds, self.mirror, self.seed = table, kinds, mirror, seed
         self.sampler = Sampler(len(table), batch, seed)
         self._landmarks = table.landmarks() if "eye_bar" in kinds else None
+        if self._landmarks is not None and set(kinds) <= set(holes.PLACED):  # now, not when such a picture comes
+            for row in np.flatnonzero(np.isnan(self._landmarks[:, :2]).any(axis=(1, 2)))[:1]:
+                raise self._without_landmarks(int(row))
         self._buffer: np.ndarray | None = None  # reused: new memory costs more than the reading
 
     def batch(self, step: int, team: Team) -> tuple[Tensor, Tensor]:
@@ -100,7 +103,10 @@ class Examples:
                 return holes.draw(names[number], self.table.size, rng, points, **self.kinds[names[number]])
             except holes.Unplaceable:
                 continue
-        raise InputError(
-            f"{self.table.path}: {self.table.keys()[row][1]} has no landmarks for {', '.join(names)}: "
+        raise self._without_landmarks(row)
+
+    def _without_landmarks(self, row: int) -> InputError:
+        return InputError(
+            f"{self.table.path}: {self.table.keys()[row][1]} has no landmarks for {', '.join(self.kinds)}: "
             "add a kind of hole that needs none to `holes`"
         )

@@ -80,6 +80,14 @@ def validate(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise BadHole("; ".join(faults)) from None
 
 
+def validate_kinds(kinds: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise BadHole unless there is at least one kind, and each has fit options."""
+    if not kinds:
+        raise BadHole(f"holes: name at least one kind: {', '.join(KINDS)}")
+    for kind, options in kinds.items():
+        validate(kind, options)
+
+
 def _fault(kind: str, item: dict[str, Any]) -> str:
     option = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
