@@ -37,9 +37,11 @@ def rebuild(
                 return
             if dry:
                 affected = plan.affected()
-                for name in plan.nodes:
-                    if name in affected:
-                        print(f"{name}: {'would run' if name in plan.stale else 'depends on what would run'}")
+                for node in plan.nodes.values():
+                    if before := [name for name in node.upstream if name in affected]:
+                        print(f"{node.name}: may run, after {', '.join(before)}")
+                    elif node.name in affected:
+                        print(f"{node.name}: would run")
                 return
             from flows import server
 
@@ -73,3 +75,7 @@ def _for_people(command: str) -> Iterator[None]:
             raise
         _say(f"{command}: {' '.join(str(error).split())}")
         raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()
