@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import queue
+import shutil
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
+from flows import artifacts
 from flows.pipeline.graph import Node
 from flows.pipeline.run import StageError, Workspace, workspace
 
@@ -36,6 +38,8 @@ class Rebuild:
     def run(self) -> State:
         """Run every stage of the plan, inside a flow: those that the most work waits for first."""
         nodes = self.work.plan.nodes
+        if self.work.force:
+            self._forget()
         sorter = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
         sorter.prepare()
         futures: dict[str, PrefectFuture[State]] = {}
@@ -70,6 +74,8 @@ class Rebuild:
         except BaseException:
             self.work.stop()
             raise
+        if self.finished["Completed"] or self.finished["Cached"]:
+            artifacts.publish(self.work.plan.root)
         if self.failed:
             return Failed(message=self.summary())
         self.work.finish()
@@ -83,6 +89,14 @@ class Rebuild:
             parts.append(f"not run, as they depend on a failed one: {', '.join(self.blocked)}")
         parts += [f"failed: {name}: {message}" for name, message in self.failed.items()]
         return "; ".join(parts)
+
+    def _forget(self) -> None:
+        """A forced training starts anew: what a killed one has kept to go on with is removed."""
+        home = self.work.plan.root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state")
+        for name in self.work.plan.nodes:
+            if entry := name.partition("@")[2]:
+                for folder in home.glob(f"{entry}-{'[0-9a-f]' * 24}"):
+                    shutil.rmtree(folder)
 
     def _fits(self, node: Node, running: dict[str, Node]) -> bool:
         if not self._works(node):

@@ -163,18 +163,53 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait()
 
 
+def post(api: str, what: str, query: dict) -> list[dict]:
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+class Wire:
+    """A way to the Prefect server that a test can cut: then nobody answers, as when the server was killed."""
+
+    def __init__(self, api: str) -> None:
+        self._to = ("127.0.0.1", int(api.rpartition(":")[2].partition("/")[0]))
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._door]
+        self.api = f"http://127.0.0.1:{self._door.getsockname()[1]}/api"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._door.accept()
+                far = socket.create_connection(self._to)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
 def states(api: str) -> dict[str, str]:
     """Of each stage, its state in the latest run that Prefect knows of."""
 
-    def post(what: str, query: dict) -> list[dict]:
-        request = urllib.request.Request(
-            f"{api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    run = post("flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
-    tasks = post("task_runs", {"flow_runs": {"id": {"any_": [run]}}})
+    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
+    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
     return {one["name"]: one["state_name"] for one in tasks}
 
 
@@ -208,6 +243,7 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
     (project.home / "data" / "b").unlink()
     assert project.run("rebuild", PREFECT_API_URL=api)[-1] == "rebuild: 1 from the run-cache; 4 unchanged"
     wait(lambda: states(api).get("report") == "Skipped")
+    assert {one["key"] for one in post(api, "artifacts", {})} == {"lineage"}, "there are no scores here"
     assert states(api) == {
         "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Cached", "mid@c": "Skipped", "report": "Skipped",
     }  # fmt: skip
@@ -227,6 +263,17 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, a
         "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Completed", "mid@c": "Skipped", "report": "Completed",
     }  # fmt: skip
     assert project.lock() == plain, "as if nothing had failed"
+
+
+def test_a_lost_server_loses_no_work(project: Project, api: str, plain: str) -> None:
+    wire = Wire(api)
+    project.control("a.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=wire.api)
+    wait(lambda: "a" in project.trace())
+    wire.cut()
+    project.control("a.hold").unlink()
+    assert end(process)[-1] == "rebuild: 5 ran"
+    assert project.lock() == plain
 
 
 def test_kill_of_the_flow_leaves_nothing_behind(project: Project, plain: str) -> None:
@@ -334,9 +381,25 @@ def test_a_stage_that_changes_its_inputs_is_caught(project: Project) -> None:
     assert not (project.home / "dvc.lock").exists()
 
 
-def test_force_runs_every_stage(project: Project, plain: str) -> None:
+def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
     build()
-    assert set(build(force=True).values()) == {"Completed"}
+    kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
+    for state in kept:
+        state.mkdir(parents=True)
+    assert project.run("rebuild", "--force", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
+    assert [state.exists() for state in kept] == [False, True]
+    assert project.lock() == plain
+
+
+def test_interrupt_ends_the_stages_and_a_rerun_goes_on(project: Project, api: str, plain: str) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace())
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    assert not psutil.pid_exists(int(project.trace()["a"][0]))
+    project.control("a.hold").unlink()
+    build()
     assert project.lock() == plain
 
 
