@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,13 @@ def rebuild(
             from flows.rebuild import Rebuild, launch
 
             job = Rebuild(work, jobs)
-            launch(job, targets or [])
+            kept = launch(job, targets or [])
+            if not kept:
+                _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
             # The last line, behind all that the stages and Prefect say.
             print(f"rebuild: {job.summary()}", flush=True)
+            if not kept:
+                os._exit(int(bool(job.failed)))  # Prefect would try for minutes more to reach its server
             if job.failed:
                 raise typer.Exit(1)
 

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
-from flows import artifacts
+from flows import artifacts, server
 from flows.pipeline.graph import Node
 from flows.pipeline.run import StageError, Workspace, workspace
 
@@ -30,6 +30,7 @@ class Rebuild:
         self.failed: dict[str, str] = {}  # stage -> what happened and where its log is
         self.blocked: list[str] = []  # stages that depend on a failed one
         self.finished: collections.Counter[str] = collections.Counter()  # by state: Completed, Cached, Skipped
+        self.ended = False  # every stage has been dealt with
         self._affected = work.plan.affected()
         self._exclusive = any(Path("/dev").glob("nvidia[0-9]*"))  # without a GPU, no stage has to wait for one
         # Spinning threads of two trainings on few cores make both five times slower; the bytes are the same.
@@ -74,6 +75,7 @@ class Rebuild:
         except BaseException:
             self.work.stop()
             raise
+        self.ended = True
         if self.finished["Completed"] or self.finished["Cached"]:
             artifacts.publish(self.work.plan.root)
         if self.failed:
@@ -142,13 +144,18 @@ def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bo
         return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
 
 
-def launch(job: Rebuild, targets: list[str]) -> None:
+def launch(job: Rebuild, targets: list[str]) -> bool:
     """Run a rebuild that is prepared already as a flow; what becomes of it is noted in `job`.
 
-    A Prefect server that is lost on the way is no failure: DVC has recorded every stage that ended.
+    False where Prefect's server was lost on the way. That is no failure: DVC has recorded what every stage made.
     """
     token = _prepared.set(job)
     try:
         rebuild(targets, job.jobs, job.work.force, return_state=True)
+    except Exception:
+        if not job.ended or server.answers():
+            raise
+        return False
     finally:
         _prepared.reset(token)
+    return True

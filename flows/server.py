@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -39,16 +40,29 @@ def use(root: Path) -> None:
 
     Its runs are kept in `.palimpsest/prefect` of the working copy (or `PREFECT_HOME`).
 
-    Raises InputError where the server does not start.
+    Raises InputError where the one does not answer or the other does not start.
     """
     os.environ.setdefault("PREFECT_HOME", str((root / HOME).resolve()))
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ:
-        os.environ["PREFECT_API_URL"] = _start(root)
+        _start(root)
+    elif not answers():
+        address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).hostname  # not the password that it may hold
+        raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
 
 
-def _start(root: Path) -> str:
+def answers() -> bool:
+    """Whether the server that Prefect has been pointed at is there."""
+    try:
+        with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+def _start(root: Path) -> None:
+    """Start a server that ends with this process."""
     log = root / LOGS / "prefect-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -69,12 +83,10 @@ def _start(root: Path) -> str:
             process.wait()
 
     atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return f"http://127.0.0.1:{port}/api"
-        except (OSError, http.client.HTTPException):
-            time.sleep(0.1)
+        if answers():
+            return
+        time.sleep(0.1)
     raise InputError(f"Prefect's server did not start; see {log}")

@@ -403,6 +403,12 @@ def test_interrupt_ends_the_stages_and_a_rerun_goes_on(project: Project, api: st
     assert project.lock() == plain
 
 
+def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@127.0.0.1:9/api")
+    assert line.startswith("rebuild: PREFECT_API_URL: no Prefect server answers at 127.0.0.1")
+    assert not project.trace()
+
+
 def test_dry_says_what_would_run(project: Project) -> None:
     build()
     (project.home / "data" / "a").unlink()
