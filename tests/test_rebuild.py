@@ -71,6 +71,7 @@ class Project:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        home.mkdir(exist_ok=True)
         subprocess.run(["git", "init", "-q", str(home)], check=True)
         for folder in (".dvc", ".palimpsest", "control"):
             (home / folder).mkdir()
