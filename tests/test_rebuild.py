@@ -354,6 +354,13 @@ def test_a_torn_lock_is_mended(project: Project, plain: str, known: bool) -> Non
     assert "dvc.lock had been cut off by a killed process: mended" in said
 
 
+def test_a_torn_rwlock_of_dvc_is_mended(project: Project, plain: str) -> None:
+    (project.home / ".dvc" / "tmp").mkdir()
+    (project.home / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"dat')
+    build()
+    assert project.lock() == plain
+
+
 def test_a_merge_conflict_in_the_lock_is_refused(project: Project) -> None:
     (project.home / "dvc.lock").write_text("<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
     with pytest.raises(InputError, match=r"dvc\.lock: a merge has left conflicts"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dvc.exceptions import DvcException
-from dvc.lock import LockError
+from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
-from dvc.rwlock import rwlock
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
 from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_kwargs
@@ -231,6 +232,7 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
         root, tmp = Path(repo.root_dir), Path(repo.tmp_dir)
     with _alone(tmp, say) as held:
         with _repo(root) as repo, repo.lock:
+            _mend_rwlock(repo)
             files = {Path(repo.root_dir) / "dvc.yaml", Path("dvc.yaml").resolve()}
             for file in files:
                 if Ledger(repo, str(file), ()).mended:
@@ -283,6 +285,18 @@ def _alone(tmp: Path, say: Say) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _mend_rwlock(repo: Repo) -> None:
+    """DVC rewrites this file in place: a kill inside the write cuts it off, and then every DVC command refuses."""
+    file = Path(repo.tmp_dir, RWLOCK_FILE)
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(file.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):  # nobody writes now
+        try:
+            if file.exists():
+                json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            file.write_text("{}", encoding="utf-8")
 
 
 def _rwlocked(stage: Stage, holder: str) -> contextlib.AbstractContextManager[None]:
