@@ -1,0 +1,51 @@
+"""What Prefect's page shows of a rebuild, beside its stages: the scores, the contact sheet and the lineage."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_image_artifact, create_table_artifact
+from ruamel.yaml import YAML
+
+from flows.server import answers
+
+METRICS = ("psnr_hole", "ssim_hole", "l1_hole", "sharpness")
+
+
+def publish(root: Path) -> None:
+    """Show what lies under `data/`. Whatever fails is a warning: the stages' work is done and recorded by DVC."""
+    if not answers():  # Prefect's own calls would wait long
+        return
+    try:
+        if rows := list(scores(root / "data" / "scores")):
+            create_table_artifact(table=rows, key="scores", description="Mean scores by system and kind of hole")
+        if rows := list(lineage(root / "dvc.lock")):
+            create_table_artifact(table=rows, key="lineage", description="What each stage made of what, as in dvc.lock")
+        for sheet in sorted((root / "data" / "report").glob("sheet-*.png"))[:1]:
+            picture = base64.b64encode(sheet.read_bytes()).decode()
+            create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="contact-sheet")
+    except Exception as error:
+        get_run_logger().warning("no artifacts: %s", " ".join(str(error).split()))
+
+
+def scores(folder: Path) -> Iterator[dict[str, object]]:
+    """A row per system, raw or blended, and kind of hole."""
+    for file in sorted(folder.glob("*.json")):
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        for variant in ("raw", "blended"):
+            for kind, metrics in summary.get(variant, {}).items():
+                if means := {name: metrics[name]["mean"] for name in METRICS if name in metrics}:
+                    yield {"system": file.stem, "variant": variant, "hole": kind, **means}
+
+
+def lineage(lock: Path) -> Iterator[dict[str, object]]:
+    """A row per output: its digest, the stage that made it, and the digests of what went in."""
+    stages = YAML(typ="safe").load(lock)["stages"] if lock.exists() else {}
+    for stage, entry in stages.items():
+        made_from = ", ".join(f"{dep['path']} {dep.get('md5', '')[:8]}" for dep in entry.get("deps", []))
+        for out in entry.get("outs", []):
+            yield {"output": out["path"], "md5": out.get("md5", ""), "stage": stage, "from": made_from}

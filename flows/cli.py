@@ -1,0 +1,86 @@
+"""The command `palimpsest`. What a subcommand needs is imported when it runs: help and refusals are quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from stages.runs.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def palimpsest() -> None:
+    """Palimpsest, an image-inpainting laboratory: rebuild what changed, in parallel."""
+
+
+@app.command()
+def rebuild(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages or dvc.yaml files, as for `dvc repro`.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Cores to fill; default: all.")] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Run every stage, changed or not.")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and run nothing.")] = False,
+) -> None:
+    """Do what `dvc repro` does, independent stages at once."""
+    with _for_people("rebuild"):
+        from flows.pipeline.run import workspace
+
+        with workspace(targets or (), force=force, say=_say) as work:
+            plan = work.plan
+            if not plan.stale:
+                print(f"rebuild: nothing changed, {len(plan.nodes)} stages are up to date")
+                return
+            if dry:
+                affected = plan.affected()
+                for node in plan.nodes.values():
+                    if before := [name for name in node.upstream if name in affected]:
+                        print(f"{node.name}: may run, after {', '.join(before)}")
+                    elif node.name in affected:
+                        print(f"{node.name}: would run")
+                return
+            from flows import server
+
+            server.use(plan.root)
+            from flows.rebuild import Rebuild, launch
+
+            job = Rebuild(work, jobs)
+            kept = launch(job, targets or [])
+            if not kept:
+                _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
+            # The last line, behind all that the stages and Prefect say.
+            print(f"rebuild: {job.summary()}", flush=True)
+            if not kept:
+                os._exit(int(bool(job.failed)))  # Prefect would try for minutes more to reach its server
+            if job.failed:
+                raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _for_people(command: str) -> Iterator[None]:
+    """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"{command}: interrupted; run it again to go on")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        from dvc.exceptions import DvcException
+
+        if not isinstance(error, InputError | DvcException):
+            raise
+        _say(f"{command}: {' '.join(str(error).split())}")
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    app()

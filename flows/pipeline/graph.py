@@ -1,0 +1,77 @@
+"""DVC's graph as a plan: which stages there are, what each waits for, what it needs, and which are stale."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from dvc.repo import Repo
+from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.stage import Stage
+from networkx import DiGraph
+
+from stages.runs.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A stage of the plan."""
+
+    name: str  # as DVC addresses it: `train_dcgan@dcgan`, `data.csv.dvc`
+    path: str  # of the dvc.yaml or .dvc file that defines it
+    stage: str | None  # its name in dvc.yaml; None for a .dvc file
+    upstream: tuple[str, ...]  # what has to be up to date before it
+    height: int  # stages on the longest path that starts with it
+    cores: int  # `meta: {cores: N}` of dvc.yaml
+    gpu: bool  # `meta: {gpu: true}`
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `dvc repro` would visit, in its order."""
+
+    root: Path
+    nodes: dict[str, Node]
+    stale: frozenset[str]  # changed now, or forced
+
+    def affected(self) -> set[str]:
+        """The stale stages and all that depend on them: only these have to be looked at again."""
+        reached = set(self.stale)
+        for node in self.nodes.values():  # upstream comes first
+            if reached.intersection(node.upstream):
+                reached.add(node.name)
+        return reached
+
+
+def read(repo: Repo, targets: Iterable[str] = (), force: bool = False) -> Plan:
+    """The plan for `targets` (as `dvc repro` takes them; none: the `dvc.yaml` here). To be called under `repo.lock`.
+
+    Raises InputError for a hint in `meta` that is not to be understood, DvcException for a target or
+    a `dvc.yaml` that DVC refuses, and LockError where another DVC process runs a stage of the plan.
+    """
+    chosen = collect_stages(repo, list(targets) or ["dvc.yaml"])
+    graph = get_active_graph(repo.index.graph)
+    steps = plan_repro(graph, chosen)
+    heights = _heights(graph.subgraph(steps), steps)
+    nodes = {stage.addressing: _node(graph, stage, heights[stage]) for stage in steps}
+    stale = {stage.addressing for stage in steps if force or stage.changed()}
+    return Plan(Path(repo.root_dir), nodes, frozenset(stale))
+
+
+def _heights(graph: DiGraph, steps: list[Stage]) -> dict[Stage, int]:
+    heights: dict[Stage, int] = {}
+    for stage in reversed(steps):  # what depends on it comes first
+        heights[stage] = 1 + max((heights[dependent] for dependent in graph.predecessors(stage)), default=0)
+    return heights
+
+
+def _node(graph: DiGraph, stage: Stage, height: int) -> Node:
+    meta = stage.meta if isinstance(stage.meta, dict) else {}
+    cores, gpu = meta.get("cores", 1), meta.get("gpu", False)
+    if type(cores) is not int or cores < 1:
+        raise InputError(f"{stage.addressing}: `meta: cores` in {stage.relpath} is {cores!r}; give a number from 1")
+    if not isinstance(gpu, bool):
+        raise InputError(f"{stage.addressing}: `meta: gpu` in {stage.relpath} is {gpu!r}; give true or false")
+    upstream = tuple(dependency.addressing for dependency in graph.successors(stage))
+    return Node(stage.addressing, stage.path, getattr(stage, "name", None), upstream, height, cores, gpu)

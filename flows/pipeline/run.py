@@ -1,0 +1,330 @@
+"""Running the stages of DVC's graph side by side, to the end state of plain `dvc repro`.
+
+DVC runs one stage at a time, since each holds what the next may read: the repository's objects, `dvc.lock`
+and the state database. Here a stage holds DVC's repository lock only before and after its command, as
+`dvc repro` does, and the command runs as a process of its own. Around the command it holds DVC's read-write lock on
+its deps and outs, so that a `dvc repro` of the user's own never writes the same files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dvc.exceptions import DvcException
+from dvc.lock import LockError, make_lock
+from dvc.repo import Repo
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
+from dvc.stage import Stage
+from dvc.stage.cache import RunCacheNotFoundError
+from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_kwargs
+
+from flows.pipeline import graph
+from flows.pipeline.graph import Node, Plan
+from flows.pipeline.lockfile import Ledger
+
+LOGS = Path(".palimpsest/logs")
+POLL = 0.5  # seconds, as DVC's own lock
+
+Say = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """How a stage has come to be up to date."""
+
+    state: Literal["Completed", "Cached", "Skipped"]
+    message: str
+
+
+class StageError(Exception):
+    """A stage has failed; the message says how, in one line. What it should have made is not recorded."""
+
+
+class Workspace:
+    """One rebuild of the stages of a plan in the current working copy; `workspace()` makes it."""
+
+    def __init__(self, plan: Plan, ledgers: dict[str, Ledger], held: int, force: bool) -> None:
+        self.plan = plan
+        self.force = force
+        self._affected = plan.affected()
+        self._ledgers = ledgers
+        self._held = held  # the descriptor that keeps other rebuilds out while it is open anywhere
+        self._mutex = threading.RLock()  # DVC's objects and locks are not for threads
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def log(self, name: str) -> Path:
+        """Where the output of the stage's last run is."""
+        return self.plan.root / LOGS / f"{name.replace(os.sep, '_')}.log"
+
+    def run(self, name: str, environment: dict[str, str], say: Say) -> Outcome:
+        """Bring one stage up to date, when those before it are; `say` gets each line of its output.
+
+        Safe to call for several stages from as many threads.
+
+        Raises StageError where its command fails, where it leaves an output out or changes its inputs, and where DVC
+        refuses it.
+        """
+        if name not in self._affected:
+            return Outcome("Skipped", "unchanged")
+        try:
+            return self._run(self.plan.nodes[name], environment, say)
+        except DvcException as error:
+            raise StageError(" ".join(str(error).split())) from error
+        except OSError as error:
+            raise StageError(f"{error.filename or 'DVC'}: {error.strerror}") from error
+
+    def stop(self) -> None:
+        """End the commands that are running, and let no other begin: they save what they need to go on."""
+        with self._mutex:
+            self._stopped = True
+            for process in self._running:
+                _signal(process, signal.SIGTERM)
+
+    def finish(self) -> None:
+        """Every stage of the plan is up to date: later rebuilds start from here."""
+        for ledger in self._ledgers.values():
+            ledger.close()
+
+    def _run(self, node: Node, environment: dict[str, str], say: Say) -> Outcome:
+        started = time.monotonic()
+        with contextlib.ExitStack() as claims:
+            with self._dvc(node, say) as stage:
+                if not self.force and not stage.changed():
+                    return Outcome("Skipped", "unchanged")
+                if not stage.cmd or stage.frozen:  # data that `dvc add` or `dvc import` brought, and frozen stages
+                    stage.reproduce(force=self.force)
+                    self._record(node, stage)
+                    return Outcome("Completed", "verified")
+                stage.remove_outs(ignore_remove=False, force=False)
+                if self._restored(stage):
+                    self._save(node, stage)
+                    return Outcome("Cached", "outputs from DVC's run-cache")
+                stage.save_deps()
+                before = _inputs(stage)
+                claims.enter_context(self._claim(stage))
+            self._execute(node, stage, environment, say)
+            with self._dvc(node, say) as stage:
+                stage.save_deps()
+                moved = [path for path, value in _inputs(stage).items() if before.get(path) != value]
+                if moved:
+                    raise StageError(f"{', '.join(moved)}: changed while the stage ran; leave it alone and run again")
+                claims.close()  # DVC's own methods take this lock themselves
+                self._save(node, stage)
+        return Outcome("Completed", f"{time.monotonic() - started:.1f} s")
+
+    @contextlib.contextmanager
+    def _dvc(self, node: Node, say: Say) -> Iterator[Stage]:
+        """The stage as it is now, under DVC's repository lock; waits while another DVC process uses its files."""
+        warned = False
+        while True:
+            with self._mutex, _repo(self.plan.root) as repo, repo.lock:
+                stage = repo.stage.load_one(node.path, node.stage)
+                blocker = _blocker(stage)
+                if blocker is None:
+                    with repo.scm_context(quiet=True):
+                        yield stage
+                    return
+            if not warned:
+                say(f"waiting for another DVC process: {blocker}")
+                warned = True
+            time.sleep(POLL)
+
+    @contextlib.contextmanager
+    def _claim(self, stage: Stage) -> Iterator[None]:
+        """DVC's read-write lock on the stage's files. The name makes it this stage's own: DVC tells holders by it."""
+        with self._mutex:
+            held = _rwlocked(stage, f"palimpsest rebuild: stage {stage.addressing}")
+            held.__enter__()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                held.__exit__(None, None, None)
+
+    def _restored(self, stage: Stage) -> bool:
+        if self.force:
+            return False
+        try:
+            stage.repo.stage_cache.restore(stage)
+        except RunCacheNotFoundError:
+            return False
+        return True
+
+    def _save(self, node: Node, stage: Stage) -> None:
+        # As in dvc.stage.Stage.run: the run-cache cannot bring back what is neither cached nor a metric or plot.
+        kept = all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)
+        stage.save(run_cache=kept)
+        stage.commit()
+        self._record(node, stage)
+
+    def _record(self, node: Node, stage: Stage) -> None:
+        if node.stage is None:
+            stage.dump(update_pipeline=False)
+        else:
+            self._ledgers[node.path].record(stage)
+            stage.repo.scm_context.track_file(os.path.relpath(self._ledgers[node.path].path))
+
+    def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
+        options: dict[str, Any] = prepare_kwargs(stage, run_env={"PYTHONUNBUFFERED": "1", **environment})
+        log = self.log(node.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for command in _enforce_cmd_list(stage.cmd):
+                say(f"> {command}")
+                with self._started([*dying(), *_make_cmd(get_executable(), command)], options) as process:
+                    assert process.stdout is not None
+                    for line in process.stdout:
+                        file.write(line)
+                        file.flush()
+                        say(line.rstrip("\n"))
+                if process.returncode < 0:
+                    raise StageError(f"killed by {signal.Signals(-process.returncode).name}")
+                if process.returncode:
+                    raise StageError(f"exit code {process.returncode}")
+
+    @contextlib.contextmanager
+    def _started(self, words: list[str], options: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
+        with self._mutex:
+            if self._stopped:
+                raise StageError("stopped before it began")
+            # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                pass_fds=[self._held],
+                **options,
+            )
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            with self._mutex:
+                self._running.discard(process)
+
+
+@contextlib.contextmanager
+def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> Iterator[Workspace]:
+    """The working copy that the current folder lies in, for this process alone until the block ends.
+
+    Another rebuild is waited for, and so are commands that a killed one has left behind. A `dvc.lock`
+    that a kill has cut off is mended.
+
+    Raises InputError and DvcException as `graph.read` and `Ledger` do.
+    """
+    with _repo(None) as repo:
+        root, tmp = Path(repo.root_dir), Path(repo.tmp_dir)
+    with _alone(tmp, say) as held:
+        with _repo(root) as repo, repo.lock:
+            _mend_rwlock(repo)
+            files = {Path(repo.root_dir) / "dvc.yaml", Path("dvc.yaml").resolve()}
+            for file in files:
+                if Ledger(repo, str(file), ()).mended:
+                    say(f"{file.with_suffix('.lock').name} had been cut off by a killed process: mended")
+        plan = _planned(root, targets, force, say)
+        with _repo(root) as repo, repo.lock:
+            orders: dict[str, list[str]] = {}
+            for node in plan.nodes.values():
+                if node.stage is not None:
+                    orders.setdefault(node.path, []).append(node.stage)
+            ledgers = {path: Ledger(repo, path, order) for path, order in orders.items()}
+        yield Workspace(plan, ledgers, held, force)
+
+
+def _planned(root: Path, targets: Iterable[str], force: bool, say: Say) -> Plan:
+    warned = False
+    while True:
+        with _repo(root) as repo, repo.lock:
+            try:
+                return graph.read(repo, targets, force)
+            except LockError as error:
+                blocker = " ".join(str(error).split())
+        if not warned:
+            say(f"waiting for another DVC process: {blocker}")
+            warned = True
+        time.sleep(POLL)
+
+
+@contextlib.contextmanager
+def _repo(root: Path | None) -> Iterator[Repo]:
+    repo = Repo(None if root is None else str(root), _wait_for_lock=True)
+    try:
+        yield repo
+    finally:
+        repo.close()
+
+
+@contextlib.contextmanager
+def _alone(tmp: Path, say: Say) -> Iterator[int]:
+    """An flock that the commands inherit: it is free when this process and every one of them has ended."""
+    handle = os.open(tmp / "palimpsest.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another rebuild here (PID {os.pread(handle, 20, 0).decode()}), or a command that it left")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _mend_rwlock(repo: Repo) -> None:
+    """DVC rewrites this file in place: a kill inside the write cuts it off, and then every DVC command refuses."""
+    file = Path(repo.tmp_dir, RWLOCK_FILE)
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(file.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):  # nobody writes now
+        try:
+            if file.exists():
+                json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            file.write_text("{}", encoding="utf-8")
+
+
+def _rwlocked(stage: Stage, holder: str) -> contextlib.AbstractContextManager[None]:
+    repo = stage.repo
+    reads = [dep.fs_path for dep in stage.deps if dep.protocol == "local"]
+    writes = [out.fs_path for out in stage.outs if out.protocol == "local"]
+    return rwlock(repo.tmp_dir, repo.fs, holder, reads, writes, repo.config["core"].get("hardlink_lock", False))
+
+
+def _blocker(stage: Stage) -> str | None:
+    """The other process that uses the stage's files, or None."""
+    try:
+        with _rwlocked(stage, f"palimpsest rebuild: stage {stage.addressing}"):
+            return None
+    except LockError as error:
+        return " ".join(str(error).split("If there are no processes")[0].split())
+
+
+def _inputs(stage: Stage) -> dict[str, object]:
+    return {str(dep): dep.hash_info for dep in stage.deps}
+
+
+def dying() -> list[str]:
+    """Words before a command that end it with the thread that started it: a kill -9 here leaves no orphan."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

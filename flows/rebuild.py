@@ -1,0 +1,161 @@
+"""`palimpsest rebuild`: DVC's graph as a Prefect flow, a task a stage, independent stages at once."""
+
+from __future__ import annotations
+
+import collections
+import os
+import queue
+import shutil
+from contextvars import ContextVar
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed, State
+
+from flows import artifacts, server
+from flows.pipeline.graph import Node
+from flows.pipeline.run import StageError, Workspace, workspace
+
+
+class Rebuild:
+    """One rebuild: which stage runs when, and what has become of each."""
+
+    def __init__(self, work: Workspace, jobs: int | None = None) -> None:
+        """`jobs` is the number of cores to fill, by default all; a stage takes one unless its `meta` says more."""
+        self.work = work
+        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.failed: dict[str, str] = {}  # stage -> what happened and where its log is
+        self.blocked: list[str] = []  # stages that depend on a failed one
+        self.finished: collections.Counter[str] = collections.Counter()  # by state: Completed, Cached, Skipped
+        self.ended = False  # every stage has been dealt with
+        self._affected = work.plan.affected()
+        self._exclusive = any(Path("/dev").glob("nvidia[0-9]*"))  # without a GPU, no stage has to wait for one
+        # Spinning threads of two trainings on few cores make both five times slower; the bytes are the same.
+        self._environment = {"OMP_WAIT_POLICY": "PASSIVE"} if self.jobs > 1 else {}
+
+    def run(self) -> State:
+        """Run every stage of the plan, inside a flow: those that the most work waits for first."""
+        nodes = self.work.plan.nodes
+        if self.work.force:
+            self._forget()
+        sorter = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
+        sorter.prepare()
+        futures: dict[str, PrefectFuture[State]] = {}
+        done: queue.SimpleQueue[PrefectFuture[State]] = queue.SimpleQueue()
+        names: dict[PrefectFuture[State], str] = {}
+        ready: list[Node] = []
+        running: dict[str, Node] = {}
+        try:
+            while sorter.is_active():
+                ready += [nodes[name] for name in sorter.get_ready()]
+                ready.sort(key=lambda node: -node.height)
+                for node in [*ready]:
+                    if self._fits(node, running):
+                        ready.remove(node)
+                        running[node.name] = node
+                        future = stage.with_options(name=node.name).submit(
+                            node.name,
+                            self.work,
+                            self._environment,
+                            return_state=False,
+                            wait_for=[futures[name] for name in node.upstream],
+                        )
+                        futures[node.name] = future
+                        names[future] = node.name
+                        future.add_done_callback(done.put)
+                future = done.get()
+                future.wait()
+                name = names[future]
+                self._note(name, future.state)
+                del running[name]
+                sorter.done(name)
+        except BaseException:
+            self.work.stop()
+            raise
+        self.ended = True
+        if self.finished["Completed"] or self.finished["Cached"]:
+            artifacts.publish(self.work.plan.root)
+        if self.failed:
+            return Failed(message=self.summary())
+        self.work.finish()
+        return Completed(message=self.summary())
+
+    def summary(self) -> str:
+        """One line: what was done; and, where a stage failed, which one and where its log is."""
+        words = {"Completed": "ran", "Cached": "from the run-cache", "Skipped": "unchanged"}
+        parts = [f"{self.finished[state]} {word}" for state, word in words.items() if self.finished[state]]
+        if self.blocked:
+            parts.append(f"not run, as they depend on a failed one: {', '.join(self.blocked)}")
+        parts += [f"failed: {name}: {message}" for name, message in self.failed.items()]
+        return "; ".join(parts)
+
+    def _forget(self) -> None:
+        """A forced training starts anew: what a killed one has kept to go on with is removed."""
+        home = self.work.plan.root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state")
+        for name in self.work.plan.nodes:
+            if entry := name.partition("@")[2]:
+                for folder in home.glob(f"{entry}-{'[0-9a-f]' * 24}"):
+                    shutil.rmtree(folder)
+
+    def _fits(self, node: Node, running: dict[str, Node]) -> bool:
+        if not self._works(node):
+            return True
+        others = [other for other in running.values() if self._works(other)]
+        if self._exclusive and node.gpu and any(other.gpu for other in others):
+            return False
+        return not others or node.cores + sum(other.cores for other in others) <= self.jobs
+
+    def _works(self, node: Node) -> bool:
+        stopped = self.failed.keys() | set(self.blocked)
+        return node.name in self._affected and not stopped.intersection(node.upstream)
+
+    def _note(self, name: str, state: State) -> None:
+        if state.is_completed():
+            self.finished[state.name or "Completed"] += 1
+        elif state.is_pending():  # NotReady
+            self.blocked.append(name)
+        else:
+            self.failed[name] = state.message or state.name or "crashed"
+
+
+# A stage's own record of what it is to make is DVC's: Prefect keeps no results.
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
+    """One stage of DVC's graph; its final state says whether it ran, came from the run-cache or was unchanged."""
+    try:
+        outcome = work.run(name, environment, get_run_logger().info)
+    except StageError as error:
+        return Failed(message=f"{error}; log: {os.path.relpath(work.log(name))}")
+    return Completed(name=outcome.state, message=outcome.message)
+
+
+_prepared: ContextVar[Rebuild] = ContextVar("_prepared")
+
+
+@flow(name="rebuild", persist_result=False)
+def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
+    """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once."""
+    if (prepared := _prepared.get(None)) is not None:
+        return prepared.run()
+    with workspace(targets or (), force=force, say=get_run_logger().info) as work:
+        return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
+
+
+def launch(job: Rebuild, targets: list[str]) -> bool:
+    """Run a rebuild that is prepared already as a flow; what becomes of it is noted in `job`.
+
+    False where Prefect's server was lost on the way. That is no failure: DVC has recorded what every stage made.
+    """
+    token = _prepared.set(job)
+    try:
+        rebuild(targets, job.jobs, job.work.force, return_state=True)
+    except Exception:
+        if not job.ended or server.answers():
+            raise
+        return False
+    finally:
+        _prepared.reset(token)
+    return True

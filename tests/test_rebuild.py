@@ -1,0 +1,463 @@
+"""`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.pipeline.run import StageError, Workspace, workspace
+from stages.runs.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+ENV = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+PATIENCE = 120  # seconds, on a machine that others use
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+name, out, *inputs = sys.argv[1:]
+with open(".palimpsest/trace", "a") as trace:
+    trace.write(f"{name} {os.getpid()} {os.environ.get('OMP_WAIT_POLICY')}\\n")
+print(name, "begins")
+while Path("control", name + ".hold").exists():
+    time.sleep(0.02)
+if Path("control", name + ".fail").exists():
+    sys.exit(f"{name} fails")
+if Path("control", name + ".edit").exists():
+    Path(inputs[0]).write_text("edited")
+Path(out).parent.mkdir(exist_ok=True)
+Path(out).write_text(name + "".join(Path(i).read_text() for i in inputs))
+"""
+
+PIPELINE = {
+    "gen": {"cmd": "python stage.py gen data/gen seed", "deps": ["stage.py", "seed"], "outs": ["data/gen"]},
+    "mid": {
+        "foreach": {"a": {"cores": 1}, "b": {"cores": 1}, "c": {"cores": 2}},
+        "do": {
+            "cmd": "python stage.py ${key} data/${key} data/gen",
+            "deps": ["stage.py", "data/gen"],
+            "outs": ["data/${key}"],
+            "meta": {"cores": "${item.cores}"},
+        },
+    },
+    "report": {
+        "cmd": "python stage.py report data/report data/a data/b data/c",
+        "deps": ["stage.py", "data/a", "data/b", "data/c"],
+        "outs": ["data/report"],
+    },
+}
+
+
+class Project:
+    """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir(exist_ok=True)
+        subprocess.run(["git", "init", "-q", str(home)], check=True)
+        for folder in (".dvc", ".palimpsest", "control"):
+            (home / folder).mkdir()
+        (home / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+        (home / ".gitignore").write_text("/data/\n/.palimpsest/\n/control/\n")
+        (home / "stage.py").write_text(STAGE)
+        (home / "seed").write_text("1")
+        (home / "dvc.yaml").write_text(json.dumps({"stages": PIPELINE}))
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]
+        return subprocess.Popen(
+            [*command, *words[1:]],
+            cwd=self.home,
+            env={**ENV, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
+        """The lines that the command prints."""
+        return end(self.start(*words, **environment), code)
+
+    def control(self, name: str) -> Path:
+        return self.home / "control" / name
+
+    def trace(self) -> dict[str, list[str]]:
+        """Of each stage that has begun: its process and its OMP_WAIT_POLICY."""
+        file = self.home / ".palimpsest" / "trace"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {name: rest for name, *rest in map(str.split, lines)}
+
+    def lock(self) -> str:
+        return (self.home / "dvc.lock").read_text()
+
+
+def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, out
+    return out.splitlines()
+
+
+def wait(reached: Callable[[], object]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The `dvc.lock` that plain `dvc repro` leaves."""
+    project = Project(tmp_path_factory.mktemp("plain"))
+    project.run("repro")
+    return project.lock()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server of this module's own."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env={**ENV, "PREFECT_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+        )
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
+        return False
+
+    try:
+        wait(answers)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def post(api: str, what: str, query: dict) -> list[dict]:
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+class Wire:
+    """A way to the Prefect server that a test can cut: then nobody answers, as when the server was killed."""
+
+    def __init__(self, api: str) -> None:
+        self._to = ("127.0.0.1", int(api.rpartition(":")[2].partition("/")[0]))
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = [self._door]
+        self.api = f"http://127.0.0.1:{self._door.getsockname()[1]}/api"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._door.accept()
+                far = socket.create_connection(self._to)
+                self._open += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+def states(api: str) -> dict[str, str]:
+    """Of each stage, its state in the latest run that Prefect knows of."""
+
+    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
+    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
+    return {one["name"]: one["state_name"] for one in tasks}
+
+
+def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]:
+    """The stages one after the other, without Prefect: the state of each."""
+    with workspace(say=say, **options) as work:
+        done = {name: work.run(name, {}, say).state for name in work.plan.nodes}
+        work.finish()
+    return done
+
+
+def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: str) -> None:
+    for name in "abc":
+        project.control(f"{name}.hold").touch()
+    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
+    wait(lambda: {"a", "b"} <= project.trace().keys())  # at once: neither can end
+    assert any("is busy" in line for line in project.run("repro", "-s", "mid@a", code=255)), "a user's own is kept out"
+    assert "c" not in project.trace(), "it takes both cores"
+    for name in "abc":
+        project.control(f"{name}.hold").unlink()
+    lines = end(process)
+    assert lines[-1] == "rebuild: 5 ran"
+    assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
+    assert project.lock() == plain
+    assert {policy for _, policy in project.trace().values()} == {"PASSIVE"}
+    assert project.run("repro")[-1] == "Data and pipelines are up to date."
+
+    again = project.run("rebuild", PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers
+    assert again == ["rebuild: nothing changed, 5 stages are up to date"]
+
+    (project.home / "data" / "b").unlink()
+    assert project.run("rebuild", PREFECT_API_URL=api)[-1] == "rebuild: 1 from the run-cache; 4 unchanged"
+    wait(lambda: states(api).get("report") == "Skipped")
+    assert {one["key"] for one in post(api, "artifacts", {})} == {"lineage"}, "there are no scores here"
+    assert states(api) == {
+        "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Cached", "mid@c": "Skipped", "report": "Skipped",
+    }  # fmt: skip
+    assert project.lock() == plain
+
+
+def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, api: str, plain: str) -> None:
+    project.control("b.fail").touch()
+    last = project.run("rebuild", code=1, PREFECT_API_URL=api)[-1]
+    assert last == (
+        "rebuild: 3 ran; not run, as they depend on a failed one: report; "
+        "failed: mid@b: exit code 1; log: .palimpsest/logs/mid@b.log"
+    )
+    assert (project.home / ".palimpsest/logs/mid@b.log").read_text() == "b begins\nb fails\n"
+    project.control("b.fail").unlink()
+    assert build() == {
+        "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Completed", "mid@c": "Skipped", "report": "Completed",
+    }  # fmt: skip
+    assert project.lock() == plain, "as if nothing had failed"
+
+
+def test_a_lost_server_loses_no_work(project: Project, api: str, plain: str) -> None:
+    wire = Wire(api)
+    project.control("a.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=wire.api)
+    wait(lambda: "a" in project.trace())
+    wire.cut()
+    project.control("a.hold").unlink()
+    assert end(process)[-1] == "rebuild: 5 ran"
+    assert project.lock() == plain
+
+
+def test_kill_of_the_flow_leaves_nothing_behind(project: Project, plain: str) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild", "--jobs", "2")  # with a server of its own
+    wait(lambda: "a" in project.trace())
+    children = psutil.Process(process.pid).children(recursive=True)
+    (server,) = [child for child in children if "server" in child.cmdline()]
+    assert {at.laddr.ip for at in server.net_connections() if at.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+    process.kill()
+    process.communicate()
+    wait(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    project.control("a.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_kill_of_a_stage_fails_that_stage(project: Project, plain: str) -> None:
+    project.control("gen.hold").touch()
+
+    def kill() -> None:
+        wait(lambda: "gen" in project.trace())
+        os.kill(int(project.trace()["gen"][0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with workspace(say=print) as work, pytest.raises(StageError, match="killed by SIGKILL"):
+        work.run("gen", {}, print)
+    killer.join()
+    project.control("gen.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_two_rebuilds_take_turns(project: Project, plain: str) -> None:
+    project.control("gen.hold").touch()
+    said: list[str] = []
+    first = threading.Thread(target=build)
+    first.start()
+    wait(lambda: "gen" in project.trace())
+    second = threading.Thread(target=lambda: said.append(str(build(said.append))))
+    second.start()
+    wait(lambda: said)
+    assert said[0].startswith(f"waiting for another rebuild here (PID {os.getpid()})")
+    project.control("gen.hold").unlink()
+    first.join()
+    second.join()
+    assert "Completed" not in said[-1]
+    assert project.lock() == plain
+
+
+def test_a_rebuild_waits_for_a_repro(project: Project, plain: str) -> None:
+    project.control("a.hold").touch()
+    repro = project.start("repro")
+    wait(lambda: "a" in project.trace())
+    rebuild = project.start("rebuild")
+    assert rebuild.stdout is not None
+    assert rebuild.stdout.readline().startswith("waiting for another DVC process")
+    project.control("a.hold").unlink()
+    end(repro)
+    assert end(rebuild) == ["rebuild: nothing changed, 5 stages are up to date"]
+    assert project.lock() == plain
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["built here", "built by dvc repro"])
+def test_a_torn_lock_is_mended(project: Project, plain: str, known: bool) -> None:
+    if known:
+        build()
+    else:
+        project.run("repro")
+    said: list[str] = []
+    for torn in ("", plain[: len(plain) // 2], plain[: plain.index("  mid@b")], "schema: '2.0'\nstages:\n  gen:\n"):
+        (project.home / "dvc.lock").write_text(torn)
+        states = build(said.append)
+        assert set(states.values()) <= {"Cached", "Skipped"}
+        assert project.lock() == plain
+    assert "dvc.lock had been cut off by a killed process: mended" in said
+
+
+def test_a_torn_rwlock_of_dvc_is_mended(project: Project, plain: str) -> None:
+    (project.home / ".dvc" / "tmp").mkdir()
+    (project.home / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"dat')
+    build()
+    assert project.lock() == plain
+
+
+def test_a_merge_conflict_in_the_lock_is_refused(project: Project) -> None:
+    (project.home / "dvc.lock").write_text("<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
+    with pytest.raises(InputError, match=r"dvc\.lock: a merge has left conflicts"):
+        build()
+
+
+def test_new_stages_go_where_repro_puts_them(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = Project(tmp_path_factory.mktemp("other"))
+    late = {"cmd": "python stage.py late data/late seed", "deps": ["seed"], "outs": ["data/late"]}
+    build()
+    other.run("repro")
+    for home in (project.home, other.home):
+        (home / "dvc.yaml").write_text(json.dumps({"stages": {"late": late, **PIPELINE}}))
+    build()
+    other.run("repro")
+    assert project.lock() == other.lock()
+
+
+def test_a_stage_that_changes_its_inputs_is_caught(project: Project) -> None:
+    project.control("gen.edit").touch()
+    (project.home / "dvc.yaml").write_text(
+        json.dumps({"stages": {"gen": {**PIPELINE["gen"], "cmd": "python stage.py gen data/gen seed"}}})
+    )
+    with workspace(say=print) as work, pytest.raises(StageError, match="seed: changed while the stage ran"):
+        work.run("gen", {}, print)
+    assert not (project.home / "dvc.lock").exists()
+
+
+def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
+    build()
+    kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
+    for state in kept:
+        state.mkdir(parents=True)
+    assert project.run("rebuild", "--force", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
+    assert [state.exists() for state in kept] == [False, True]
+    assert project.lock() == plain
+
+
+def test_interrupt_ends_the_stages_and_a_rerun_goes_on(project: Project, api: str, plain: str) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace())
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    assert not psutil.pid_exists(int(project.trace()["a"][0]))
+    project.control("a.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@127.0.0.1:9/api")
+    assert line.startswith("rebuild: PREFECT_API_URL: no Prefect server answers at 127.0.0.1")
+    assert not project.trace()
+
+
+def test_dry_says_what_would_run(project: Project) -> None:
+    build()
+    (project.home / "data" / "a").unlink()
+    assert project.run("rebuild", "--dry") == ["mid@a: would run", "report: may run, after mid@a"]
+    assert not (project.home / "data" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing"], "rebuild: Stage 'nothing' not found inside 'dvc.yaml'"),
+        (["gen"], "rebuild: gen: `meta: cores` in dvc.yaml is 'many'; give a number from 1"),
+    ],
+)
+def test_mistakes_are_one_line(project: Project, words: list[str], line: str) -> None:
+    spoilt = {"gen": {**PIPELINE["gen"], "meta": {"cores": "many"}}}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": spoilt}))
+    (said,) = project.run("rebuild", *words, code=2)
+    assert said.startswith(line)
+
+
+def test_help_imports_neither_dvc_nor_prefect() -> None:
+    code = (
+        "import sys; from flows.cli import app; app(['--help'], standalone_mode=False); "
+        "assert not {'dvc', 'prefect', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=ENV, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_stopping_ends_what_runs(project: Project) -> None:
+    project.control("gen.hold").touch()
+    with workspace(say=print) as work:
+
+        def stop(work: Workspace = work) -> None:
+            wait(lambda: "gen" in project.trace())
+            work.stop()
+
+        stopper = threading.Thread(target=stop)
+        stopper.start()
+        with pytest.raises(StageError, match="killed by SIGTERM"):
+            work.run("gen", {}, print)
+        stopper.join()
+        with pytest.raises(StageError, match="stopped before it began"):
+            work.run("gen", {}, print)
