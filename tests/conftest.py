@@ -1,9 +1,13 @@
 """Fixtures that several test files share."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# A shell's background job ignores Ctrl-C, and its children would too: the tests that press it need it heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: a submission fails for what it changed, not for the day's luck.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
