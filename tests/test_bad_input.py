@@ -49,6 +49,10 @@ SECTIONS: dict[str, Any] = {
         }
     },
     "train_dcgan": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 4}},
+    "train_autoencoder": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 2}},
+    "train_partial_conv": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 2}},
+    "train_context_encoder": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 2}},
+    "train_dmfn": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 4}},
     "search": {"x": {"model": "x", "dataset": "x", "iterations": 1, "starts": 2}},
     "infer": {"x": pretend.classical("nearest")},
     "blend": {"x": {"dataset": "x"}},
@@ -247,7 +251,8 @@ def call(stage: str, data: Path, out: Path) -> None:
             model, section = data / "models" / "x.safetensors", built(search.Params, "search.x")
             search.search(model, aligned, masks, out / "inpainted", section, runtime, "x")
         case "infer":
-            infer.infer(aligned, masks, out / "inpainted", built(infer.Params, "infer.x"), "x")
+            section = built(infer.Params, "infer.x")
+            infer.infer(Path(section.checkpoint), aligned, masks, out / "inpainted", section, runtime, "x")
         case "blend":
             blend.blend(aligned, masks, inpainted, out / "blended", built(blend.Params, "blend.x"), "x")
         case "evaluate":
@@ -256,6 +261,7 @@ def call(stage: str, data: Path, out: Path) -> None:
             evaluate.evaluate(aligned, masks, inpainted, blended, *outputs, section, runtime, "x")
         case "report":
             sections = {name: SECTIONS[name] for name in ("datasets", "train_dcgan", "search", "infer", "blend")}
+            sections |= {name: {} for name in SECTIONS if name.startswith("train_") and name != "train_dcgan"}
             rooms = (data / room for room in report.Folders._fields)
             report.report(*rooms, out / "report", built(report.Params, "report"), **sections, evaluate={})
 
@@ -367,6 +373,7 @@ def test_opencv_that_cannot_be_loaded_is_named_with_its_remedy(
     made = {"align": "aligned", "mask": "masks", "infer": "inpainted", "ingest": "ingested"}.get(stage)
     paths |= {"root": data / "pictures", "tombstones": data / "tombstones.txt", "detector_model": data / "no model"}
     paths |= {made: tmp_path / "out"} if made else {}
+    paths |= {"checkpoint": ROOT / "stages" / "models" / "no_checkpoint.txt"} if stage == "infer" else {}
     message = said(run([*line(stage, tmp_path, **paths), f"--params={bare / 'params.yaml'}"], bare))
     assert "OpenCV cannot be loaded (libGL.so.1: cannot open" in message
     assert "apt-get install libgl1 libglib2.0-0" in message
