@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from flows.pipeline.run import LOGS, dying
+from flows.pipeline.run import LOGS
+from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
@@ -71,15 +73,15 @@ def _start(root: Path) -> None:
     with log.open("w") as file:
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
         process = subprocess.Popen(
-            [*dying(), *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+            tethered(command), stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
         )
 
     def stop() -> None:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words

@@ -48,11 +48,16 @@ Path(out).write_text(name + "".join(Path(i).read_text() for i in inputs))
 """
 
 PIPELINE = {
-    "gen": {"cmd": "python stage.py gen data/gen seed", "deps": ["stage.py", "seed"], "outs": ["data/gen"]},
+    # `||` keeps the shell there, as a process between the two.
+    "gen": {
+        "cmd": "python stage.py gen data/gen seed || exit $?",
+        "deps": ["stage.py", "seed"],
+        "outs": ["data/gen"],
+    },
     "mid": {
         "foreach": {"a": {"cores": 1}, "b": {"cores": 1}, "c": {"cores": 2}},
         "do": {
-            "cmd": "python stage.py ${key} data/${key} data/gen",
+            "cmd": "python stage.py ${key} data/${key} data/gen || exit $?",
             "deps": ["stage.py", "data/gen"],
             "outs": ["data/${key}"],
             "meta": {"cores": "${item.cores}"},
@@ -282,7 +287,7 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, plain: str) ->
     process = project.start("rebuild", "--jobs", "2")  # with a server of its own
     wait(lambda: "a" in project.trace())
     children = psutil.Process(process.pid).children(recursive=True)
-    (server,) = [child for child in children if "server" in child.cmdline()]
+    (server,) = [child for child in children if "server" in child.cmdline() and "-I" not in child.cmdline()]
     assert {at.laddr.ip for at in server.net_connections() if at.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
     process.kill()
     process.communicate()

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -32,6 +31,7 @@ from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_
 from flows.pipeline import graph
 from flows.pipeline.graph import Node, Plan
 from flows.pipeline.lockfile import Ledger
+from flows.pipeline.tether import tethered
 
 LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
@@ -182,16 +182,17 @@ class Workspace:
         with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for command in _enforce_cmd_list(stage.cmd):
                 say(f"> {command}")
-                with self._started([*dying(), *_make_cmd(get_executable(), command)], options) as process:
+                with self._started(_make_cmd(get_executable(), command), options) as process:
                     assert process.stdout is not None
                     for line in process.stdout:
                         file.write(line)
                         file.flush()
                         say(line.rstrip("\n"))
-                if process.returncode < 0:
-                    raise StageError(f"killed by {signal.Signals(-process.returncode).name}")
-                if process.returncode:
-                    raise StageError(f"exit code {process.returncode}")
+                    code = process.wait()
+                if code - 128 in set(signal.Signals):
+                    raise StageError(f"killed by {signal.Signals(code - 128).name}")
+                if code:
+                    raise StageError(f"exit code {code}")
 
     @contextlib.contextmanager
     def _started(self, words: list[str], options: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
@@ -200,8 +201,8 @@ class Workspace:
                 raise StageError("stopped before it began")
             # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
             process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
+                tethered(words),
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -317,12 +318,6 @@ def _blocker(stage: Stage) -> str | None:
 
 def _inputs(stage: Stage) -> dict[str, object]:
     return {str(dep): dep.hash_info for dep in stage.deps}
-
-
-def dying() -> list[str]:
-    """Words before a command that end it with the thread that started it: a kill -9 here leaves no orphan."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def _signal(process: subprocess.Popen[str], number: int) -> None:
