@@ -36,10 +36,15 @@ class Params(Training):
 
     def __post_init__(self) -> None:
         validate_kinds(self.holes)
+        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
+        if idle:
+            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
+            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
 
 
 def train_autoencoder(
     aligned: Path,
+    start: Path,
     model: Path,
     members: Path,
     history: Path,
@@ -50,6 +55,8 @@ def train_autoencoder(
 ) -> Callable[[], None]:
     """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
 
+    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
+
     A sheet's rows: what was given, the network's output, the composite, the truth. Returns what
     forgets the resume state, to be called once the outputs are in place.
 
@@ -59,11 +66,16 @@ def train_autoencoder(
     from stages.runs import training
 
     outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
 
 
 def fit(
-    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+    team: training.Team,
+    inputs: training.Inputs,
+    outputs: training.Outputs,
+    params: Params,
+    runtime: Runtime,
+    name: str,
 ) -> Callable[[], None]:
     """One process's part of the training; see `train_autoencoder`."""
     import torch
@@ -73,7 +85,7 @@ def fit(
     from stages.models.autoencoder import Autoencoder
     from stages.runs import training
 
-    table = training.training_split(aligned, f"train_autoencoder.{name}.dataset")
+    table = training.training_split(inputs.aligned, f"train_autoencoder.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     arguments = {"size": table.size[0], "width": params.width}
     with training.seeded(params.seed):
@@ -87,7 +99,7 @@ def fit(
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = team.wrap(network)
     truth, holes = examples.shown(8, team)
-    with training.Run(name, "autoencoder", arguments, params, runtime, aligned, parts, examples.sampler, team) as run:
+    with training.Run(name, "autoencoder", arguments, params, runtime, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
             with team.autocast():
@@ -109,6 +121,6 @@ if __name__ == "__main__":
     command.run(
         train_autoencoder,
         sections={"params": "train_autoencoder.{name}", "runtime": "runtime"},
-        inputs=("aligned",),
+        inputs=("aligned", "start"),
         outputs=("model", "members", "history", "samples"),
     )

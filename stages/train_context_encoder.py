@@ -50,6 +50,7 @@ class Params(Training):
 
 def train_context_encoder(
     aligned: Path,
+    start: Path,
     model: Path,
     members: Path,
     history: Path,
@@ -60,6 +61,8 @@ def train_context_encoder(
 ) -> Callable[[], None]:
     """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
 
+    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
+
     A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth. Returns
     what forgets the resume state, to be called once the outputs are in place.
 
@@ -69,11 +72,16 @@ def train_context_encoder(
     from stages.runs import training
 
     outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
 
 
 def fit(
-    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+    team: training.Team,
+    inputs: training.Inputs,
+    outputs: training.Outputs,
+    params: Params,
+    runtime: Runtime,
+    name: str,
 ) -> Callable[[], None]:
     """One process's part of the training; see `train_context_encoder`."""
     import torch
@@ -83,7 +91,7 @@ def fit(
     from stages.models.context_encoder import ContextEncoder, Discriminator
     from stages.runs import training
 
-    table = training.training_split(aligned, f"train_context_encoder.{name}.dataset")
+    table = training.training_split(inputs.aligned, f"train_context_encoder.{name}.dataset")
     examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
@@ -99,7 +107,7 @@ def fit(
     weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(team.device)
     truth, holes = examples.shown(8, team)
     with training.Run(
-        name, "context_encoder", arguments, params, runtime, aligned, parts, examples.sampler, team
+        name, "context_encoder", arguments, params, runtime, inputs, parts, examples.sampler, team
     ) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
@@ -192,6 +200,6 @@ if __name__ == "__main__":
     command.run(
         train_context_encoder,
         sections={"params": "train_context_encoder.{name}", "runtime": "runtime"},
-        inputs=("aligned",),
+        inputs=("aligned", "start"),
         outputs=("model", "members", "history", "samples"),
     )

@@ -47,6 +47,7 @@ class Params(Training):
 
 def train_dcgan(
     aligned: Path,
+    start: Path,
     model: Path,
     members: Path,
     history: Path,
@@ -57,6 +58,8 @@ def train_dcgan(
 ) -> Callable[[], None]:
     """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
 
+    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
+
     Returns what forgets the resume state, to be called once the outputs are in place.
 
     Raises InputError for a size no DCGAN takes, an empty training split, or a loss that is not finite.
@@ -64,11 +67,16 @@ def train_dcgan(
     from stages.runs import training
 
     outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
 
 
 def fit(
-    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+    team: training.Team,
+    inputs: training.Inputs,
+    outputs: training.Outputs,
+    params: Params,
+    runtime: Runtime,
+    name: str,
 ) -> Callable[[], None]:
     """One process's part of the training; see `train_dcgan`."""
     import torch
@@ -78,7 +86,7 @@ def fit(
     from stages.models.dcgan import Discriminator, Generator, sample_prior
     from stages.runs import training
 
-    table = training.training_split(aligned, f"train_dcgan.{name}.dataset")
+    table = training.training_split(inputs.aligned, f"train_dcgan.{name}.dataset")
     examples = Examples(table, params.batch, {}, params.mirror, params.seed)
     shape = {"size": table.size[0], "latent": params.latent, "width": params.width, "kernel": params.kernel}
     with training.seeded(params.seed):
@@ -98,7 +106,7 @@ def fit(
     }
     generate, judge = team.wrap(generator), team.wrap(discriminator)
     shown = sample_prior(64, params.latent, params.prior, training.generator(params.seed, 0)).to(team.device)
-    with training.Run(name, "dcgan", shape, params, runtime, aligned, parts, examples.sampler, team) as run:
+    with training.Run(name, "dcgan", shape, params, runtime, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             rng = training.generator(params.seed, 1, step)
             real, _ = examples.batch(step, team)
@@ -144,6 +152,6 @@ if __name__ == "__main__":
     command.run(
         train_dcgan,
         sections={"params": "train_dcgan.{name}", "runtime": "runtime"},
-        inputs=("aligned",),
+        inputs=("aligned", "start"),
         outputs=("model", "members", "history", "samples"),
     )

@@ -68,6 +68,7 @@ class Params(Training):
 
 def train_dmfn(
     aligned: Path,
+    start: Path,
     model: Path,
     members: Path,
     history: Path,
@@ -77,6 +78,8 @@ def train_dmfn(
     name: str,
 ) -> Callable[[], None]:
     """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
+
+    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
 
     History has the discriminator's two parts and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
@@ -90,11 +93,16 @@ def train_dmfn(
     from stages.runs import training
 
     outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
 
 
 def fit(
-    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+    team: training.Team,
+    inputs: training.Inputs,
+    outputs: training.Outputs,
+    params: Params,
+    runtime: Runtime,
+    name: str,
 ) -> Callable[[], None]:
     """One process's part of the training; see `train_dmfn`."""
     import torch
@@ -106,7 +114,7 @@ def fit(
     from stages.models.dmfn import DMFN, Discriminator
     from stages.runs import training
 
-    table = training.training_split(aligned, f"train_dmfn.{name}.dataset")
+    table = training.training_split(inputs.aligned, f"train_dmfn.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     size = table.size[0]
     arguments: dict[str, Any] = {
@@ -134,7 +142,7 @@ def fit(
     )
     wrapped, judge = team.wrap(network), team.wrap(discriminator)
     truth, holes = examples.shown(8, team)
-    with training.Run(name, "dmfn", arguments, params, runtime, aligned, parts, examples.sampler, team) as run:
+    with training.Run(name, "dmfn", arguments, params, runtime, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
             with team.autocast():
@@ -219,6 +227,6 @@ if __name__ == "__main__":
     command.run(
         train_dmfn,
         sections={"params": "train_dmfn.{name}", "runtime": "runtime"},
-        inputs=("aligned",),
+        inputs=("aligned", "start"),
         outputs=("model", "members", "history", "samples"),
     )

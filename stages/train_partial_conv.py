@@ -40,10 +40,15 @@ class Params(Training):
 
     def __post_init__(self) -> None:
         validate_kinds(self.holes)
+        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
+        if idle:
+            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
+            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
 
 
 def train_partial_conv(
     aligned: Path,
+    start: Path,
     model: Path,
     members: Path,
     history: Path,
@@ -54,6 +59,8 @@ def train_partial_conv(
 ) -> Callable[[], None]:
     """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
 
+    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
+
     A sheet's rows: what was given, the network's output, the composite, the truth. Returns what
     forgets the resume state, to be called once the outputs are in place.
 
@@ -63,11 +70,16 @@ def train_partial_conv(
     from stages.runs import training
 
     outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, aligned, outputs, params, runtime, name)
+    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
 
 
 def fit(
-    team: training.Team, aligned: Path, outputs: training.Outputs, params: Params, runtime: Runtime, name: str
+    team: training.Team,
+    inputs: training.Inputs,
+    outputs: training.Outputs,
+    params: Params,
+    runtime: Runtime,
+    name: str,
 ) -> Callable[[], None]:
     """One process's part of the training; see `train_partial_conv`."""
     import torch
@@ -77,7 +89,7 @@ def fit(
     from stages.models.partial_conv import PartialConvUNet
     from stages.runs import training
 
-    table = training.training_split(aligned, f"train_partial_conv.{name}.dataset")
+    table = training.training_split(inputs.aligned, f"train_partial_conv.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
     arguments: dict[str, Any] = {"size": table.size[0], **shape}
@@ -95,7 +107,7 @@ def fit(
     parts = {"network": network, "averaged": averaged, "adam": adam, "fine": fine}
     wrapped = team.wrap(network)
     truth, holes = examples.shown(8, team)
-    with training.Run(name, "partial_conv", arguments, params, runtime, aligned, parts, examples.sampler, team) as run:
+    with training.Run(name, "partial_conv", arguments, params, runtime, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             second = step >= params.finetune_from * params.steps
             if second:
@@ -120,6 +132,6 @@ if __name__ == "__main__":
     command.run(
         train_partial_conv,
         sections={"params": "train_partial_conv.{name}", "runtime": "runtime"},
-        inputs=("aligned",),
+        inputs=("aligned", "start"),
         outputs=("model", "members", "history", "samples"),
     )

@@ -13,6 +13,8 @@ from safetensors.numpy import save_file
 
 from stages.images import table
 
+NO_CHECKPOINT = Path(__file__).parent.parent / "stages" / "models" / "no_checkpoint.txt"  # a training from scratch
+
 
 def picture(number: int, size: int) -> np.ndarray:
     """A face-like thing: a disc on a ground, both coloured by `number`; uint8 size x size x 3."""

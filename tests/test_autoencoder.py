@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pretend import NO_CHECKPOINT
 from torch import Tensor
 
 from stages.images import table
@@ -101,6 +102,7 @@ def train(stage: str, aligned: Path, home: Path, **changes: object) -> subproces
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, f"train_{stage}": {"a": params | changes}}))
     line = [sys.executable, "-m", f"stages.train_{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
+    line += ["--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     env = {**os.environ, **places}

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pretend import NO_CHECKPOINT
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 from test_sources import bomb
@@ -246,7 +247,9 @@ def call(stage: str, data: Path, out: Path) -> None:
             mask.mask(aligned, out / "masks", built(mask.Params, "datasets.x.mask"), "x")
         case "train_dcgan":
             outputs = (out / name for name in ("x.safetensors", "x.members.arrow", "x.csv", "samples"))
-            train_dcgan.train_dcgan(aligned, *outputs, built(train_dcgan.Params, "train_dcgan.x"), runtime, "x")
+            train_dcgan.train_dcgan(
+                aligned, NO_CHECKPOINT, *outputs, built(train_dcgan.Params, "train_dcgan.x"), runtime, "x"
+            )
         case "search":
             model, section = data / "models" / "x.safetensors", built(search.Params, "search.x")
             search.search(model, aligned, masks, out / "inpainted", section, runtime, "x")

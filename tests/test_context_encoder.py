@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pretend import NO_CHECKPOINT
 from torch import Tensor
 
 from stages.images import holes, table
@@ -272,7 +273,7 @@ def train(aligned: Path, home: Path, **changes: object) -> subprocess.CompletedP
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, "train_context_encoder": {"a": params | changes}}))
     line = [sys.executable, "-m", "stages.train_context_encoder", "a", "--params", str(file)]
-    line += ["--aligned", str(aligned)]
+    line += ["--aligned", str(aligned), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend import NO_CHECKPOINT
 from torch import Tensor, nn
 
 from stages.images import table
@@ -327,7 +328,7 @@ def train(aligned: Path, home: Path, precision: str = "fp32", **changes: object)
     runtime = {"threads": 1, "precision": precision}
     (home / "params.yaml").write_text(json.dumps({"runtime": runtime, "train_dmfn": {"a": values | changes}}))
     line = [sys.executable, "-m", "stages.train_dmfn", "a", "--params", str(home / "params.yaml")]
-    line += ["--aligned", str(aligned)]
+    line += ["--aligned", str(aligned), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)

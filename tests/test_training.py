@@ -1,5 +1,6 @@
 """Training: exact resume after real kills, members, fingerprints, clean endings."""
 
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from pretend import NO_CHECKPOINT
 
 from stages.images import table
 from stages.images.examples import Sampler
@@ -48,12 +50,18 @@ STAGES: dict[str, dict[str, object]] = {
 
 
 def command(
-    aligned: Path, home: Path, out: str, stage: str = "train_dcgan", **changes: object
+    aligned: Path,
+    home: Path,
+    out: str,
+    stage: str = "train_dcgan",
+    start: Path = NO_CHECKPOINT,
+    **changes: object,
 ) -> tuple[list[str], dict[str, str]]:
     params = {"dataset": "x", **SMALL, **STAGES[stage], **changes}
     file = home / f"{out}.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": params}}))
     line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
+    line += ["--start", str(start)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return line, {**os.environ, **places}
@@ -198,3 +206,28 @@ def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, 
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> None:
+    """At a rate of almost nothing, what it starts from is what it saves: every network of it."""
+    aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
+    finish(*command(aligned, tmp_path, "first", stage, steps=3))
+    first = tmp_path / "first" / OUTPUTS["model"]
+    still = {"rate": 1e-12} | ({"d_rate": 1e-12} if stage in ("train_dcgan", "train_dmfn") else {})
+    finish(*command(aligned, tmp_path, "second", stage, start=first, steps=1, **still))
+    before, _ = checkpoint.load(first)
+    after, made_of = checkpoint.load(tmp_path / "second" / OUTPUTS["model"])
+    assert made_of["start"] == hashlib.md5(first.read_bytes()).hexdigest()
+    assert before.keys() == after.keys()
+    learnt = [name for name in before if name.endswith(("weight", "bias"))]
+    assert all((before[name] - after[name]).abs().max() < 1e-6 for name in learnt)
+
+
+def test_a_start_of_another_shape_is_one_line(aligned: Path, tmp_path: Path) -> None:
+    finish(*command(aligned, tmp_path, "first", steps=1))
+    first = tmp_path / "first" / OUTPUTS["model"]
+    line, env = command(aligned, tmp_path, "wider", start=first, width=16)
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"train_dcgan@a: start: {first}: of arguments {{")

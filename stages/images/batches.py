@@ -67,15 +67,16 @@ def select(
     masks: Path,
     count: int | None = None,
     kinds: Sequence[str] | None = None,
+    split: str = "test",
 ) -> Work:
-    """The holes of `masks`/test.arrow with their pictures of `aligned`/test.arrow.
+    """The frozen holes of `masks`/<split>.arrow with their pictures of `aligned`/<split>.arrow.
 
     `count` limits the pictures to those of the smallest keyed hash (the same for every system; a
     picture added or withdrawn moves at most one other); `kinds` names the kinds to keep. None
     means all. Raises InputError where the folders do not fit each other, where a kind is unknown,
     and where nothing is left to do.
     """
-    pictures, holes = Table(aligned / "test.arrow"), Table(masks / "test.arrow")
+    pictures, holes = Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow")
     keys, labels = holes.keys(), holes.column("kind")
     if keys and pictures.size != holes.size:
         raise InputError(f"{holes.path}: holes of {holes.size}, pictures of {pictures.size}; run `dvc repro`")

@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from stages.runs.errors import InputError
 
-# Every top-level section that some stage reads; anything else in the file is a typing error.
+# Every top-level section that some stage or flow reads; anything else in the file is a typing error.
 SECTIONS = (
     "runtime",
     "draw",
@@ -28,6 +28,7 @@ SECTIONS = (
     "blend",
     "evaluate",
     "report",
+    "retrain",  # read by flows/retrain.py alone
 )
 DATASET = ("ingest", "align", "mask")  # the sections of each entry of `datasets`: the stages that run for it
 
@@ -58,6 +59,7 @@ class Training:
     """What every training stage is told; each stage's `Params` adds its own."""
 
     dataset: str  # the dataset whose training split it learns
+    start: str = "stages/models/no_checkpoint.txt"  # a checkpoint to go on from (a dep); that file: random weights
     steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
     batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices
     rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's

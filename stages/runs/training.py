@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=nn.Module)
 
+NO_CHECKPOINT = "no_checkpoint.txt"  # the file of stages/models that stands for none: DVC takes no empty dep
 STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimpsest/state
 
 
@@ -149,7 +150,11 @@ def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *argum
     """
     if runtime.devices == 1:
         return function(Team(runtime), *arguments)
-    prepare(runtime)
+    device = prepare(runtime)
+    import torch
+
+    if device.type == "cuda" and runtime.devices > torch.cuda.device_count():
+        raise InputError(f"params.yaml: runtime.devices: {runtime.devices}, and here are {torch.cuda.device_count()}")
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
@@ -183,6 +188,13 @@ def _one_of_many(runtime: Runtime, function: Callable[..., Any], arguments: Sequ
         return ending
 
 
+class Inputs(NamedTuple):
+    """What a training stage reads."""
+
+    aligned: Path
+    start: Path  # the checkpoint whose weights it goes on from, or NO_CHECKPOINT
+
+
 class Outputs(NamedTuple):
     """What a training stage writes."""
 
@@ -207,7 +219,7 @@ class Run:
         arguments: Mapping[str, Any],
         params: Training,
         runtime: Runtime,
-        aligned: Path,
+        inputs: Inputs,
         parts: Mapping[str, Any],
         sampler: Sampler,
         team: Team,
@@ -219,13 +231,15 @@ class Run:
         if params.batch < 2 * team.size:  # of one picture a batch normalisation has no variance
             raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {team.size} devices")
         self.name, self.params, self.parts, self.sampler, self.team = name, params, parts, sampler, team
-        self.table = Table(aligned / "train.arrow")
+        self.table = Table(inputs.aligned / "train.arrow")
+        self._start = None if inputs.start.name == NO_CHECKPOINT else inputs.start
         self.inputs = {
             "network": network,
             "arguments": dict(arguments),
             "params": dataclasses.asdict(params),
             "runtime": dataclasses.asdict(runtime),
             "data": record.digest(self.table.path),
+            "start": record.digest(self._start) if self._start else None,
         }
         facts = {"name": name, "inputs": self.inputs, "code": record.code_digest(), "torch": torch.__version__}
         self.fingerprint = hashlib.sha256(record.canonical(facts).encode()).hexdigest()[:24]
@@ -368,6 +382,8 @@ class Run:
     def _load(self) -> None:
         path = self.folder / "state.safetensors"
         if not path.exists():
+            if self._start:
+                load_weights(self._start, self.inputs, self.parts)
             return
         tensors, progress = checkpoint.load(path)
         self.sampler.seen[:] = tensors["seen"].numpy().view(bool)
@@ -381,6 +397,29 @@ class Run:
                 state = {"state": moments, "param_groups": empty["param_groups"]}
             thing.load_state_dict(state)
         self.step, self.history, self._window = progress["step"], progress["history"], progress["window"]
+
+
+def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """The weights of a checkpoint into those networks of `parts` that it has; an average begins at its network.
+
+    Raises InputError where it is no checkpoint, or of another network or shape than `inputs` says.
+    """
+    tensors, theirs = checkpoint.load(path)
+    for fact in ("network", "arguments"):
+        if theirs.get(fact) != inputs[fact]:
+            raise InputError(
+                f"start: {path}: of {fact} {theirs.get(fact)}, this training is of {inputs[fact]}; "
+                f"start from a checkpoint of the same, or from {NO_CHECKPOINT}"
+            )
+    names = {name.partition(".")[0] for name in tensors}
+    main = "generator" if "generator" in names else "network"
+    for name, thing in parts.items():
+        source = main if name == "averaged" else name
+        if source in names:
+            try:
+                thing.load_state_dict(checkpoint.part(tensors, source))
+            except RuntimeError as error:
+                raise InputError(f"start: {path}: {source}: {str(error).splitlines()[-1].strip()}") from None
 
 
 def write_members(path: Path, table: Table, seen: np.ndarray) -> str:
