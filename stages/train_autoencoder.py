@@ -60,8 +60,8 @@ def train_autoencoder(
     A sheet's rows: what was given, the network's output, the composite, the truth. Returns what
     forgets the resume state, to be called once the outputs are in place.
 
-    Raises InputError for a size the network cannot take, an empty training split, perceptual terms
-    without weights for them, or a loss that is not finite.
+    Raises InputError for a size the network cannot take, an empty training split, a `start` of another
+    shape, perceptual terms without weights for them, or a loss that is not finite.
     """
     from stages.runs import training
 
@@ -95,7 +95,7 @@ def fit(
     )
     network = team.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate)
+    adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = team.wrap(network)
     truth, holes = examples.shown(8, team)

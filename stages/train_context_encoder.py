@@ -66,8 +66,8 @@ def train_context_encoder(
     A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth. Returns
     what forgets the resume state, to be called once the outputs are in place.
 
-    Raises InputError for a size, fraction or overlap the network cannot take, an empty training split,
-    or a loss that is not finite.
+    Raises InputError for a size, fraction or overlap the network cannot take, an empty training split, a
+    `start` of another shape, or a loss that is not finite.
     """
     from stages.runs import training
 
@@ -100,7 +100,7 @@ def fit(
         discriminator = Discriminator(network.patch_side, params.d_width or params.width)
     network = team.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999))
+    adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999), fused=True)
     adversary = Adversary(team, discriminator, params) if params.objective == "gan" else None
     parts = {"network": network, "averaged": averaged, "adam": adam, **(adversary.parts if adversary else {})}
     predict = shared(team, network)
@@ -157,7 +157,7 @@ class Adversary:
 
         self.team, self.discriminator = team, team.place(discriminator)
         rate = params.rate / params.rate_ratio
-        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999))
+        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999), fused=True)
         self.wrapped = team.wrap(self.discriminator)
         self.parts = {"discriminator": self.discriminator, "d_adam": self.adam}
 

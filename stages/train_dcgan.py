@@ -62,7 +62,8 @@ def train_dcgan(
 
     Returns what forgets the resume state, to be called once the outputs are in place.
 
-    Raises InputError for a size no DCGAN takes, an empty training split, or a loss that is not finite.
+    Raises InputError for a size no DCGAN takes, an empty training split, a `start` of another shape, or a
+    loss that is not finite.
     """
     from stages.runs import training
 
@@ -95,8 +96,8 @@ def fit(
     generator, discriminator = team.place(generator), team.place(discriminator)
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)
-    g_adam = torch.optim.Adam(generator.parameters(), params.rate, betas)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas)
+    g_adam = torch.optim.Adam(generator.parameters(), params.rate, betas, fused=True)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas, fused=True)
     parts = {
         "generator": generator,
         "discriminator": discriminator,

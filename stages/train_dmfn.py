@@ -87,8 +87,8 @@ def train_dmfn(
     process takes the relativistic averages over its own part of the batch. Returns what forgets the
     resume state, to be called once the outputs are in place.
 
-    Raises InputError for a size the network cannot take, an empty training split, VGG19's weights
-    asked for and not to be had, or a loss that is not finite.
+    Raises InputError for a size the network cannot take, an empty training split, a `start` of another
+    shape, VGG19's weights asked for and not to be had, or a loss that is not finite.
     """
     from stages.runs import training
 
@@ -128,8 +128,8 @@ def fit(
     network, discriminator = team.place(network), team.place(discriminator)
     averaged = copy.deepcopy(network)
     betas = (params.beta1, params.beta2)
-    g_adam = torch.optim.Adam(network.parameters(), params.rate, betas)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas)
+    g_adam = torch.optim.Adam(network.parameters(), params.rate, betas, fused=True)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas, fused=True)
     parts = {
         "network": network,
         "averaged": averaged,

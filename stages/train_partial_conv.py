@@ -64,8 +64,8 @@ def train_partial_conv(
     A sheet's rows: what was given, the network's output, the composite, the truth. Returns what
     forgets the resume state, to be called once the outputs are in place.
 
-    Raises InputError for a size the network cannot take, an empty training split, perceptual terms
-    without weights for them, or a loss that is not finite.
+    Raises InputError for a size the network cannot take, an empty training split, a `start` of another
+    shape, perceptual terms without weights for them, or a loss that is not finite.
     """
     from stages.runs import training
 
@@ -100,10 +100,10 @@ def fit(
     )
     network = team.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate)
+    adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
     # The second stage's own: it leaves the frozen parameters alone, whatever gradients they get.
     frozen = {id(parameter) for parameter in network.encoder_affine()}
-    fine = torch.optim.Adam([p for p in network.parameters() if id(p) not in frozen], params.finetune_rate)
+    fine = torch.optim.Adam([p for p in network.parameters() if id(p) not in frozen], params.finetune_rate, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam, "fine": fine}
     wrapped = team.wrap(network)
     truth, holes = examples.shown(8, team)

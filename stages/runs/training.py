@@ -396,7 +396,19 @@ class Run:
                     moments.setdefault(int(number), {})[kind] = value
                 state = {"state": moments, "param_groups": empty["param_groups"]}
             thing.load_state_dict(state)
+            if "param_groups" in state:
+                _lay_out(thing)
         self.step, self.history, self._window = progress["step"], progress["history"], progress["window"]
+
+
+def _lay_out(adam: torch.optim.Optimizer) -> None:
+    """Moments in their parameters' memory format, as they were: fused Adam walks both without looking at strides."""
+    import torch
+
+    for parameter, moments in adam.state.items():
+        for name, value in moments.items():
+            if value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
