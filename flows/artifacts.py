@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from flows.server import answers
 
-METRICS = ("psnr_hole", "ssim_hole", "l1_hole", "sharpness")
+METRICS = ("psnr_hole", "ssim_hole", "l1_hole", "sharpness", "texture")
 
 
 def publish(root: Path) -> None:

@@ -56,6 +56,7 @@ METRICS = {
     "l1_hole": Metric("L1, hole", ".4f", "low"),
     "patch_sse": Metric("patch SSE", ".1f", "low"),
     "sharpness": Metric("sharpness, hole", ".2f", "one"),
+    "texture": Metric("texture off by, hole", ".2f", "low"),
     "psnr": Metric("PSNR, whole (dB)", ".2f", "high"),
     "ssim": Metric("SSIM, whole", ".3f", "high"),
     "l1": Metric("L1, whole", ".4f", "low"),

@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 from stages.metrics import fidelity
 
-IN_HOLE = ("l1_hole", "mse_hole", "psnr_hole", "patch_sse", "sharpness")
+IN_HOLE = ("l1_hole", "mse_hole", "psnr_hole", "patch_sse", "sharpness", "texture")
 
 
 def flat(level: float, size: int = 16) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_identical_pictures():
 def test_an_empty_hole_has_no_score():
     x, y = pictures(4, 32), pictures(5, 32)
     scores = fidelity.score(x, y, np.zeros((1, 32, 32), bool))
-    assert np.isnan([scores[name] for name in ("l1_hole", "psnr_hole", "ssim_hole", "sharpness")]).all()
+    assert np.isnan([scores[name] for name in ("l1_hole", "psnr_hole", "ssim_hole", "sharpness", "texture")]).all()
     assert scores["patch_sse"] == 0
     assert scores["psnr"] > 0
 
@@ -84,6 +84,36 @@ def test_sharpness_by_hand():
     assert fidelity.sharpness(patched, wave, hole) == pytest.approx(0, abs=1e-3)
     # One pixel has no neighbour in the hole.
     assert np.isnan(fidelity.sharpness(wave, half, box(16, slice(4, 5), slice(4, 5))))[0]
+
+
+def test_texture_by_hand():
+    # Half the height at every size of detail: a quarter of the energy, two halvings, wherever there is any.
+    coarse = flat(0.4, 64)
+    coarse[:, :, np.arange(64) // 8 % 2 == 0] += 0.2
+    hole = box(64, slice(16, 48), slice(16, 48))
+    assert fidelity.texture(0.5 * coarse, coarse, hole) == pytest.approx(2, abs=0.01)
+    assert fidelity.texture(coarse, coarse, hole) == 0
+    # A hole of one pixel has no neighbours at any size, a thin one at the finest alone.
+    assert np.isnan(fidelity.texture(coarse, coarse, box(64, slice(4, 5), slice(4, 5))))[0]
+    thin = box(64, slice(16, 17), slice(16, 48))
+    assert fidelity.texture(0.5 * coarse, coarse, thin) == pytest.approx(2, abs=0.01)
+
+
+def test_noise_of_the_right_energy_is_not_taken_for_texture():
+    """A blur of a natural picture is nearer to it than noise whose sharpness is 1; sharpness would say otherwise."""
+    rng = np.random.default_rng(0)
+    truth = flat(0.5, 64)
+    for block in (1, 2, 4, 8):  # detail of every size, stronger where it is larger
+        truth += np.kron(rng.normal(0, 0.02 * block, (1, 64 // block, 64 // block, 3)), np.ones((1, block, block, 1)))
+    truth = np.clip(truth, 0, 1)
+    hole = box(64, slice(16, 48), slice(16, 48))
+    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.5) for picture in truth])
+    grain = rng.normal(0, 1, truth.shape)
+    noise = truth.mean() + grain * 0.1
+    noise = truth.mean() + grain * 0.1 / np.sqrt(fidelity.sharpness(noise, truth, hole))
+    assert fidelity.sharpness(noise, truth, hole) == pytest.approx(1, abs=0.02)
+    assert fidelity.sharpness(blurred, truth, hole) < 0.3
+    assert fidelity.texture(noise, truth, hole) > fidelity.texture(blurred, truth, hole) + 1
 
 
 def test_ssim_of_flat_pictures_by_hand():
