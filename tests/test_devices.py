@@ -50,7 +50,7 @@ def gradients(team: training.Team, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gradients")
     for count in (1, 2):
         training.launch(Runtime(threads=1, devices=count), gradients, out)
@@ -58,8 +58,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_of_two_processes_are_those_of_one(name: str, shared: Path) -> None:
-    one, two, other = (np.load(shared / f"{name}-{which}.npy") for which in ("1-0", "2-0", "2-1"))
+def test_gradients_of_two_processes_are_those_of_one(name: str, joined: Path) -> None:
+    one, two, other = (np.load(joined / f"{name}-{which}.npy") for which in ("1-0", "2-0", "2-1"))
     assert np.array_equal(two, other)
     assert np.abs(one).max() > 1e-3
     assert np.abs(one - two).max() <= 1e-5
