@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -22,6 +23,7 @@ from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
+FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
 START = 180  # seconds for a server to start, on a machine that is busy
 
 SETTINGS = {
@@ -52,6 +54,12 @@ def use(root: Path) -> None:
     elif not answers():
         address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).hostname  # not the password that it may hold
         raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
+
+
+def in_vain() -> bool:
+    """Whether Prefect would hold up the end of this process: by a flow that has not ended, or without its server."""
+    at_work = any(thread.name == FLOW for thread in threading.enumerate())
+    return at_work or ("PREFECT_API_URL" in os.environ and not answers())
 
 
 def answers() -> bool:
@@ -86,6 +94,8 @@ def _start(root: Path) -> None:
 
     atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    import prefect.main  # noqa: F401 (its second of imports, while the server starts)
+
     end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
         if answers():
