@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import queue
 import shutil
@@ -176,6 +177,7 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
     Raises InputError where Prefect, or what it runs, fails before every stage has been dealt with.
     """
     failures: list[str] = []
+    logging.getLogger("dvc").propagate = False  # DVC prints its lines itself; Prefect would print them again
 
     def run() -> None:
         _prepared.set(job)

@@ -77,11 +77,17 @@ def _start(root: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as file:
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
         process = subprocess.Popen(
-            tethered(command), stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
+            tethered(command),
+            env={**os.environ, "PREFECT_UI_API_URL": api},  # its page would ask at Prefect's usual port
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
 
     def stop() -> None:
@@ -93,7 +99,7 @@ def _start(root: Path) -> None:
             process.wait()
 
     atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = api
     import prefect.main  # noqa: F401 (its second of imports, while the server starts)
 
     end = time.monotonic() + START

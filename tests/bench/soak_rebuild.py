@@ -67,7 +67,7 @@ def moment(process: subprocess.Popen[str], project: Project) -> str:
         while not reached() and process.poll() is None:
             time.sleep(0.001)
 
-    kind = random.choice(["at first", "after a stage began", "in a dump", "after a dump"])
+    kind = random.choice(["at first", *3 * ["after a stage began", "in a dump", "after a dump"]])
     if kind == "at first":
         time.sleep(random.uniform(0, 3))
         return kind
