@@ -87,11 +87,13 @@ def _for_people(command: str) -> Iterator[None]:
     except Exception as error:
         from dvc.exceptions import DvcException
 
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not isinstance(error, InputError | DvcException):
+        text = str(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{error.filename}: {error.strerror}" if error.filename else os.strerror(error.errno)
+        elif not isinstance(error, InputError | DvcException):
             raise
         code = 2
-        _say(f"{command}: {' '.join(str(error).split())}")
+        _say(f"{command}: {' '.join(text.split())}")
     _leave(code)
 
 

@@ -19,6 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import StateType
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
@@ -162,10 +163,12 @@ _prepared: ContextVar[Rebuild] = ContextVar("_prepared")
 @flow(name="rebuild", persist_result=False)
 def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
     """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once."""
-    if (prepared := _prepared.get(None)) is not None:
-        return prepared.run()
-    with workspace(targets or (), force=force, say=get_run_logger().info) as work:
-        return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
+    # The run's tags are not for its stages: for each of a task's tags, Prefect asks the server for a place.
+    with TagsContext(current_tags=set()):
+        if (prepared := _prepared.get(None)) is not None:
+            return prepared.run()
+        with workspace(targets or (), force=force, say=get_run_logger().info) as work:
+            return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
 
 
 def launch(job: Rebuild, targets: list[str]) -> bool:

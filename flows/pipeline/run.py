@@ -9,12 +9,14 @@ its deps and outs, so that a `dvc repro` of the user's own never writes the same
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import io
 import json
 import math
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -41,6 +43,7 @@ LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
 PROGRESS = 10  # seconds
 LONGEST = 10_000  # characters
+FULL = 1_000_000  # bytes: a disk with fewer left is named when a stage fails
 
 Say = Callable[[str], None]
 
@@ -86,12 +89,18 @@ class Workspace:
             return Outcome("Skipped", "unchanged")
         try:
             return self._run(self.plan.nodes[name], environment, say)
-        except DvcException as error:
-            raise StageError(" ".join(str(error).split())) from error
-        except OSError as error:
-            raise StageError(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}") from error
-        except sqlite3.Error as error:  # DVC's state and cache databases: on a full disk, mostly
-            raise StageError(f"DVC's database: {error}") from error
+        except (StageError, DvcException, OSError, sqlite3.Error) as error:  # SQLite keeps DVC's state
+            raise StageError(self._told(error)) from error
+
+    def _told(self, error: Exception) -> str:
+        """What went wrong, in one line; a full disk is named where DVC, or the stage, says something else."""
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        full = os.strerror(errno.ENOSPC)
+        if full not in text and shutil.disk_usage(self.plan.root).free < FULL:
+            text = f"{full}: {text}"
+        return text
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """Let no other command begin, and end those that run: by SIGTERM they save what they need to go on."""
