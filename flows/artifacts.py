@@ -25,9 +25,13 @@ def publish(root: Path) -> None:
             create_table_artifact(table=rows, key="scores", description="Mean scores by system and kind of hole")
         if rows := list(lineage(root / "dvc.lock")):
             create_table_artifact(table=rows, key="lineage", description="What each stage made of what, as in dvc.lock")
-        for sheet in sorted((root / "data" / "report").glob("sheet-*.png"))[:1]:
+        for page, sheet in enumerate(sheets(root / "data" / "report"), 1):
             picture = base64.b64encode(sheet.read_bytes()).decode()
-            create_image_artifact(image_url=f"data:image/png;base64,{picture}", key="contact-sheet")
+            create_image_artifact(
+                image_url=f"data:image/png;base64,{picture}",
+                key=f"contact-sheet-{page}",
+                description=f"{sheet.stem.removeprefix('sheet-')}: original, hole, and each system raw and blended",
+            )
     except Exception as error:
         get_run_logger().warning("no artifacts: %s", " ".join(str(error).split()))
 
@@ -40,6 +44,12 @@ def scores(folder: Path) -> Iterator[dict[str, object]]:
             for kind, metrics in summary.get(variant, {}).items():
                 if means := {name: metrics[name]["mean"] for name in METRICS if name in metrics}:
                     yield {"system": file.stem, "variant": variant, "hole": kind, **means}
+
+
+def sheets(report: Path) -> list[Path]:
+    """The pages of the first contact sheet."""
+    every = sorted(report.glob("sheet-*.png"), key=lambda page: page.stem)
+    return [page for page in every if page.stem.startswith(every[0].stem)]
 
 
 def lineage(lock: Path) -> Iterator[dict[str, object]]:

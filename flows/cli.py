@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,13 +52,10 @@ def rebuild(
             from flows.rebuild import Rebuild, launch
 
             job = Rebuild(work, jobs)
-            kept = launch(job, targets or [])
-            if not kept:
+            if not launch(job, targets or []):
                 _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
             # The last line, behind all that the stages and Prefect say.
             print(f"rebuild: {job.summary()}", flush=True)
-            if not kept:
-                os._exit(int(bool(job.failed)))  # Prefect would try for minutes more to reach its server
             if job.failed:
                 raise typer.Exit(1)
 
@@ -65,21 +64,49 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: to be heeded as Ctrl-C is."""
+
+
 @contextmanager
 def _for_people(command: str) -> Iterator[None]:
-    """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
+    """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, SIGTERM in one line and 143."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    code = 0
     try:
         yield
-    except KeyboardInterrupt:
-        _say(f"{command}: interrupted; run it again to go on")
-        raise typer.Exit(130) from None
+    except typer.Exit as leave:
+        code = leave.exit_code
+    except KeyboardInterrupt as stop:
+        code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+        _say(f"{command}: {'terminated' if isinstance(stop, Terminated) else 'interrupted'}; run it again to go on")
     except Exception as error:
         from dvc.exceptions import DvcException
 
-        if not isinstance(error, InputError | DvcException):
+        text = str(error)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{error.filename}: {error.strerror}" if error.filename else os.strerror(error.errno)
+        elif not isinstance(error, InputError | DvcException):
             raise
-        _say(f"{command}: {' '.join(str(error).split())}")
-        raise typer.Exit(2) from None
+        code = 2
+        _say(f"{command}: {' '.join(text.split())}")
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End; at once where Prefect is still at work, or would try for minutes to reach a server that is not there."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    server = sys.modules.get("flows.server")
+    if server is not None and server.in_vain():
+        sys.stdout.flush()
+        os._exit(code)
+    if code:
+        raise typer.Exit(code)
 
 
 if __name__ == "__main__":

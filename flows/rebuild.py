@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import queue
 import shutil
+import signal
+import socket
+import threading
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, tags, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import StateType
+from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
-from prefect.states import Completed, Failed, State
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from flows import artifacts, server
 from flows.pipeline.graph import Node
 from flows.pipeline.run import StageError, Workspace, workspace
+from stages.runs.errors import InputError
 
 
 class Rebuild:
@@ -30,7 +40,8 @@ class Rebuild:
         self.failed: dict[str, str] = {}  # stage -> what happened and where its log is
         self.blocked: list[str] = []  # stages that depend on a failed one
         self.finished: collections.Counter[str] = collections.Counter()  # by state: Completed, Cached, Skipped
-        self.ended = False  # every stage has been dealt with
+        self.ended = False  # nothing more will be done
+        self._done: queue.SimpleQueue[PrefectFuture[State] | None] = queue.SimpleQueue()
         self._affected = work.plan.affected()
         self._exclusive = any(Path("/dev").glob("nvidia[0-9]*"))  # without a GPU, no stage has to wait for one
         # Spinning threads of two trainings on few cores make both five times slower; the bytes are the same.
@@ -44,7 +55,6 @@ class Rebuild:
         sorter = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
         sorter.prepare()
         futures: dict[str, PrefectFuture[State]] = {}
-        done: queue.SimpleQueue[PrefectFuture[State]] = queue.SimpleQueue()
         names: dict[PrefectFuture[State], str] = {}
         ready: list[Node] = []
         running: dict[str, Node] = {}
@@ -65,11 +75,13 @@ class Rebuild:
                         )
                         futures[node.name] = future
                         names[future] = node.name
-                        future.add_done_callback(done.put)
-                future = done.get()
-                future.wait()
-                name = names[future]
-                self._note(name, future.state)
+                        future.add_done_callback(self._done.put)
+                ended = self._done.get()
+                if ended is None:
+                    return self._cut_short(running)
+                ended.wait()
+                name = names[ended]
+                self._note(name, ended.state)
                 del running[name]
                 sorter.done(name)
         except BaseException:
@@ -83,6 +95,11 @@ class Rebuild:
         self.work.finish()
         return Completed(message=self.summary())
 
+    def stop(self) -> None:
+        """Begin nothing more; the stages that run are told to save what they need to go on. For another thread."""
+        self.work.stop()
+        self._done.put(None)
+
     def summary(self) -> str:
         """One line: what was done; and, where a stage failed, which one and where its log is."""
         words = {"Completed": "ran", "Cached": "from the run-cache", "Skipped": "unchanged"}
@@ -91,6 +108,14 @@ class Rebuild:
             parts.append(f"not run, as they depend on a failed one: {', '.join(self.blocked)}")
         parts += [f"failed: {name}: {message}" for name, message in self.failed.items()]
         return "; ".join(parts)
+
+    def _cut_short(self, running: dict[str, Node]) -> State:
+        while running:
+            if (ended := self._done.get()) is not None:
+                ended.wait()
+                running.popitem()
+        self.ended = True
+        return Cancelled(message="interrupted")
 
     def _forget(self) -> None:
         """A forced training starts anew: what a killed one has kept to go on with is removed."""
@@ -138,24 +163,73 @@ _prepared: ContextVar[Rebuild] = ContextVar("_prepared")
 @flow(name="rebuild", persist_result=False)
 def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
     """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once."""
-    if (prepared := _prepared.get(None)) is not None:
-        return prepared.run()
-    with workspace(targets or (), force=force, say=get_run_logger().info) as work:
-        return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
+    # The run's tags are not for its stages: for each of a task's tags, Prefect asks the server for a place.
+    with TagsContext(current_tags=set()):
+        if (prepared := _prepared.get(None)) is not None:
+            return prepared.run()
+        with workspace(targets or (), force=force, say=get_run_logger().info) as work:
+            return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
 
 
 def launch(job: Rebuild, targets: list[str]) -> bool:
     """Run a rebuild that is prepared already as a flow; what becomes of it is noted in `job`.
 
     False where Prefect's server was lost on the way. That is no failure: DVC has recorded what every stage made.
+    At Ctrl-C and the like the stages save what they need to go on, and then it goes through. A second one kills them.
+
+    Raises InputError where Prefect, or what it runs, fails before every stage has been dealt with.
     """
-    token = _prepared.set(job)
+    failures: list[str] = []
+    logging.getLogger("dvc").propagate = False  # DVC prints its lines itself; Prefect would print them again
+
+    def run() -> None:
+        _prepared.set(job)
+        # Which machine and working copy: others may use the same server.
+        tag = f"{socket.gethostname()}:{job.work.plan.root}"
+        try:
+            _bury(tag)
+            # A heartbeat is for who watches from afar, and its thread takes up to a second to end.
+            with tags(tag), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                state = rebuild(targets, job.jobs, job.work.force, return_state=True)
+            if not job.ended:
+                failures.append(state.message or state.name or "crashed")
+        except BaseException as error:
+            failures.append(str(error) or type(error).__name__)
+
+    # Prefect has a thread of its own, so that nothing that it does in vain can hold up what is to end.
+    thread = threading.Thread(target=run, name=server.FLOW, daemon=True)
+    thread.start()
     try:
-        rebuild(targets, job.jobs, job.work.force, return_state=True)
-    except Exception:
-        if not job.ended or server.answers():
-            raise
-        return False
-    finally:
-        _prepared.reset(token)
-    return True
+        _wait(thread, job)
+    except KeyboardInterrupt:
+        job.stop()
+        try:
+            _wait(thread, job)
+        except KeyboardInterrupt:
+            job.work.stop(signal.SIGKILL)
+        raise
+    if failures and not job.ended:
+        raise InputError(" ".join(failures[0].split()))
+    return not failures and not thread.is_alive()
+
+
+def _wait(thread: threading.Thread, job: Rebuild) -> None:
+    """Until the flow has ended, or has nothing more to do than to tell it to a server that is not there."""
+    while thread.is_alive():
+        thread.join(1)
+        if job.ended and thread.is_alive() and not server.answers():
+            return
+
+
+def _bury(tag: str) -> None:
+    """Mark the flow runs with this tag that have not ended as crashed: this process alone may run one now."""
+    living = {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}
+    with get_client(sync_client=True) as client:
+        of_flow = FlowFilter.model_validate({"name": {"any_": [rebuild.name]}})
+        left = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": living}})
+        for run in client.read_flow_runs(flow_filter=of_flow, flow_run_filter=left):
+            in_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+            unfinished = TaskRunFilter.model_validate({"state": {"type": living}})
+            for one in client.read_task_runs(flow_run_filter=in_run, task_run_filter=unfinished):
+                client.set_task_run_state(one.id, Crashed(message="killed with its rebuild"), force=True)
+            client.set_flow_run_state(run.id, Crashed(message="killed, or its server was"), force=True)

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -22,6 +23,7 @@ from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
+FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
 START = 180  # seconds for a server to start, on a machine that is busy
 
 SETTINGS = {
@@ -54,6 +56,12 @@ def use(root: Path) -> None:
         raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
 
 
+def in_vain() -> bool:
+    """Whether Prefect would hold up the end of this process: by a flow that has not ended, or without its server."""
+    at_work = any(thread.name == FLOW for thread in threading.enumerate())
+    return at_work or ("PREFECT_API_URL" in os.environ and not answers())
+
+
 def answers() -> bool:
     """Whether the server that Prefect has been pointed at is there."""
     try:
@@ -69,11 +77,17 @@ def _start(root: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with log.open("w") as file:
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
         process = subprocess.Popen(
-            tethered(command), stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
+            tethered(command),
+            env={**os.environ, "PREFECT_UI_API_URL": api},  # its page would ask at Prefect's usual port
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
         )
 
     def stop() -> None:
@@ -85,7 +99,9 @@ def _start(root: Path) -> None:
             process.wait()
 
     atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = api
+    import prefect.main  # noqa: F401 (its second of imports, while the server starts)
+
     end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
         if answers():

@@ -8,6 +8,7 @@ a rebuild that was killed or failed ends, when it is repeated, in the bytes of a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -29,29 +30,21 @@ class Ledger:
     """The `dvc.lock` beside one `dvc.yaml`. Its methods are to be called under DVC's repository lock."""
 
     def __init__(self, repo: Repo, pipeline_file: str, plan: Sequence[str]) -> None:
-        """`plan` names the stages in the order in which `dvc repro` would run them.
-
-        A file that a killed write has cut off is put back as the journal remembers it; where the journal
-        does not know it, it is moved aside: DVC's run-cache returns what it held.
-
-        Raises InputError where a merge has left conflicts in the file.
-        """
+        """`plan` names the stages in the order in which `dvc repro` would run them."""
         self.path = Path(pipeline_file).with_suffix(".lock")
         self.plan = plan
-        self._journal = Path(repo.tmp_dir) / JOURNAL
-        self._key = os.path.relpath(self.path, repo.root_dir)
-        known = self._entries().get(self._key, {})
-        self.mended = self._mend(repo, known.get("texts", []))
-        text = self._text()
-        if known.get("order") is not None and text in known["texts"]:
-            self._order: list[str] = known["order"]
-        else:
-            self._order = list((parse_yaml_for_update(text, self.path) or {}).get("stages", {}))
+        self._journal = Journal(repo)
+        self._order: list[str] | None = None  # from before the first update
+        self._read: tuple[str, dict] = ("", {})  # a text of the file and what it says: to parse it takes long
 
     def record(self, stage: PipelineStage) -> None:
         """Write what `stage` has become."""
         old = self._text()
-        data = parse_yaml_for_update(old, self.path)
+        data = self._parsed(old)
+        if self._order is None:
+            known = self._journal.entry(self.path)
+            remembered = known.get("order") if old in known.get("texts", []) else None
+            self._order = list(data.get("stages", {})) if remembered is None else remembered
         if not data:
             data.update({"schema": "2.0"})
         stages = data.setdefault("stages", {})
@@ -60,43 +53,70 @@ class Ledger:
         data["stages"] = {name: stages[name] for name in sorted(stages, key=lambda name: rank.get(name, len(rank)))}
         new = dumps_yaml(data)
         if new != old:
-            self._remember({"texts": [old, new], "order": self._order})
-            _replace(self.path, new, self._journal.parent)
+            self._journal.remember(self.path, {"texts": [old, new], "order": self._order})
+            _replace(self.path, new, self._journal.folder)
+        self._read = new, data
 
     def close(self) -> None:
         """All stages are up to date: the next rebuild starts from the order that the file has now."""
         if self.path.exists():
-            self._remember({"texts": [self._text()]})
+            self._journal.remember(self.path, {"texts": [self._text()]})
 
     def _text(self) -> str:
         return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
 
-    def _mend(self, repo: Repo, texts: Sequence[str]) -> bool:
-        if not self.path.exists():
-            return False
-        text = self._text()
-        if any(line.startswith("<<<<<<< ") for line in text.splitlines()):
-            raise InputError(
-                f"{self._key}: a merge has left conflicts in it; resolve them (`git checkout --ours -- {self._key}`)"
-            )
-        try:
-            if text.strip():
-                Lockfile(repo, str(self.path)).load()
-                return False
-        except DvcException:
-            pass
-        if texts:
-            _replace(self.path, texts[-1], self._journal.parent)
-        else:
-            self.path.replace(self._journal.with_name(f"{self.path.name}.torn"))
-        return True
+    def _parsed(self, text: str) -> dict:
+        known, data = self._read
+        self._read = "", {}  # about to be changed
+        return data if known == text else parse_yaml_for_update(text, self.path)
+
+
+class Journal:
+    """What rebuilds have last written to each `dvc.lock` of a repository, and the order from before."""
+
+    def __init__(self, repo: Repo) -> None:
+        self.folder = Path(repo.tmp_dir)
+        self._root = repo.root_dir
+        self._file = self.folder / JOURNAL
+
+    def entry(self, path: Path) -> dict:
+        return self._entries().get(os.path.relpath(path, self._root), {})
+
+    def paths(self) -> set[Path]:
+        """The files that it knows."""
+        return {Path(self._root, key) for key in self._entries()}
+
+    def remember(self, path: Path, entry: dict) -> None:
+        text = json.dumps(self._entries() | {os.path.relpath(path, self._root): entry})
+        _replace(self._file, text, self.folder)
 
     def _entries(self) -> dict[str, dict]:
-        return json.loads(self._journal.read_text(encoding="utf-8")) if self._journal.exists() else {}
+        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
 
-    def _remember(self, entry: dict) -> None:
-        text = json.dumps(self._entries() | {self._key: entry})
-        _replace(self._journal, text, self._journal.parent)
+
+def mend(repo: Repo, path: Path) -> bool:
+    """Put a `dvc.lock` that a killed write has cut off back as the journal remembers it; False where it is whole.
+
+    Where the journal does not know it, it is moved aside: DVC's run-cache returns what it held.
+
+    Raises InputError where a merge has left conflicts in the file.
+    """
+    if not path.exists():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if any(line.startswith("<<<<<<< ") for line in text.splitlines()):
+        name = os.path.relpath(path, repo.root_dir)
+        raise InputError(f"{name}: a merge has left conflicts in it; resolve them (`git checkout --ours -- {name}`)")
+    with contextlib.suppress(DvcException, UnicodeDecodeError):
+        if text.strip():
+            Lockfile(repo, str(path)).load()
+            return False
+    journal = Journal(repo)
+    if texts := journal.entry(path).get("texts"):
+        _replace(path, texts[-1], journal.folder)
+    else:
+        path.replace(journal.folder / f"{path.name}.torn")
+    return True
 
 
 def _replace(path: Path, text: str, tmp: Path) -> None:

@@ -9,16 +9,22 @@ its deps and outs, so that a `dvc repro` of the user's own never writes the same
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import functools
+import io
 import json
+import math
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from dvc.exceptions import DvcException
 from dvc.lock import LockError, make_lock
@@ -30,11 +36,14 @@ from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_
 
 from flows.pipeline import graph
 from flows.pipeline.graph import Node, Plan
-from flows.pipeline.lockfile import Ledger
+from flows.pipeline.lockfile import Journal, Ledger, mend
 from flows.pipeline.tether import tethered
 
 LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
+PROGRESS = 10  # seconds
+LONGEST = 10_000  # characters
+FULL = 1_000_000  # bytes: a disk with fewer left is named when a stage fails
 
 Say = Callable[[str], None]
 
@@ -60,7 +69,8 @@ class Workspace:
         self._ledgers = ledgers
         self._held = held  # the descriptor that keeps other rebuilds out while it is open anywhere
         self._mutex = threading.RLock()  # DVC's objects and locks are not for threads
-        self._running: set[subprocess.Popen[str]] = set()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._door = threading.Lock()  # for the two that follow; never held for long
         self._stopped = False
 
     def log(self, name: str) -> Path:
@@ -79,17 +89,26 @@ class Workspace:
             return Outcome("Skipped", "unchanged")
         try:
             return self._run(self.plan.nodes[name], environment, say)
-        except DvcException as error:
-            raise StageError(" ".join(str(error).split())) from error
-        except OSError as error:
-            raise StageError(f"{error.filename or 'DVC'}: {error.strerror}") from error
+        except (StageError, DvcException, OSError, sqlite3.Error) as error:  # SQLite keeps DVC's state
+            raise StageError(self._told(error)) from error
 
-    def stop(self) -> None:
-        """End the commands that are running, and let no other begin: they save what they need to go on."""
-        with self._mutex:
+    def _told(self, error: Exception) -> str:
+        """What went wrong, in one line; a full disk is named where DVC, or the stage, says something else."""
+        text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        full = os.strerror(errno.ENOSPC)
+        if full not in text and shutil.disk_usage(self.plan.root).free < FULL:
+            text = f"{full}: {text}"
+        return text
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Let no other command begin, and end those that run: by SIGTERM they save what they need to go on."""
+        with self._door:
             self._stopped = True
             for process in self._running:
-                _signal(process, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
 
     def finish(self) -> None:
         """Every stage of the plan is up to date: later rebuilds start from here."""
@@ -98,8 +117,8 @@ class Workspace:
 
     def _run(self, node: Node, environment: dict[str, str], say: Say) -> Outcome:
         started = time.monotonic()
-        with contextlib.ExitStack() as claims:
-            with self._dvc(node, say) as stage:
+        with self._opened() as repo, contextlib.ExitStack() as claims:
+            with self._dvc(repo, node, say) as stage:
                 if not self.force and not stage.changed():
                     return Outcome("Skipped", "unchanged")
                 if not stage.cmd or stage.frozen:  # data that `dvc add` or `dvc import` brought, and frozen stages
@@ -114,7 +133,7 @@ class Workspace:
                 before = _inputs(stage)
                 claims.enter_context(self._claim(stage))
             self._execute(node, stage, environment, say)
-            with self._dvc(node, say) as stage:
+            with self._locked(repo):
                 stage.save_deps()
                 moved = [path for path, value in _inputs(stage).items() if before.get(path) != value]
                 if moved:
@@ -124,20 +143,37 @@ class Workspace:
         return Outcome("Completed", f"{time.monotonic() - started:.1f} s")
 
     @contextlib.contextmanager
-    def _dvc(self, node: Node, say: Say) -> Iterator[Stage]:
+    def _opened(self) -> Iterator[Repo]:
+        """One for each stage: to load the stage takes longest of what is done under the locks, so it is done once."""
+        with self._mutex:
+            repo = Repo(str(self.plan.root), _wait_for_lock=True)
+        try:
+            yield repo
+        finally:
+            with self._mutex:
+                repo.close()
+
+    @contextlib.contextmanager
+    def _locked(self, repo: Repo) -> Iterator[None]:
+        with self._mutex, repo.lock, repo.scm_context(quiet=True):
+            yield
+
+    @contextlib.contextmanager
+    def _dvc(self, repo: Repo, node: Node, say: Say) -> Iterator[Stage]:
         """The stage as it is now, under DVC's repository lock; waits while another DVC process uses its files."""
         warned = False
         while True:
-            with self._mutex, _repo(self.plan.root) as repo, repo.lock:
+            with self._locked(repo):
                 stage = repo.stage.load_one(node.path, node.stage)
                 blocker = _blocker(stage)
                 if blocker is None:
-                    with repo.scm_context(quiet=True):
-                        yield stage
+                    yield stage
                     return
             if not warned:
                 say(f"waiting for another DVC process: {blocker}")
                 warned = True
+            if self._stopped:
+                raise StageError("stopped before it began")
             time.sleep(POLL)
 
     @contextlib.contextmanager
@@ -179,24 +215,24 @@ class Workspace:
         options: dict[str, Any] = prepare_kwargs(stage, run_env={"PYTHONUNBUFFERED": "1", **environment})
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with log.open("w", encoding="utf-8") as file:
             for command in _enforce_cmd_list(stage.cmd):
                 say(f"> {command}")
                 with self._started(_make_cmd(get_executable(), command), options) as process:
                     assert process.stdout is not None
-                    for line in process.stdout:
-                        file.write(line)
-                        file.flush()
-                        say(line.rstrip("\n"))
+                    for line in lines(process.stdout):
+                        print(line, file=file, flush=True)
+                        say(line)
                     code = process.wait()
-                if code - 128 in set(signal.Signals):
-                    raise StageError(f"killed by {signal.Signals(code - 128).name}")
+                number = -code if code < 0 else code - 128
+                if number in set(signal.Signals):
+                    raise StageError(f"killed by {signal.Signals(number).name}")
                 if code:
                     raise StageError(f"exit code {code}")
 
     @contextlib.contextmanager
-    def _started(self, words: list[str], options: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
-        with self._mutex:
+    def _started(self, words: list[str], options: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+        with self._door:
             if self._stopped:
                 raise StageError("stopped before it began")
             # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
@@ -205,8 +241,6 @@ class Workspace:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
                 start_new_session=True,
                 pass_fds=[self._held],
                 **options,
@@ -216,8 +250,30 @@ class Workspace:
             with process:
                 yield process
         finally:
-            with self._mutex:
+            with self._door:
                 self._running.discard(process)
+
+
+def lines(output: IO[bytes]) -> Iterator[str]:
+    """What a command prints, as lines for a log, each as soon as it is there.
+
+    Of a progress bar, which is written over and over (`\\r`), one state in PROGRESS seconds and the last. Bytes that
+    are no UTF-8, and zeros, are escaped; a line of more than LONGEST characters is broken.
+    """
+    shown, bar = -math.inf, ""
+    with io.TextIOWrapper(output, encoding="utf-8", errors="backslashreplace", newline="") as text:
+        for piece in iter(functools.partial(text.readline, LONGEST), ""):
+            line = piece.rstrip("\r\n").replace("\0", "\\x00")
+            if not piece.endswith("\r"):
+                bar = ""
+                yield line
+            elif line and time.monotonic() - shown >= PROGRESS:
+                shown, bar = time.monotonic(), ""
+                yield line
+            elif line:
+                bar = line
+    if bar:
+        yield bar
 
 
 @contextlib.contextmanager
@@ -227,24 +283,22 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
     Another rebuild is waited for, and so are commands that a killed one has left behind. A `dvc.lock`
     that a kill has cut off is mended.
 
-    Raises InputError and DvcException as `graph.read` and `Ledger` do.
+    Raises InputError and DvcException as `graph.read` and `mend` do.
     """
     with _repo(None) as repo:
         root, tmp = Path(repo.root_dir), Path(repo.tmp_dir)
     with _alone(tmp, say) as held:
         with _repo(root) as repo, repo.lock:
             _mend_rwlock(repo)
-            files = {Path(repo.root_dir) / "dvc.yaml", Path("dvc.yaml").resolve()}
-            for file in files:
-                if Ledger(repo, str(file), ()).mended:
-                    say(f"{file.with_suffix('.lock').name} had been cut off by a killed process: mended")
+            for lock in {root / "dvc.lock", Path("dvc.lock").resolve(), *Journal(repo).paths()}:
+                if mend(repo, lock):
+                    say(f"{lock.name} had been cut off by a killed process: mended")
         plan = _planned(root, targets, force, say)
-        with _repo(root) as repo, repo.lock:
-            orders: dict[str, list[str]] = {}
-            for node in plan.nodes.values():
-                if node.stage is not None:
-                    orders.setdefault(node.path, []).append(node.stage)
-            ledgers = {path: Ledger(repo, path, order) for path, order in orders.items()}
+        orders: dict[str, list[str]] = {}
+        for node in plan.nodes.values():
+            if node.stage is not None:
+                orders.setdefault(node.path, []).append(node.stage)
+        ledgers = {path: Ledger(repo, path, order) for path, order in orders.items()}
         yield Workspace(plan, ledgers, held, force)
 
 
@@ -318,8 +372,3 @@ def _blocker(stage: Stage) -> str | None:
 
 def _inputs(stage: Stage) -> dict[str, object]:
     return {str(dep): dep.hash_info for dep in stage.deps}
-
-
-def _signal(process: subprocess.Popen[str], number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -1,19 +1,26 @@
-"""A command that does not outlive the process that started it, and whose children do not either.
+"""A command that does not outlive the process that started it, and nothing that it has started does either.
 
 This file runs as a small process between the two: `Popen(tethered(words), stdin=PIPE, start_new_session=True)`. Its
-standard input ends when the starter does, whatever killed that; then it kills its whole process group. (Linux's
-parent-death signal reaches only the child itself: a shell dies, and what the shell had started goes on writing.)
+standard input ends when the starter does, whatever killed that; then it kills its process group and all that
+descends from it. (Linux's parent-death signal reaches only the child itself: a shell dies, and what the shell had
+started goes on writing.) What has left the group, as torchrun's workers and daemons do, and has lost its parent
+becomes this process's child, and is found too.
 
 SIGINT and SIGTERM to the group are for the command, which says when it has ended. One that a signal has killed leaves
-128 + the signal's number, as in a shell.
+128 + the signal's number, as in a shell. A daemon that it leaves on purpose lives on after it, as without the tether.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
 import threading
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def tethered(words: list[str]) -> list[str]:
@@ -23,23 +30,55 @@ def tethered(words: list[str]) -> list[str]:
 
 def main() -> None:
     words = sys.argv[1:]
-    patient = [signal.SIGINT, signal.SIGTERM]
+    heard: list[int] = []
+    patient: list[int] = [signal.SIGINT, signal.SIGTERM]
     for number in patient:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda number, _: heard.append(number))
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
         child = os.posix_spawnp(words[0], words, os.environ, setsigdef=patient, file_actions=[nothing])
     except OSError as error:
         sys.exit(f"{words[0]}: {error.strerror}")
+    for number in heard:  # before there was anybody to hear it
+        os.kill(child, number)
+
+    alone = threading.Event()
 
     def watch() -> None:
         while os.read(0, 1):
             pass
+        alone.set()
+        while others := _descendants():  # more may be born while these are killed
+            for other in others:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(other, signal.SIGKILL)
+            time.sleep(0.01)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if alone.is_set():
+        threading.Event().wait()  # for the end that `watch` makes of all
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _descendants() -> set[int]:
+    """The processes, zombies aside, that descend from this one."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 (to import pathlib takes as long as all of this)
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/stat", encoding="latin-1") as file:  # noqa: PTH123
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+                children.setdefault(int(parent), []).append(int(entry) if state != "Z" else -int(entry))
+    found: set[int] = set()
+    todo = [os.getpid()]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            if child > 0:  # a zombie has no children: they have been handed on
+                found.add(child)
+                todo.append(child)
+    return found
 
 
 if __name__ == "__main__":
