@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -28,15 +28,19 @@ def rebuild(
     dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Do what `dvc repro` does, independent stages at once."""
-    with _for_people("rebuild"):
-        from flows.pipeline.run import workspace
+    with _for_people("rebuild"), contextlib.ExitStack() as stack:
+        from flows import journal
+        from flows.pipeline.run import root, workspace
 
+        entry = None if dry else stack.enter_context(journal.run(root(), "rebuild"))
         with workspace(targets or (), force=force, say=_say) as work:
             plan = work.plan
             if not plan.stale:
+                if entry:
+                    entry.end("nothing changed", f"{len(plan.nodes)} stages are up to date")
                 print(f"rebuild: nothing changed, {len(plan.nodes)} stages are up to date")
                 return
-            if dry:
+            if not entry:
                 affected = plan.affected()
                 for node in plan.nodes.values():
                     if before := [name for name in node.upstream if name in affected]:
@@ -51,6 +55,7 @@ def rebuild(
 
             job = Rebuild(work, jobs)
             kept = launch(job, targets or [])
+            entry.end("failed" if job.failed else "completed", job.summary())
             if not kept:
                 _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
             # The last line, behind all that the stages and Prefect say.
@@ -65,7 +70,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _for_people(command: str) -> Iterator[None]:
     """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130."""
     try:

@@ -220,6 +220,11 @@ class Workspace:
                 self._running.discard(process)
 
 
+def root() -> Path:
+    """The working copy that the current folder lies in. Raises DvcException outside one."""
+    return Path(Repo.find_root())
+
+
 @contextlib.contextmanager
 def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> Iterator[Workspace]:
     """The working copy that the current folder lies in, for this process alone until the block ends.
