@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,6 +65,54 @@ def rebuild(
             if not kept:
                 os._exit(int(bool(job.failed)))  # Prefect would try for minutes more to reach its server
             if job.failed:
+                raise typer.Exit(1)
+
+
+@app.command()
+def retrain(
+    rev: Annotated[str, typer.Option("--rev", help="The commit whose code and parameters are used.")] = "HEAD",
+    worktree: Annotated[
+        Path | None,
+        typer.Option(envvar="PALIMPSEST_WORKTREE", help="Its own working copy; default: REPOSITORY-retrain beside it."),
+    ] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the promotion before.")] = False,
+) -> None:
+    """Rebuild with new data in a worktree of its own, and promote the checkpoint where it is better."""
+    with _for_people("retrain"):
+        from flows import journal
+        from flows.pipeline import candidate, promotion
+
+        root = candidate.root()
+        if rollback:
+            with journal.run(root, "retrain --rollback") as entry:
+                said = promotion.rollback(root)
+                entry.end("completed", said)
+                print(f"retrain: {said}")
+            return
+        with journal.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
+            job.do("refresh", _say)
+            if not job.news:
+                said = f"nothing new since the last decision; {promotion.told(root)}"
+                entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
+                print(f"retrain: {job.trouble or said}")
+                raise typer.Exit(int(bool(job.trouble)))
+            from flows import server
+
+            server.use(root)
+            from flows.retrain import launch
+
+            kept = launch(job, _say)
+            if isinstance(job.error, InputError):
+                raise job.error
+            failed = bool(job.error or job.trouble)
+            details = dataclasses.asdict(job.decision) | {"commit": job.commit} if job.decision else {}
+            entry.end("failed" if failed or not job.decision else job.decision.outcome, job.summary(), **details)
+            if not kept:
+                _say("retrain: Prefect's server was lost on the way: its page does not tell the end, Git's log does")
+            print(f"retrain: {job.summary()}", flush=True)
+            if not kept:
+                os._exit(int(failed))  # Prefect would try for minutes more to reach its server
+            if failed:
                 raise typer.Exit(1)
 
 
