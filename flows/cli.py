@@ -105,8 +105,9 @@ def retrain(
             if isinstance(job.error, InputError):
                 raise job.error
             failed = bool(job.error or job.trouble)
-            details = dataclasses.asdict(job.decision) | {"commit": job.commit} if job.decision else {}
-            entry.end("failed" if failed or not job.decision else job.decision.outcome, job.summary(), **details)
+            outcome = job.decision.outcome if job.decision and not failed else "failed"
+            decision = dataclasses.asdict(job.decision) if job.decision else None
+            entry.end(outcome, job.summary(), decision=decision, commit=job.commit)
             if not kept:
                 _say("retrain: Prefect's server was lost on the way: its page does not tell the end, Git's log does")
             print(f"retrain: {job.summary()}", flush=True)

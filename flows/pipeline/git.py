@@ -28,7 +28,7 @@ class Git:
         done = subprocess.run(
             ["git", "-c", "core.hooksPath=/dev/null", *words],
             cwd=self.home,
-            env=environment(),
+            env={**environment(), "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -57,6 +57,5 @@ class Git:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would lead Git to another checkout, and without locks that only save time."""
-    kept = {name: value for name, value in os.environ.items() if name not in LEADING}
-    return {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    """This process's, without what would lead Git to another checkout."""
+    return {name: value for name, value in os.environ.items() if name not in LEADING}

@@ -7,6 +7,7 @@ user's checkout: neither its files nor its index, HEAD, branch or stash.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -132,8 +133,14 @@ class Worktree:
 
     def check_out(self) -> None:
         """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild."""
-        with _repo(self.path) as repo:
-            repo.checkout(force=True, allow_missing=True)
+        logger = logging.getLogger("dvc")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # DVC warns of every output that is not made yet
+        try:
+            with _repo(self.path) as repo:
+                repo.checkout(force=True, allow_missing=True)
+        finally:
+            logger.setLevel(level)
 
     def update(self, say: Say) -> None:
         """`dvc update` for what was imported. Raises DvcException where a source cannot be reached."""
@@ -147,7 +154,8 @@ class Worktree:
         from flows.pipeline import graph
 
         with _repo(self.path) as repo, repo.lock:
-            return sorted(graph.read(repo, [str(self.path / "dvc.yaml")]).stale)
+            stale = graph.read(repo, [str(self.path / "dvc.yaml")]).stale
+        return sorted(name.rpartition(":")[2] for name in stale)  # without the way from here to its file
 
     def tree(self, new: Iterable[str]) -> str:
         """The worktree's files as a Git tree: what Git follows, as it is now, and the files `new`."""
