@@ -1,7 +1,6 @@
 """`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
 
 import contextlib
-import http.client
 import json
 import os
 import signal
@@ -9,172 +8,14 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
+from dvc_project import ENV, PIPELINE, ROOT, Project, end, post, states, wait
 
 from flows.pipeline.run import StageError, Workspace, workspace
 from stages.runs.errors import InputError
-
-ROOT = Path(__file__).parent.parent
-ENV = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "PYTHONPATH": str(ROOT),
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
-PATIENCE = 120  # seconds, on a machine that others use
-
-STAGE = """
-import os, sys, time
-from pathlib import Path
-name, out, *inputs = sys.argv[1:]
-with open(".palimpsest/trace", "a") as trace:
-    trace.write(f"{name} {os.getpid()} {os.environ.get('OMP_WAIT_POLICY')}\\n")
-print(name, "begins")
-while Path("control", name + ".hold").exists():
-    time.sleep(0.02)
-if Path("control", name + ".fail").exists():
-    sys.exit(f"{name} fails")
-if Path("control", name + ".edit").exists():
-    Path(inputs[0]).write_text("edited")
-Path(out).parent.mkdir(exist_ok=True)
-Path(out).write_text(name + "".join(Path(i).read_text() for i in inputs))
-"""
-
-PIPELINE = {
-    # `||` keeps the shell there, as a process between the two.
-    "gen": {
-        "cmd": "python stage.py gen data/gen seed || exit $?",
-        "deps": ["stage.py", "seed"],
-        "outs": ["data/gen"],
-    },
-    "mid": {
-        "foreach": {"a": {"cores": 1}, "b": {"cores": 1}, "c": {"cores": 2}},
-        "do": {
-            "cmd": "python stage.py ${key} data/${key} data/gen || exit $?",
-            "deps": ["stage.py", "data/gen"],
-            "outs": ["data/${key}"],
-            "meta": {"cores": "${item.cores}"},
-        },
-    },
-    "report": {
-        "cmd": "python stage.py report data/report data/a data/b data/c",
-        "deps": ["stage.py", "data/a", "data/b", "data/c"],
-        "outs": ["data/report"],
-    },
-}
-
-
-class Project:
-    """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        home.mkdir(exist_ok=True)
-        subprocess.run(["git", "init", "-q", str(home)], check=True)
-        for folder in (".dvc", ".palimpsest", "control"):
-            (home / folder).mkdir()
-        (home / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
-        (home / ".gitignore").write_text("/data/\n/.palimpsest/\n/control/\n")
-        (home / "stage.py").write_text(STAGE)
-        (home / "seed").write_text("1")
-        (home / "dvc.yaml").write_text(json.dumps({"stages": PIPELINE}))
-
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]
-        return subprocess.Popen(
-            [*command, *words[1:]],
-            cwd=self.home,
-            env={**ENV, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
-        """The lines that the command prints."""
-        return end(self.start(*words, **environment), code)
-
-    def control(self, name: str) -> Path:
-        return self.home / "control" / name
-
-    def trace(self) -> dict[str, list[str]]:
-        """Of each stage that has begun: its process and its OMP_WAIT_POLICY."""
-        file = self.home / ".palimpsest" / "trace"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return {name: rest for name, *rest in map(str.split, lines)}
-
-    def lock(self) -> str:
-        return (self.home / "dvc.lock").read_text()
-
-
-def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
-    out, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, out
-    return out.splitlines()
-
-
-def wait(reached: Callable[[], object]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", ENV["PATH"])
-    return Project(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The `dvc.lock` that plain `dvc repro` leaves."""
-    project = Project(tmp_path_factory.mktemp("plain"))
-    project.run("repro")
-    return project.lock()
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server of this module's own."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**ENV, "PREFECT_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
-        return False
-
-    try:
-        wait(answers)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def post(api: str, what: str, query: dict) -> list[dict]:
-    request = urllib.request.Request(
-        f"{api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
 
 
 class Wire:
@@ -188,10 +29,10 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        for end in self._open:
+        for wire in self._open:
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+                wire.shutdown(socket.SHUT_RDWR)
+            wire.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -209,14 +50,6 @@ class Wire:
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
-
-
-def states(api: str) -> dict[str, str]:
-    """Of each stage, its state in the latest run that Prefect knows of."""
-
-    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
-    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
-    return {one["name"]: one["state_name"] for one in tasks}
 
 
 def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]:
@@ -240,7 +73,7 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
     assert lines[-1] == "rebuild: 5 ran"
     assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
     assert project.lock() == plain
-    assert {policy for _, policy in project.trace().values()} == {"PASSIVE"}
+    assert {policy for _, policy, _ in project.trace().values()} == {"PASSIVE"}
     assert project.run("repro")[-1] == "Data and pipelines are up to date."
 
     again = project.run("rebuild", PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers

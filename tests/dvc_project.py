@@ -1,0 +1,133 @@
+"""A tiny DVC project whose stages a test can hold, fail and watch; and a Prefect server's answers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENV = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT")},
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+PATIENCE = 120  # seconds, on a machine that others use
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+name, out, *inputs = sys.argv[1:]
+home = Path(os.environ.get("PROJECT", "."))  # where the test watches
+with (home / ".palimpsest/trace").open("a") as trace:
+    trace.write(f"{name} {os.getpid()} {os.environ.get('OMP_WAIT_POLICY')} {os.getcwd()}\\n")
+print(name, "begins")
+while Path(home, "control", name + ".hold").exists():
+    time.sleep(0.02)
+if Path(home, "control", name + ".fail").exists():
+    sys.exit(f"{name} fails")
+if Path(home, "control", name + ".edit").exists():
+    Path(inputs[0]).write_text("edited")
+Path(out).parent.mkdir(exist_ok=True)
+Path(out).write_text(name + "".join(Path(i).read_text() for i in inputs))
+"""
+
+PIPELINE = {
+    # `||` keeps the shell there, as a process between the two.
+    "gen": {
+        "cmd": "python stage.py gen data/gen seed || exit $?",
+        "deps": ["stage.py", "seed"],
+        "outs": ["data/gen"],
+    },
+    "mid": {
+        "foreach": {"a": {"cores": 1}, "b": {"cores": 1}, "c": {"cores": 2}},
+        "do": {
+            "cmd": "python stage.py ${key} data/${key} data/gen || exit $?",
+            "deps": ["stage.py", "data/gen"],
+            "outs": ["data/${key}"],
+            "meta": {"cores": "${item.cores}"},
+        },
+    },
+    "report": {
+        "cmd": "python stage.py report data/report data/a data/b data/c",
+        "deps": ["stage.py", "data/a", "data/b", "data/c"],
+        "outs": ["data/report"],
+    },
+}
+
+
+class Project:
+    """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir(exist_ok=True)
+        subprocess.run(["git", "init", "-q", str(home)], check=True)
+        for folder in (".dvc", ".palimpsest", "control"):
+            (home / folder).mkdir()
+        (home / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+        (home / ".gitignore").write_text("/data/\n/.palimpsest/\n/control/\n")
+        (home / "stage.py").write_text(STAGE)
+        (home / "seed").write_text("1")
+        (home / "dvc.yaml").write_text(json.dumps({"stages": PIPELINE}))
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]
+        return subprocess.Popen(
+            [*command, *words[1:]],
+            cwd=self.home,
+            env={**ENV, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
+        """The lines that the command prints."""
+        return end(self.start(*words, **environment), code)
+
+    def control(self, name: str) -> Path:
+        return self.home / "control" / name
+
+    def trace(self) -> dict[str, list[str]]:
+        """Of each stage that has begun, at the last time: its process, its OMP_WAIT_POLICY and its folder."""
+        file = self.home / ".palimpsest" / "trace"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return {name: rest for name, *rest in map(str.split, lines)}
+
+    def lock(self) -> str:
+        return (self.home / "dvc.lock").read_text()
+
+
+def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, out
+    return out.splitlines()
+
+
+def wait(reached: Callable[[], object]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def post(api: str, what: str, query: dict) -> list[dict]:
+    request = urllib.request.Request(
+        f"{api}/{what}/filter", json.dumps(query).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def states(api: str) -> dict[str, str]:
+    """Of each stage, its state in the latest run that Prefect knows of."""
+
+    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
+    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
+    return {one["name"]: one["state_name"] for one in tasks}
