@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import errno
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,15 +32,19 @@ def rebuild(
     dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and run nothing.")] = False,
 ) -> None:
     """Do what `dvc repro` does, independent stages at once."""
-    with _for_people("rebuild"):
-        from flows.pipeline.run import workspace
+    with _for_people("rebuild"), contextlib.ExitStack() as stack:
+        from flows import journal
+        from flows.pipeline.run import root, workspace
 
+        entry = None if dry else stack.enter_context(journal.run(root(), "rebuild"))
         with workspace(targets or (), force=force, say=_say) as work:
             plan = work.plan
             if not plan.stale:
+                if entry:
+                    entry.end("nothing changed", f"{len(plan.nodes)} stages are up to date")
                 print(f"rebuild: nothing changed, {len(plan.nodes)} stages are up to date")
                 return
-            if dry:
+            if not entry:
                 affected = plan.affected()
                 for node in plan.nodes.values():
                     if before := [name for name in node.upstream if name in affected]:
@@ -52,11 +58,62 @@ def rebuild(
             from flows.rebuild import Rebuild, launch
 
             job = Rebuild(work, jobs)
-            if not launch(job, targets or []):
+            kept = launch(job, targets or [])
+            entry.end("failed" if job.failed else "completed", job.summary())
+            if not kept:
                 _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
             # The last line, behind all that the stages and Prefect say.
             print(f"rebuild: {job.summary()}", flush=True)
             if job.failed:
+                raise typer.Exit(1)
+
+
+@app.command()
+def retrain(
+    rev: Annotated[str, typer.Option("--rev", help="The commit whose code and parameters are used.")] = "HEAD",
+    worktree: Annotated[
+        Path | None,
+        typer.Option(envvar="PALIMPSEST_WORKTREE", help="Its own working copy; default: REPOSITORY-retrain beside it."),
+    ] = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the promotion before.")] = False,
+) -> None:
+    """Rebuild with new data in a worktree of its own, and promote the checkpoint where it is better."""
+    with _for_people("retrain"):
+        from flows import journal
+        from flows.pipeline import candidate, promotion
+
+        root = candidate.root()
+        if rollback:
+            with journal.run(root, "retrain --rollback") as entry:
+                said = promotion.rollback(root)
+                entry.end("completed", said)
+                print(f"retrain: {said}")
+            return
+        with journal.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
+            job.do("refresh", _say)
+            if not job.news:
+                said = f"nothing new since the last decision; {promotion.told(root)}"
+                entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
+                print(f"retrain: {job.trouble or said}")
+                raise typer.Exit(int(bool(job.trouble)))
+            from flows import server
+
+            server.use(root)
+            from flows.retrain import launch
+
+            kept = launch(job, _say)
+            if isinstance(job.error, InputError):
+                raise job.error
+            failed = bool(job.error or job.trouble)
+            outcome = job.decision.outcome if job.decision and not failed else "failed"
+            decision = dataclasses.asdict(job.decision) if job.decision else None
+            entry.end(outcome, job.summary(), decision=decision, commit=job.commit)
+            if not kept:
+                _say("retrain: Prefect's server was lost on the way: its page does not tell the end, Git's log does")
+            print(f"retrain: {job.summary()}", flush=True)
+            if not kept:
+                os._exit(int(failed))  # Prefect would try for minutes more to reach its server
+            if failed:
                 raise typer.Exit(1)
 
 
@@ -68,7 +125,7 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: to be heeded as Ctrl-C is."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def _for_people(command: str) -> Iterator[None]:
     """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, SIGTERM in one line and 143."""
 

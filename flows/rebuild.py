@@ -24,9 +24,9 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
-from flows import artifacts, server
+from flows import artifacts, journal, server
 from flows.pipeline.graph import Node
-from flows.pipeline.run import StageError, Workspace, workspace
+from flows.pipeline.run import StageError, Workspace, root, workspace
 from stages.runs.errors import InputError
 
 
@@ -167,8 +167,17 @@ def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bo
     with TagsContext(current_tags=set()):
         if (prepared := _prepared.get(None)) is not None:
             return prepared.run()
-        with workspace(targets or (), force=force, say=get_run_logger().info) as work:
-            return Rebuild(work, jobs).run() if work.plan.stale else Completed(message="nothing changed")
+        with (
+            journal.run(root(), "rebuild") as entry,
+            workspace(targets or (), force=force, say=get_run_logger().info) as work,
+        ):
+            if not work.plan.stale:
+                entry.end("nothing changed", f"{len(work.plan.nodes)} stages are up to date")
+                return Completed(message="nothing changed")
+            job = Rebuild(work, jobs)
+            state = job.run()
+            entry.end("failed" if job.failed else "completed", job.summary())
+            return state
 
 
 def launch(job: Rebuild, targets: list[str]) -> bool:

@@ -254,6 +254,11 @@ class Workspace:
                 self._running.discard(process)
 
 
+def root() -> Path:
+    """The working copy that the current folder lies in. Raises DvcException outside one."""
+    return Path(Repo.find_root())
+
+
 def lines(output: IO[bytes]) -> Iterator[str]:
     """What a command prints, as lines for a log, each as soon as it is there.
 

@@ -1,0 +1,354 @@
+"""One retraining: a candidate is made in a worktree of its own, compared with what is promoted, and decided about.
+
+Four steps, each done once: refresh, rebuild, compare, decide. All that lasts is written by the last one, in one
+transaction of Git (`promotion.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
+quick, and a kill after it leaves tags and a push that the next run makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from flows import gate
+from flows.pipeline import promotion
+from flows.pipeline.git import Git
+from flows.pipeline.promotion import Decision, Entry
+from flows.pipeline.worktree import Say, Worktree, blob
+from stages.runs import params
+from stages.runs.errors import InputError
+
+STEPS = ("refresh", "rebuild", "compare", "decide")
+START = "data/start"  # where a warm start lies, added to DVC
+RECORDS = Path(".palimpsest/records")
+
+
+class StepError(Exception):
+    """The candidate could not be made; the message says how and where to look, in one line. Nothing is promoted."""
+
+
+class Retraining:
+    """A retraining of what `rev` holds; `retraining()` makes it."""
+
+    def __init__(self, root: Path, worktree: Worktree, rev: str) -> None:
+        self.root, self.worktree, self.rev = root, worktree, rev
+        self.stale: list[str] = []  # the stages that what is new comes in by
+        self.news = False  # whether there is anything to decide
+        self.decision: Decision | None = None
+        self.commit: str | None = None  # of the decision
+        self.error: InputError | StepError | None = None
+        self.trouble: str | None = None  # what went wrong after the decision
+        self._git = Git(root)
+        self._log: list[Entry] = []
+        self._new: list[str] = []  # files of the candidate that Git does not follow yet
+        self._done: dict[str, str] = {}
+
+    def do(self, step: str, say: Say) -> str:
+        """Do one of STEPS, if it has not been done: what came out, in one line.
+
+        Raises InputError, StepError and DvcException; they are in `error` as well.
+        """
+        if step not in self._done:
+            try:
+                work: Callable[[Say], str] = getattr(self, f"_{step}")
+                self._done[step] = work(say)
+            except (InputError, StepError) as error:
+                self.error = error
+                raise
+        return self._done[step]
+
+    def finish(self, say: Say) -> None:
+        """Do the steps that have not been done."""
+        for step in STEPS:
+            self.do(step, say)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every step has been done."""
+        return len(self._done) == len(STEPS)
+
+    def summary(self) -> str:
+        """What has become of the candidate, in one line."""
+        if self.decision is None or self.commit is None:
+            return str(self.error or "not decided")
+        said = f"{self.decision.system} {self.decision.outcome}: {self.decision.why} (commit {self.commit[:10]})"
+        return f"{said}; but {self.trouble}" if self.trouble else said
+
+    # --- refresh ---
+
+    def _refresh(self, say: Say) -> str:
+        self._catch_up(say)
+        tree = self.worktree
+        tree.prepare(self.rev)
+        self._read()
+        self._log = promotion.history(self._git)
+        last = promotion.candidate(self._log)
+        if last:
+            tree.write("dvc.lock", self._git.file(last.commit, "dvc.lock") or "")
+            if self.bar.warm:
+                self._start_as(last)
+        self._promoted()  # its bytes are needed in the end: better missed now
+        tree.link()
+        tree.check_out()
+        tree.update(say)
+        self.stale = tree.stale()
+        self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
+        if self.news and self.bar.warm:
+            self._start_anew()
+        return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
+
+    def _catch_up(self, say: Say) -> None:
+        """What a killed run has left to be done after its decision."""
+        promotion.settle(self.root)
+        now = promotion.current(self.root)
+        if now and self.worktree.path.exists():
+            self.worktree.prepare(now.commit)
+            self._push(now.commit, say)
+
+    def _read(self) -> None:
+        """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
+        self._values = params.load(self.worktree.path / "params.yaml")
+        self.bar = gate.rule(self._values)
+        self._checkpoint = gate.checkpoint(gate.system(self._values, self.bar.system))
+        artifacts = (_yaml(self.worktree.path / "dvc.yaml").get("artifacts") or {}).items()
+        names = [name for name, about in artifacts if about.get("path") == self._checkpoint]
+        if not names:
+            raise InputError(
+                f"dvc.yaml: artifacts: none has the path {self._checkpoint}; add, and commit: "
+                f"{self.bar.system}: {{path: {self._checkpoint}, type: model}}"
+            )
+        self._artifact = str(names[0])
+        self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
+        sections = [name for name in self._values if name.startswith("train_") and self._entry in self._values[name]]
+        if self.bar.warm and len(sections) != 1:
+            raise InputError(f"params.yaml: retrain.warm: no training makes {self._checkpoint}; set it to false")
+        self._section = sections[0] if sections else None
+
+    def _rule_of(self, entry: Entry) -> Any:
+        return (_loaded(self._git.file(entry.commit, "params.yaml")) or {}).get("retrain")
+
+    # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
+
+    def _start_as(self, last: Entry) -> None:
+        """As the last candidate had it: where nothing else is new, its training need not be repeated."""
+        pointer = f"{START}/{self._entry}.safetensors.dvc"
+        text = self._git.file(last.commit, pointer)
+        if text is not None:
+            self.worktree.write(pointer, text)
+            self._name_start(pointer)
+
+    def _start_anew(self) -> None:
+        standing = self._promoted()
+        if standing is None:
+            return
+        home = self.worktree.path / START / f"{self._entry}.safetensors"
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.unlink(missing_ok=True)  # it may be a link into the cache
+        shutil.copyfile(standing.checkpoint, home)
+        self.worktree.add(home)
+        self._name_start(f"{START}/{home.name}.dvc")
+
+    def _name_start(self, pointer: str) -> None:
+        file = self.worktree.path / "params.yaml"
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        yaml.width = 4096
+        values = yaml.load(file)
+        values[self._section][self._entry]["start"] = pointer.removesuffix(".dvc")
+        yaml.dump(values, file)
+        self._new = [pointer]
+
+    # --- rebuild ---
+
+    def _rebuild(self, say: Say) -> str:
+        # Records come home: the audit asks the user's checkout.
+        more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
+        if not _server_answers():
+            more["PREFECT_API_URL"] = None  # it starts one of its own
+        code, last = self.worktree.run([sys.executable, "-m", "flows.cli", "rebuild"], say, **more)
+        if code:
+            raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
+        return last.removeprefix("rebuild: ")
+
+    # --- compare ---
+
+    def _compare(self, say: Say) -> str:
+        md5 = promotion.outputs(_yaml(self.worktree.path / "dvc.lock")).get(self._checkpoint)
+        if not md5:
+            raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
+        self._log = promotion.history(self._git)
+        standing = self._promoted()
+        undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
+        undone -= {entry.decision.md5 for entry in promotion.standing(self._log)}
+        result: dict[str, Any] | None = None
+        if standing is None:
+            promote, why = True, "the first candidate of this system"
+        elif standing.md5 == md5:
+            promote, why = False, "the same checkpoint as the promoted one"
+        elif md5 in undone:
+            promote, why = False, "this checkpoint was promoted before, and rolled back"
+        else:
+            result = self._gate(md5, standing, say)
+            promote, why = result["promote"], result["why"]
+        self.decision = Decision(
+            "promoted" if promote else "rejected",
+            why,
+            self.bar.system,
+            self._artifact,
+            self._checkpoint,
+            md5,
+            self.rev,
+            standing.commit if standing else None,
+            result,
+        )
+        return f"{self.decision.outcome}: {why}"
+
+    def _gate(self, md5: str, standing: Standing, say: Say) -> dict[str, Any]:
+        home = self.worktree.path
+        verdict = home / ".palimpsest" / "verdict.json"
+        verdict.parent.mkdir(exist_ok=True)
+        verdict.unlink(missing_ok=True)
+        words = {
+            "candidate": self._checkpoint,
+            "candidate-members": _members(self._checkpoint),
+            "promoted": standing.checkpoint,
+            "promoted-members": standing.members,
+            "verdict": verdict,
+        }
+        line = [sys.executable, "-m", "flows.gate", *(f"--{name}={path}" for name, path in words.items())]
+        code, last = self.worktree.run(line, say, PREFECT_API_URL=None)
+        if code == 2:
+            raise InputError(last)
+        if code:
+            raise StepError(f"compare: exit code {code}: {last}; nothing was promoted")
+        return dict(json.loads(verdict.read_text()))
+
+    def _promoted(self) -> Standing | None:
+        """The system's promotion that stands, and where its bytes are; None where there is none.
+
+        Raises InputError where DVC's cache does not have them.
+        """
+        entries = [e for e in promotion.standing(self._log) if e.decision.system == self.bar.system]
+        if not entries:
+            return None
+        commit, decision = entries[-1].commit, entries[-1].decision
+        made = promotion.outputs(promotion.lock(self._git, commit))
+        paths = (decision.path, _members(decision.path))
+        found = [blob(self.root, made[path]) if path in made else None for path in paths]
+        for path, place in zip(paths, found, strict=True):
+            if place is None or not place.exists():
+                raise InputError(
+                    f"{path} of the promoted commit {commit[:10]} is not in DVC's cache: "
+                    f"`dvc fetch --all-branches {path}`"
+                )
+        return Standing(commit, decision.md5, *(place for place in found if place))
+
+    # --- decide ---
+
+    def _decide(self, say: Say) -> str:
+        tree = self.worktree.tree(self._new)
+        while True:
+            assert self.decision is not None
+            try:
+                self.commit = promotion.record(self._git, tree, self.decision, self._log, self.rev)
+                break
+            except promotion.Moved:
+                say("a rollback came in between: compared again, with what is promoted now")
+                self._compare(say)
+        promotion.settle(self.root)
+        if self.decision.outcome == "promoted":
+            self.worktree.prepare(self.commit)
+            self._push(self.commit, say)
+        return self.summary()
+
+    def _push(self, commit: str, say: Say) -> None:
+        """Send the promoted commit's data where a remote is set, unless they have been."""
+        self.trouble = None
+        if self.worktree.remote() and self.worktree.pushed() != commit:
+            self.trouble = self.worktree.push(say)
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """What a candidate is compared with."""
+
+    commit: str
+    md5: str
+    checkpoint: Path
+    members: Path
+
+
+@contextlib.contextmanager
+def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Retraining]:
+    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout `root`).
+
+    Another one in the same repository is waited for, and so is what a killed one has left.
+
+    Raises InputError where its decision could not be recorded, and where there is no such commit.
+    """
+    git = Git(root)
+    promotion.ready(git)
+    commit = git.commit(rev)
+    if commit is None:
+        raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")
+    with _alone(promotion.common(git) / "palimpsest-retrain.lock", say) as held:
+        place = (path or root.with_name(f"{root.name}-retrain")).resolve()
+        yield Retraining(root, Worktree(root, place, held), commit)
+
+
+@contextlib.contextmanager
+def _alone(file: Path, say: Say) -> Iterator[int]:
+    """An flock that commands inherit: it is free when this process and every one of them has ended."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another retraining (PID {os.pread(handle, 20, 0).decode()}), or what it has left")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def root() -> Path:
+    """The checkout that the current folder lies in. Raises InputError where it is none, or not DVC's."""
+    from flows.pipeline.git import GitError
+
+    try:
+        top = Path(Git(Path.cwd())("rev-parse", "--show-toplevel"))
+    except GitError:
+        raise InputError("not inside a Git repository") from None
+    if not (top / ".dvc").is_dir():
+        raise InputError(f"{top}: no DVC project there; its folder has to be the repository's")
+    return top
+
+
+def _members(checkpoint: str) -> str:
+    return f"{checkpoint.removesuffix('.safetensors')}.members.arrow"
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    return _loaded(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _loaded(text: str | None) -> dict[str, Any]:
+    return YAML(typ="safe").load(text or "") or {}
+
+
+def _server_answers() -> bool:
+    from flows.server import answers
+
+    return "PREFECT_API_URL" in os.environ and answers()

@@ -1,0 +1,254 @@
+"""Retraining's own working copy: one persistent Git worktree, which shares DVC's cache with the user's checkout.
+
+It lies beside the repository, so that data roots like `../photos` mean the same in both. Nothing here writes into the
+user's checkout: neither its files nor its index, HEAD, branch or stash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dvc.config import Config, merge
+from dvc.repo import Repo
+
+from flows.pipeline import git
+from flows.pipeline.git import Git, GitError
+from flows.pipeline.tether import tethered
+from stages.runs.errors import InputError
+
+MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
+
+Say = Callable[[str], None]
+
+
+class Worktree:
+    """The worktree at `path` of the repository whose checkout is `root`; `held` is a lock that its commands inherit."""
+
+    def __init__(self, root: Path, path: Path, held: int) -> None:
+        self.root, self.path = root, path
+        self.git = Git(path)
+        self._held = held
+
+    def prepare(self, commit: str) -> None:
+        """Bring the worktree to a commit, whatever a killed run has left; it is made where there is none.
+
+        Data that are not Git's stay. Raises InputError where something else lies at its path.
+        """
+        main = Git(self.root)
+        if _is_own(main):
+            raise InputError("this is retrain's own worktree: run it in the repository's")
+        if not self._usable(main):
+            main("worktree", "prune")
+            main("worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(self.path), commit)
+        folder = _folder(self.git)
+        (folder / MARK).touch()
+        for name in ("index.lock", "HEAD.lock"):  # a killed Git's; nobody else works here
+            (folder / name).unlink(missing_ok=True)
+        self.git("checkout", "--quiet", "--force", "--detach", commit)
+        self.git("clean", "--quiet", "-d", "--force", "--", "data/start")
+        self._configure()
+
+    def _usable(self, main: Git) -> bool:
+        """Whether there is a worktree of ours; what is left of one is removed."""
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return False
+        with contextlib.suppress(GitError):
+            if _common(self.git) == _common(main) and self.git("rev-parse", "--show-toplevel") == str(self.path):
+                if _is_own(self.git):
+                    return True
+                if [file.name for file in self.path.iterdir()] == [".git"]:  # killed before it was marked
+                    return True
+                raise InputError(f"{self.path}: a worktree of your own; name another place with --worktree")
+        link = self.path / ".git"
+        target = link.read_text().removeprefix("gitdir: ").strip() if link.is_file() else ""
+        if Path(target).parent != _common(main) / "worktrees":
+            raise InputError(f"{self.path}: not retrain's worktree; move it away, or name another with --worktree")
+        if not Path(target, MARK).exists() and [file.name for file in self.path.iterdir()] != [".git"]:
+            raise InputError(f"{self.path}: a broken worktree of your own; `git worktree repair`, or name another")
+        shutil.rmtree(self.path)
+        shutil.rmtree(target, ignore_errors=True)
+        return False
+
+    def _configure(self) -> None:
+        """DVC's configuration of the user's checkout, its paths made absolute: a worktree has none of its own."""
+        theirs = Config(str(self.root / ".dvc"), validate=False)
+        values: dict[str, Any] = theirs.load_one("repo")
+        merge(values, theirs.load_one("local"))
+        values.setdefault("cache", {}).setdefault("dir", str(self.root / ".dvc" / "cache"))
+        file = self.path / ".dvc" / Config.CONFIG_LOCAL
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # it may hold a remote's password
+        with Config(str(file.parent), validate=False).edit("local", validate=False) as conf:
+            conf.clear()
+            conf.update(_plain(values))
+
+    def write(self, path: str, text: str) -> None:
+        """A file in the worktree."""
+        file = self.path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+    def link(self) -> None:
+        """Lead what stages read and Git does not have, as a folder of photos beside the code, to the user's checkout.
+
+        Raises InputError for a path outside of the repository that is not there, seen from the worktree.
+        """
+        with _repo(self.path) as repo:
+            made = {out.fs_path for out in repo.index.outs}
+            deps = {dep.fs_path for stage in repo.index.stages for dep in stage.deps if dep.protocol == "local"}
+        tracked = self.git("ls-files", "-z").split("\0")
+        for dep in sorted(deps):
+            name = os.path.relpath(dep, self.path)
+            theirs = self.root / name
+            if name.startswith(".."):
+                if not Path(dep).exists() and theirs.exists():
+                    raise InputError(
+                        f"{name}: not there, seen from {self.path}; name a --worktree beside the repository, "
+                        "or write the path absolute"
+                    )
+                continue
+            if any(_within(dep, out) or _within(out, dep) for out in made):
+                continue
+            if any(_within(file, name) for file in tracked):
+                continue
+            ours = Path(dep)
+            if ours.is_symlink():
+                ours.unlink()
+            if theirs.exists() and not ours.exists():
+                ours.parent.mkdir(parents=True, exist_ok=True)
+                ours.symlink_to(theirs)
+
+    def add(self, file: Path) -> None:
+        """`dvc add`."""
+        with _repo(self.path) as repo:
+            repo.add(str(file))
+
+    def check_out(self) -> None:
+        """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild."""
+        logger = logging.getLogger("dvc")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # DVC warns of every output that is not made yet
+        try:
+            with _repo(self.path) as repo:
+                repo.checkout(force=True, allow_missing=True)
+        finally:
+            logger.setLevel(level)
+
+    def update(self, say: Say) -> None:
+        """`dvc update` for what was imported. Raises DvcException where a source cannot be reached."""
+        with _repo(self.path) as repo:
+            for stage in [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]:
+                say(f"dvc update {stage.relpath}")
+                repo.update([stage.path])
+
+    def stale(self) -> list[str]:
+        """The stages that a rebuild would begin with."""
+        from flows.pipeline import graph
+
+        with _repo(self.path) as repo, repo.lock:
+            stale = graph.read(repo, [str(self.path / "dvc.yaml")]).stale
+        return sorted(name.rpartition(":")[2] for name in stale)  # without the way from here to its file
+
+    def tree(self, new: Iterable[str]) -> str:
+        """The worktree's files as a Git tree: what Git follows, as it is now, and the files `new`."""
+        with _repo(self.path) as repo:
+            loose = [out.fs_path for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
+        files = [name for name in [*new, *loose, "dvc.lock"] if (self.path / name).exists()]
+        self.git("add", "--update", "--", ".")
+        self.git("add", "--force", "--", *files)
+        return self.git("write-tree")
+
+    def remote(self) -> str | None:
+        """DVC's default remote."""
+        return Config(str(self.path / ".dvc"), validate=False)["core"].get("remote")
+
+    def pushed(self) -> str | None:
+        """The commit whose data `push` has sent."""
+        file = _folder(self.git) / "palimpsest-pushed"
+        return file.read_text() if file.exists() else None
+
+    def push(self, say: Say) -> str | None:
+        """Send the data of the commit that is checked out to DVC's remote; what went wrong, in one line."""
+        code, last = self.run([sys.executable, "-m", "dvc", "push"], say)
+        if code:
+            return f"`dvc push`: {last}"
+        (_folder(self.git) / "palimpsest-pushed").write_text(self.git("rev-parse", "HEAD"))
+        return None
+
+    def run(self, words: Sequence[str], say: Say, **more: str | None) -> tuple[int, str]:
+        """Run a command in the worktree: its exit code and the last line that it said; `say` gets every line.
+
+        It does not outlive this process. `more` is added to its environment, None taken out.
+        """
+        environment = {name: value for name, value in {**git.environment(), **more}.items() if value is not None}
+        last = ""
+        with subprocess.Popen(
+            tethered([*words]),
+            cwd=self.path,
+            env={**environment, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            pass_fds=[self._held],
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    last = line.strip() or last
+                    say(line.rstrip("\n"))
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+                for line in process.stdout:
+                    say(line.rstrip("\n"))
+                raise
+        return process.returncode, last
+
+
+@contextlib.contextmanager
+def _repo(path: Path) -> Any:
+    repo = Repo(str(path), _wait_for_lock=True)
+    try:
+        yield repo
+    finally:
+        repo.close()
+
+
+def blob(root: Path, md5: str) -> Path:
+    """Where DVC's cache of the checkout `root` has the bytes of that md5; they may be missing there."""
+    with _repo(root) as repo:
+        return Path(repo.cache.local.oid_to_path(md5))
+
+
+def _folder(git: Git) -> Path:
+    return Path(git("rev-parse", "--absolute-git-dir"))
+
+
+def _common(git: Git) -> Path:
+    return Path(git("rev-parse", "--path-format=absolute", "--git-common-dir"))
+
+
+def _is_own(git: Git) -> bool:
+    return (_folder(git) / MARK).exists()
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _plain(value: Any) -> Any:
+    """Without DVC's own kinds of text, which it would write relative again."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return str(value) if isinstance(value, str) else value

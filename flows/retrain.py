@@ -1,0 +1,70 @@
+"""`palimpsest retrain`: refresh the data, rebuild, compare with what is promoted, and decide; as a Prefect flow."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
+
+from flows import server
+from flows.pipeline.candidate import STEPS, Retraining, StepError, retraining, root
+from flows.pipeline.worktree import Say
+from stages.runs.errors import InputError
+
+
+# What a step leaves is DVC's and Git's: Prefect keeps no results.
+@task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def step(name: str, job: Retraining) -> State:
+    """One step of a retraining."""
+    try:
+        return Completed(message=job.do(name, get_run_logger().info))
+    except (InputError, StepError) as error:
+        return Failed(message=str(error))
+
+
+_prepared: ContextVar[Retraining] = ContextVar("_prepared")
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(rev: str = "HEAD", worktree: str | None = None) -> State:
+    """Retrain what the commit `rev` holds, in a worktree of its own, and promote it where it is better."""
+    if (prepared := _prepared.get(None)) is not None:
+        return _steps(prepared)
+    with retraining(root(), rev, Path(worktree) if worktree else None, get_run_logger().info) as job:
+        return _steps(job)
+
+
+def _steps(job: Retraining) -> State:
+    for name in STEPS:
+        state = step(name, job, return_state=True)
+        if job.error:
+            return Failed(message=job.summary())
+        if name == "refresh" and not job.news:
+            return Completed(message="nothing new")
+        if not state.is_completed():
+            state.result()  # raises what it was
+    return Completed(message=job.summary()) if not job.trouble else Failed(message=job.summary())
+
+
+def launch(job: Retraining, say: Say) -> bool:
+    """Run a retraining that is prepared already as a flow; what becomes of it is noted in `job`.
+
+    False where Prefect's server was lost on the way: then the rest is done without it.
+    """
+    token = _prepared.set(job)
+    try:
+        retrain(return_state=True)
+    except Exception:
+        if server.answers():
+            raise
+        with contextlib.suppress(InputError, StepError):  # `job` knows
+            if not job.error:
+                job.finish(say)
+        return False
+    finally:
+        _prepared.reset(token)
+    return True
