@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -30,9 +32,16 @@ def rebuild(
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Cores to fill; default: all.")] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run every stage, changed or not.")] = False,
     dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and run nothing.")] = False,
+    runner: Annotated[
+        str | None, typer.Option("--runner", help="`dask=ADDRESS`: on the workers of that Dask scheduler.")
+    ] = None,
 ) -> None:
     """Do what `dvc repro` does, independent stages at once."""
     with _for_people("rebuild"), contextlib.ExitStack() as stack:
+        if runner and jobs:
+            raise InputError(
+                "--jobs: a Dask worker takes one stage at a time; start as many workers as you want at once"
+            )
         from flows import journal
         from flows.pipeline.run import root, workspace
 
@@ -54,11 +63,17 @@ def rebuild(
                 return
             from flows import server
 
+            elsewhere = _cluster().address(runner, work) if runner else None
             server.use(plan.root)
             from flows.rebuild import Rebuild, launch
 
-            job = Rebuild(work, jobs)
-            kept = launch(job, targets or [])
+            if elsewhere:
+                with _cluster().crew(work, elsewhere, _say) as crew:
+                    job = Rebuild(crew, room=crew.fits)
+                    kept = launch(job, targets or [])
+            else:
+                job = Rebuild(work, jobs)
+                kept = launch(job, targets or [])
             entry.end("failed" if job.failed else "completed", job.summary())
             if not kept:
                 _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
@@ -115,6 +130,15 @@ def retrain(
                 os._exit(int(failed))  # Prefect would try for minutes more to reach its server
             if failed:
                 raise typer.Exit(1)
+
+
+def _cluster() -> ModuleType:
+    """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
+    if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):
+        raise InputError("--runner dask=: needs Dask; `pip install 'palimpsest[dask]'`")
+    from flows import crew
+
+    return crew
 
 
 def _say(line: str) -> None:

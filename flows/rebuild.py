@@ -6,10 +6,10 @@ import collections
 import logging
 import os
 import queue
-import shutil
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -26,16 +26,22 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, State
 
 from flows import artifacts, journal, server
 from flows.pipeline.graph import Node
-from flows.pipeline.run import StageError, Workspace, root, workspace
+from flows.pipeline.run import StageError, Workspace, forget, root, workspace
 from stages.runs.errors import InputError
 
 
 class Rebuild:
     """One rebuild: which stage runs when, and what has become of each."""
 
-    def __init__(self, work: Workspace, jobs: int | None = None) -> None:
-        """`jobs` is the number of cores to fill, by default all; a stage takes one unless its `meta` says more."""
+    def __init__(
+        self, work: Workspace, jobs: int | None = None, room: Callable[[Node, list[Node]], bool] | None = None
+    ) -> None:
+        """`jobs` is the number of cores to fill, by default all; a stage takes one unless its `meta` says more.
+
+        `room` decides instead, where stages run elsewhere: whether there is any for a stage while others run.
+        """
         self.work = work
+        self._room = room
         self.jobs = jobs or len(os.sched_getaffinity(0))
         self.failed: dict[str, str] = {}  # stage -> what happened and where its log is
         self.blocked: list[str] = []  # stages that depend on a failed one
@@ -51,7 +57,8 @@ class Rebuild:
         """Run every stage of the plan, inside a flow: those that the most work waits for first."""
         nodes = self.work.plan.nodes
         if self.work.force:
-            self._forget()
+            for name in nodes:
+                forget(self.work.plan.root, name)
         sorter = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
         sorter.prepare()
         futures: dict[str, PrefectFuture[State]] = {}
@@ -117,18 +124,12 @@ class Rebuild:
         self.ended = True
         return Cancelled(message="interrupted")
 
-    def _forget(self) -> None:
-        """A forced training starts anew: what a killed one has kept to go on with is removed."""
-        home = self.work.plan.root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state")
-        for name in self.work.plan.nodes:
-            if entry := name.partition("@")[2]:
-                for folder in home.glob(f"{entry}-{'[0-9a-f]' * 24}"):
-                    shutil.rmtree(folder)
-
     def _fits(self, node: Node, running: dict[str, Node]) -> bool:
         if not self._works(node):
             return True
         others = [other for other in running.values() if self._works(other)]
+        if self._room is not None:
+            return self._room(node, others)
         if self._exclusive and node.gpu and any(other.gpu for other in others):
             return False
         return not others or node.cores + sum(other.cores for other in others) <= self.jobs

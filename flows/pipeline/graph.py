@@ -25,6 +25,7 @@ class Node:
     height: int  # stages on the longest path that starts with it
     cores: int  # `meta: {cores: N}` of dvc.yaml
     gpu: bool  # `meta: {gpu: true}`
+    here: bool  # `meta: {here: true}`: never on another machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,11 @@ def _heights(graph: DiGraph, steps: list[Stage]) -> dict[Stage, int]:
 
 def _node(graph: DiGraph, stage: Stage, height: int) -> Node:
     meta = stage.meta if isinstance(stage.meta, dict) else {}
-    cores, gpu = meta.get("cores", 1), meta.get("gpu", False)
+    cores, gpu, here = meta.get("cores", 1), meta.get("gpu", False), meta.get("here", False)
     if type(cores) is not int or cores < 1:
         raise InputError(f"{stage.addressing}: `meta: cores` in {stage.relpath} is {cores!r}; give a number from 1")
-    if not isinstance(gpu, bool):
-        raise InputError(f"{stage.addressing}: `meta: gpu` in {stage.relpath} is {gpu!r}; give true or false")
+    for hint, value in (("gpu", gpu), ("here", here)):
+        if not isinstance(value, bool):
+            raise InputError(f"{stage.addressing}: `meta: {hint}` in {stage.relpath} is {value!r}; give true or false")
     upstream = tuple(dependency.addressing for dependency in graph.successors(stage))
-    return Node(stage.addressing, stage.path, getattr(stage, "name", None), upstream, height, cores, gpu)
+    return Node(stage.addressing, stage.path, getattr(stage, "name", None), upstream, height, cores, gpu, here)

@@ -290,10 +290,10 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
 
     Raises InputError and DvcException as `graph.read` and `mend` do.
     """
-    with _repo(None) as repo:
+    with opened(None) as repo:
         root, tmp = Path(repo.root_dir), Path(repo.tmp_dir)
     with _alone(tmp, say) as held:
-        with _repo(root) as repo, repo.lock:
+        with opened(root) as repo, repo.lock:
             _mend_rwlock(repo)
             for lock in {root / "dvc.lock", Path("dvc.lock").resolve(), *Journal(repo).paths()}:
                 if mend(repo, lock):
@@ -307,10 +307,18 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
         yield Workspace(plan, ledgers, held, force)
 
 
+def forget(root: Path, name: str) -> None:
+    """Remove what a killed training has kept to go on with: a forced one starts anew."""
+    if entry := name.partition("@")[2]:
+        home = root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state")
+        for folder in home.glob(f"{entry}-{'[0-9a-f]' * 24}"):
+            shutil.rmtree(folder)
+
+
 def _planned(root: Path, targets: Iterable[str], force: bool, say: Say) -> Plan:
     warned = False
     while True:
-        with _repo(root) as repo, repo.lock:
+        with opened(root) as repo, repo.lock:
             try:
                 return graph.read(repo, targets, force)
             except LockError as error:
@@ -322,7 +330,8 @@ def _planned(root: Path, targets: Iterable[str], force: bool, say: Say) -> Plan:
 
 
 @contextlib.contextmanager
-def _repo(root: Path | None) -> Iterator[Repo]:
+def opened(root: Path | None) -> Iterator[Repo]:
+    """DVC's view of the working copy at `root` (None: the one that the current folder lies in), until the block ends."""
     repo = Repo(None if root is None else str(root), _wait_for_lock=True)
     try:
         yield repo
