@@ -302,14 +302,16 @@ def test_a_signal_ends_the_stages_and_a_rerun_goes_on(
 
 
 def test_a_second_interrupt_kills_a_stage_that_does_not_end(project: Project, api: str) -> None:
-    deaf = {"cmd": "trap '' TERM; python stage.py deaf data/deaf", "outs": ["data/deaf"]}
+    cmd = "(trap '' TERM; python stage.py deaf data/deaf) & trap 'touch control/told' TERM; wait; wait"
+    deaf = {"cmd": cmd, "outs": ["data/deaf"]}
     (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"deaf": deaf}}))
     project.control("deaf.hold").touch()
     process = project.start("rebuild", PREFECT_API_URL=api)
     wait(lambda: "deaf" in project.trace())
     process.send_signal(signal.SIGINT)
+    wait(project.control("told").exists)
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(2)
+        process.wait(0.5)  # it waits for the stage
     process.send_signal(signal.SIGINT)
     assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
     wait(lambda: not psutil.pid_exists(int(project.trace()["deaf"][0])))
