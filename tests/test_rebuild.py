@@ -1,6 +1,6 @@
 """`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
 
-import contextlib
+import io
 import json
 import os
 import signal
@@ -8,48 +8,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
-from dvc_project import ENV, PIPELINE, ROOT, Project, end, post, states, wait
+from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, post, states, wait
 
-from flows.pipeline.run import StageError, Workspace, workspace
+from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
+from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
-
-
-class Wire:
-    """A way to the Prefect server that a test can cut: then nobody answers, as when the server was killed."""
-
-    def __init__(self, api: str) -> None:
-        self._to = ("127.0.0.1", int(api.rpartition(":")[2].partition("/")[0]))
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._door]
-        self.api = f"http://127.0.0.1:{self._door.getsockname()[1]}/api"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        for wire in self._open:
-            with contextlib.suppress(OSError):
-                wire.shutdown(socket.SHUT_RDWR)
-            wire.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._door.accept()
-                far = socket.create_connection(self._to)
-                self._open += [near, far]
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
-
-    @staticmethod
-    def _carry(source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                sink.sendall(data)
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
 
 
 def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]:
@@ -104,30 +73,108 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, a
     assert project.lock() == plain, "as if nothing had failed"
 
 
-def test_a_lost_server_loses_no_work(project: Project, api: str, plain: str) -> None:
-    wire = Wire(api)
+def test_a_killed_server_loses_no_work(project: Project, plain: str) -> None:
     project.control("a.hold").touch()
-    process = project.start("rebuild", PREFECT_API_URL=wire.api)
+    process = project.start("rebuild")  # with a server of its own
     wait(lambda: "a" in project.trace())
-    wire.cut()
+    children = psutil.Process(process.pid).children(recursive=True)
+    (server,) = [child for child in children if "server" in child.cmdline() and "-I" not in child.cmdline()]
+    (at,) = [at.laddr for at in server.net_connections() if at.status == psutil.CONN_LISTEN]
+    assert at.ip == "127.0.0.1"
+    with urllib.request.urlopen(f"http://{at.ip}:{at.port}/ui-settings", timeout=30) as answer:
+        assert json.load(answer)["api_url"] == f"http://127.0.0.1:{at.port}/api", "its page asks it, not another"
+    server.kill()
     project.control("a.hold").unlink()
     assert end(process)[-1] == "rebuild: 5 ran"
     assert project.lock() == plain
 
 
-def test_kill_of_the_flow_leaves_nothing_behind(project: Project, plain: str) -> None:
+def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plain: str) -> None:
     project.control("a.hold").touch()
-    process = project.start("rebuild", "--jobs", "2")  # with a server of its own
-    wait(lambda: "a" in project.trace())
+    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace() and states(api).get("mid@a") == "Running")
     children = psutil.Process(process.pid).children(recursive=True)
-    (server,) = [child for child in children if "server" in child.cmdline() and "-I" not in child.cmdline()]
-    assert {at.laddr.ip for at in server.net_connections() if at.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
     process.kill()
     process.communicate()
     wait(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
     project.control("a.hold").unlink()
-    build()
+    project.run("rebuild", PREFECT_API_URL=api)
     assert project.lock() == plain
+    runs = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{project.home}"]}}})
+    assert sorted(run["state_name"] for run in runs) == ["Completed", "Crashed"]
+    (killed,) = [run["id"] for run in runs if run["state_name"] == "Crashed"]
+    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [killed]}}})
+    assert "Crashed" in {task["state_name"] for task in tasks}
+    assert "Running" not in {task["state_name"] for task in tasks}
+
+
+def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> None:
+    """Even what has left its process group and lost its parent, as daemons do."""
+    written = tmp_path / "pids"
+    script = (
+        f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
+    )
+    process = subprocess.Popen(tethered(["sh", "-c", script]), stdin=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    wait(lambda: written.exists() and len(written.read_text().split()) == 2)
+    process.stdin.close()  # as the end of its starter does
+    process.wait()
+    for pid in map(int, written.read_text().split()):
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_output_is_made_of_lines() -> None:
+    bar = "".join(f"\r{percent}%" for percent in range(101))
+    printed = f"begins\n{bar}\nénd\r\n".encode() + b"\xff\0" + b"x" * (LONGEST + 3) + b"\n\n\r5%\r7%"
+    assert [*lines(io.BytesIO(printed))] == [
+        "begins", "0%", "100%", "énd", "\\xff\\x00" + "x" * (LONGEST - 5), "x" * 8, "", "7%",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[list[str]]:
+    """A disk of 3 MB on `tmp_path / "small"`: the words with which a command sees it."""
+    (tmp_path / "small").mkdir()
+    mount = f"mount -t tmpfs -o size=3m disk {tmp_path}/small && echo mounted && exec sleep 900"
+    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        if not holder.stdout.readline():
+            pytest.skip("no disk may be mounted here")
+        enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
+        yield [*enter, "sh", "-c", 'cd "$0" && exec "$@"', f"{tmp_path}/small"]
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+FILL = """
+import os, sys
+free = os.statvfs(".")
+with open("fill", "wb") as file:
+    file.write(bytes(free.f_bavail * free.f_frsize - int(sys.argv[1])))
+"""
+
+
+def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain: str) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+        return subprocess.run([*small, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+    rebuild = (sys.executable, "-m", "flows.cli", "rebuild")
+    make = "from pathlib import Path; from dvc_project import Project; Project(Path())"
+    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", sys.executable, "-c", make).returncode
+    run(sys.executable, "-c", FILL, "0")
+    at_first = run(*rebuild)
+    assert (at_first.returncode, at_first.stderr) == (2, "rebuild: No space left on device\n")
+    run("rm", "fill")
+    run(sys.executable, "-c", FILL, "36000")
+    midway = run(*rebuild)
+    assert midway.returncode == 1
+    assert "No space left on device" in midway.stdout.splitlines()[-1]
+    run("rm", "fill")
+    assert run(*rebuild).returncode == 0
+    assert run("cat", "dvc.lock").stdout == plain
 
 
 def test_kill_of_a_stage_fails_that_stage(project: Project, plain: str) -> None:
@@ -237,16 +284,37 @@ def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> 
     assert project.lock() == plain
 
 
-def test_interrupt_ends_the_stages_and_a_rerun_goes_on(project: Project, api: str, plain: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_stages_and_a_rerun_goes_on(
+    project: Project, api: str, plain: str, number: int, code: int, word: str
+) -> None:
     project.control("a.hold").touch()
     process = project.start("rebuild", PREFECT_API_URL=api)
     wait(lambda: "a" in project.trace())
-    process.send_signal(signal.SIGINT)
-    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    process.send_signal(number)
+    assert end(process, code)[-1] == f"rebuild: {word}; run it again to go on"
     wait(lambda: not psutil.pid_exists(int(project.trace()["a"][0])))  # gone, and reaped by whoever adopted it
     project.control("a.hold").unlink()
     build()
     assert project.lock() == plain
+
+
+def test_a_second_interrupt_kills_a_stage_that_does_not_end(project: Project, api: str) -> None:
+    cmd = "(trap '' TERM; python stage.py deaf data/deaf) & trap 'touch control/told' TERM; wait; wait"
+    deaf = {"cmd": cmd, "outs": ["data/deaf"]}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"deaf": deaf}}))
+    project.control("deaf.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=api)
+    wait(lambda: "deaf" in project.trace())
+    process.send_signal(signal.SIGINT)
+    wait(project.control("told").exists)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)  # it waits for the stage
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    wait(lambda: not psutil.pid_exists(int(project.trace()["deaf"][0])))
 
 
 def test_a_server_that_does_not_answer_is_named(project: Project) -> None:

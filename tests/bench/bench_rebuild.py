@@ -1,8 +1,8 @@
 """`palimpsest rebuild` against plain `dvc repro` and the bound of the graph: `python tests/bench/bench_rebuild.py`.
 
 A fan-out of stages that sleep (first, then eight at once, then last), from scratch, in one run, Prefect's server
-already running. The bound is what a scheduler that costs nothing would take with that many workers. Exits 1
-where a goal is missed.
+already running. The bound is what a scheduler that costs nothing would take with that many workers. Then what a stage
+costs beside its command: the difference between two widths of stages that do nothing. Exits 1 where a goal is missed.
 """
 
 import json
@@ -18,14 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS = 5
 WIDTH = 8
+WIDER = 40
 GOAL = 1.35  # times the bound
 
 
-def project(home: Path) -> Path:
+def project(home: Path, width: int = WIDTH, seconds: float = SECONDS) -> Path:
     def stage(name: str, *inputs: str) -> dict:
-        return {"cmd": f"sleep {SECONDS} && echo {name} > {name}", "deps": ["seed", *inputs], "outs": [name]}
+        return {"cmd": f"sleep {seconds} && echo {name} > {name}", "deps": ["seed", *inputs], "outs": [name]}
 
-    middle = [f"middle{i}" for i in range(WIDTH)]
+    middle = [f"middle{i}" for i in range(width)]
     stages = {
         "first": stage("first"),
         **{name: stage(name, "first") for name in middle},
@@ -79,6 +80,11 @@ def main() -> int:
                     f"rebuild --jobs {workers}: {took:.1f} s, bound {bound} s, {took / bound:.2f}x (goal {GOAL}), "
                     f"{(took - bound) / (2 + WIDTH):.2f} s a stage, lock {'the same' if same else 'DIFFERS'}"
                 )
+            for words in (["dvc", "repro"], [sys.executable, "-m", "flows.cli", "rebuild", "--jobs", "2"]):
+                few, many = (
+                    seconds(words, project(base / f"{words[-1]}{width}", width, 0), env) for width in (WIDTH, WIDER)
+                )
+                print(f"a stage that does nothing, {' '.join(words[-3:])}: {(many - few) / (WIDER - WIDTH):.2f} s")
         finally:
             server.terminate()
             server.wait()

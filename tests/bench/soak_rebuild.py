@@ -22,7 +22,10 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import dvc_project
 from dvc_project import ENV, Project
+
+dvc_project.PATIENCE = 600  # seconds: a machine that soaks does other things too
 
 ROUNDS = 30
 FORCED = 40
@@ -124,7 +127,7 @@ def soak(kill: Callable[[subprocess.Popen[str], Project], str], rounds: int, fol
         environment = {"PREFECT_HOME": str(folder / "own")} if kill is kill_server else {"PREFECT_API_URL": api}
         process = project.start("rebuild", "--jobs", "2", **environment)
         when = kill(process, project)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=dvc_project.PATIENCE)
         done = len(project.trace())
         last = project.run("rebuild", "--jobs", "2", PREFECT_API_URL=api)[-1]
         same = project.end() == plain.end()
