@@ -46,7 +46,8 @@ class Retraining:
         self.news = False  # whether there is anything to decide
         self.decision: Decision | None = None
         self.commit: str | None = None  # of the decision
-        self.error: InputError | StepError | None = None
+        self.error: InputError | StepError | None = None  # why there is no decision
+        self.failure: BaseException | None = None  # any other reason
         self.trouble: str | None = None  # what went wrong after the decision
         self._git = Git(root)
         self._log: list[Entry] = []
@@ -56,7 +57,7 @@ class Retraining:
     def do(self, step: str, say: Say) -> str:
         """Do one of STEPS, if it has not been done: what came out, in one line.
 
-        Raises InputError, StepError and DvcException; they are in `error` as well.
+        Raises InputError and StepError, which are in `error` as well, and DvcException.
         """
         if step not in self._done:
             try:
@@ -64,6 +65,9 @@ class Retraining:
                 self._done[step] = work(say)
             except (InputError, StepError) as error:
                 self.error = error
+                raise
+            except BaseException as error:
+                self.failure = error
                 raise
         return self._done[step]
 
@@ -94,17 +98,17 @@ class Retraining:
         self._log = promotion.history(self._git)
         last = promotion.candidate(self._log)
         if last:
-            tree.write("dvc.lock", self._git.file(last.commit, "dvc.lock") or "")
             if self.bar.warm:
                 self._start_as(last)
+            tree.restore(last.commit)
         self._promoted()  # its bytes are needed in the end: better missed now
         tree.link()
-        tree.check_out()
+        tree.check_out(say)
         tree.update(say)
-        self.stale = tree.stale()
+        self.stale = tree.stale(say)
         self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
         if self.news and self.bar.warm:
-            self._start_anew()
+            self._start_anew(say)
         return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
 
     def _catch_up(self, say: Say) -> None:
@@ -147,7 +151,7 @@ class Retraining:
             self.worktree.write(pointer, text)
             self._name_start(pointer)
 
-    def _start_anew(self) -> None:
+    def _start_anew(self, say: Say) -> None:
         standing = self._promoted()
         if standing is None:
             return
@@ -155,7 +159,7 @@ class Retraining:
         home.parent.mkdir(parents=True, exist_ok=True)
         home.unlink(missing_ok=True)  # it may be a link into the cache
         shutil.copyfile(standing.checkpoint, home)
-        self.worktree.add(home)
+        self.worktree.add(home, say)
         self._name_start(f"{START}/{home.name}.dvc")
 
     def _name_start(self, pointer: str) -> None:
