@@ -31,6 +31,7 @@ from stages.runs.errors import InputError
 STEPS = ("refresh", "rebuild", "compare", "decide")
 START = "data/start"  # where a warm start lies, added to DVC
 RECORDS = Path(".palimpsest/records")
+REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
 
 
 class StepError(Exception):
@@ -179,7 +180,7 @@ class Retraining:
         more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
         if not _server_answers():
             more["PREFECT_API_URL"] = None  # it starts one of its own
-        code, last = self.worktree.run([sys.executable, "-m", "flows.cli", "rebuild"], say, **more)
+        code, last = self.worktree.run(REBUILD, say, **more)
         if code:
             raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
         return last.removeprefix("rebuild: ")
