@@ -476,6 +476,37 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
     mistake(lab, "Git does not know who commits")
 
 
+def test_imported_data_are_updated(lab: Lab) -> None:
+    source = lab.home / "source.txt"
+    source.write_text("old")
+    subprocess.run(["dvc", "import-url", "-q", str(source), "imported.txt"], cwd=lab.root, env=ENV, check=True)
+    lab.git("add", "imported.txt.dvc")
+    rev = lab.commit()
+    source.write_text("new")
+    worktree = Worktree(lab.root, lab.worktree, os.open("/dev/null", os.O_RDONLY))
+    with lab.untouched():
+        worktree.prepare(rev)
+        worktree.check_out(print)
+        assert (lab.worktree / "imported.txt").read_text() == "old"
+        worktree.update(print)
+    assert (lab.worktree / "imported.txt").read_text() == "new"
+    made = lab.git("commit-tree", worktree.tree([]), "-p", rev, "-m", "candidate")
+    worktree.prepare(rev)
+    worktree.restore(made, rev)
+    worktree.check_out(print)
+    assert (lab.worktree / "imported.txt").read_text() == "new", "it need not be fetched again"
+
+
+def test_data_that_only_part_is_in_git_are_told_of(lab: Lab) -> None:
+    (lab.root / "tables" / "later").write_text("not committed")
+    said: list[str] = []
+    worktree = Worktree(lab.root, lab.worktree, os.open("/dev/null", os.O_RDONLY))
+    worktree.prepare(lab.git("rev-parse", "HEAD"))
+    worktree.link(said.append)
+    assert said == ["tables: 1 files that Git does not follow beside others are left out; part the two"]
+    assert (lab.worktree / "photos").is_symlink()
+
+
 def test_dvcs_configuration_goes_along(lab: Lab) -> None:
     (lab.root / ".dvc" / "config.local").write_text("['remote \"store\"']\n    url = ../../mine\n    user = ada\n")
     worktree = Worktree(lab.root, lab.home / "deep" / "down" / "tree", os.open("/dev/null", os.O_RDONLY))

@@ -92,18 +92,23 @@ class Retraining:
     # --- refresh ---
 
     def _refresh(self, say: Say) -> str:
-        self._catch_up(say)
+        promotion.settle(self.root)  # what a killed run has left out
         tree = self.worktree
         tree.prepare(self.rev)
+        now = promotion.current(self.root)
+        if now and tree.remote() and tree.pushed() != now.commit:
+            tree.prepare(now.commit)
+            self._push(now.commit, say)
+            tree.prepare(self.rev)
         self._read()
         self._log = promotion.history(self._git)
         last = promotion.candidate(self._log)
         if last:
             if self.bar.warm:
                 self._start_as(last)
-            tree.restore(last.commit)
+            tree.restore(last.commit, last.decision.rev)
         self._promoted()  # its bytes are needed in the end: better missed now
-        tree.link()
+        tree.link(say)
         tree.check_out(say)
         tree.update(say)
         self.stale = tree.stale(say)
@@ -111,14 +116,6 @@ class Retraining:
         if self.news and self.bar.warm:
             self._start_anew(say)
         return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
-
-    def _catch_up(self, say: Say) -> None:
-        """What a killed run has left to be done after its decision."""
-        promotion.settle(self.root)
-        now = promotion.current(self.root)
-        if now and self.worktree.path.exists():
-            self.worktree.prepare(now.commit)
-            self._push(now.commit, say)
 
     def _read(self) -> None:
         """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
@@ -134,7 +131,9 @@ class Retraining:
             )
         self._artifact = str(names[0])
         self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
-        sections = [name for name in self._values if name.startswith("train_") and self._entry in self._values[name]]
+        sections = [
+            name for name in self._values if name.startswith("train_") and self._entry in (self._values[name] or {})
+        ]
         if self.bar.warm and len(sections) != 1:
             raise InputError(f"params.yaml: retrain.warm: no training makes {self._checkpoint}; set it to false")
         self._section = sections[0] if sections else None

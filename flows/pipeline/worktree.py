@@ -102,19 +102,27 @@ class Worktree:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
-    def restore(self, commit: str) -> None:
-        """What a pipeline has made as the commit has it: `dvc.lock`, and the outputs that DVC leaves to Git."""
-        paths = ["dvc.lock", *self._loose()]
+    def restore(self, commit: str, rev: str) -> None:
+        """What the candidate `commit`, made from `rev`, had come to: `dvc.lock`, the outputs that DVC leaves to Git,
+        and imports as they were updated, unless they have been changed by hand since.
+        """
+        same = [name for name in self._imports() if self.git.file(rev, name) == self.git.file("HEAD", name)]
+        paths = ["dvc.lock", *self._loose(), *same]
         there = self.git("ls-tree", "-r", "-z", "--name-only", commit, "--", *paths).split("\0")
         if files := [name for name in there if name]:
             self.git("restore", "--source", commit, "--worktree", "--", *files)
+
+    def _imports(self) -> list[str]:
+        with _repo(self.path) as repo:
+            imports = [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]
+            return [os.path.relpath(stage.path, self.path) for stage in imports]
 
     def _loose(self) -> list[str]:
         with _repo(self.path) as repo:
             outs = [out for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
             return [os.path.relpath(out.fs_path, self.path) for out in outs]
 
-    def link(self) -> None:
+    def link(self, say: Say) -> None:
         """Lead what stages read and Git does not have, as a folder of photos beside the code, to the user's checkout.
 
         Raises InputError for a path outside of the repository that is not there, seen from the worktree.
@@ -136,6 +144,8 @@ class Worktree:
             if any(_within(dep, out) or _within(out, dep) for out in made):
                 continue
             if any(_within(file, name) for file in tracked):
+                if theirs.is_dir() and (count := _unseen(self.root, name)):
+                    say(f"{name}: {count} files that Git does not follow beside others are left out; part the two")
                 continue
             ours = Path(dep)
             if ours.is_symlink():
@@ -160,12 +170,9 @@ class Worktree:
 
     def update(self, say: Say) -> None:
         """`dvc update` for what was imported. Raises DvcException where a source cannot be reached."""
-        with _repo(self.path) as repo:
-            imports = [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]
-            files = [stage.path for stage in imports]
-        if files:
-            say(f"dvc update {' '.join(os.path.relpath(file, self.path) for file in files)}")
-            _patient(self.path, lambda repo: repo.update(files), say)
+        if files := self._imports():
+            say(f"dvc update {' '.join(files)}")
+            _patient(self.path, lambda repo: repo.update([str(self.path / file) for file in files]), say)
 
     def stale(self, say: Say) -> list[str]:
         """The stages that a rebuild would begin with."""
@@ -266,6 +273,11 @@ def blob(root: Path, md5: str) -> Path:
     """Where DVC's cache of the checkout `root` has the bytes of that md5; they may be missing there."""
     with _repo(root) as repo:
         return Path(repo.cache.local.oid_to_path(md5))
+
+
+def _unseen(root: Path, folder: str) -> int:
+    others = Git(root)("ls-files", "--others", "-z", "--", folder).split("\0")
+    return len([name for name in others if name and "__pycache__" not in name])
 
 
 def _folder(git: Git) -> Path:
