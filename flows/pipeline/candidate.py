@@ -109,7 +109,7 @@ class Retraining:
             tree.restore(last.commit, last.decision.rev)
         self._promoted()  # its bytes are needed in the end: better missed now
         tree.link(say)
-        tree.check_out(say)
+        tree.check_out(say, self._new)
         tree.update(say)
         self.stale = tree.stale(say)
         self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
@@ -195,12 +195,12 @@ class Retraining:
         undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
         undone -= {entry.decision.md5 for entry in promotion.standing(self._log)}
         result: dict[str, Any] | None = None
-        if standing is None:
+        if md5 in undone:
+            promote, why = False, "this checkpoint was promoted before, and rolled back"
+        elif standing is None:
             promote, why = True, "the first candidate of this system"
         elif standing.md5 == md5:
             promote, why = False, "the same checkpoint as the promoted one"
-        elif md5 in undone:
-            promote, why = False, "this checkpoint was promoted before, and rolled back"
         else:
             result = self._gate(md5, standing, say)
             promote, why = result["promote"], result["why"]

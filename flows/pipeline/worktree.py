@@ -158,13 +158,18 @@ class Worktree:
         """`dvc add`."""
         _patient(self.path, lambda repo: repo.add(str(file)), say)
 
-    def check_out(self, say: Say) -> None:
-        """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild."""
+    def check_out(self, say: Say, pointers: Sequence[str] = ()) -> None:
+        """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild.
+
+        `pointers` are .dvc files whose data are asked for by name: DVC 3.67.1 leaves those of a new one out else.
+        """
         logger = logging.getLogger("dvc_data")
         level = logger.level
         logger.setLevel(logging.ERROR)  # it warns of every output that is not made yet
         try:
-            _patient(self.path, lambda repo: repo.checkout(force=True, allow_missing=True), say)
+            for targets in (None, *([str(self.path / name)] for name in pointers)):
+                options = {"targets": targets, "force": True, "allow_missing": True}
+                _patient(self.path, lambda repo, options=options: repo.checkout(**options), say)  # type: ignore[misc]
         finally:
             logger.setLevel(level)
 
