@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -43,28 +44,52 @@ def _steps(job: Retraining) -> State:
         state = step(name, job, return_state=True)
         if job.error:
             return Failed(message=job.summary())
+        if not state.is_completed():
+            return state
         if name == "refresh" and not job.news:
             return Completed(message="nothing new")
-        if not state.is_completed():
-            state.result()  # raises what it was
     return Completed(message=job.summary()) if not job.trouble else Failed(message=job.summary())
 
 
 def launch(job: Retraining, say: Say) -> bool:
     """Run a retraining that is prepared already as a flow; what becomes of it is noted in `job`.
 
-    False where Prefect's server was lost on the way: then the rest is done without it.
+    False where Prefect's server was lost on the way: what was left to be done is done without it.
+    At Ctrl-C and the like the command that runs is told to stop, and then it goes through.
+
+    Raises what a step has raised that is no matter of the user's.
     """
-    token = _prepared.set(job)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        _prepared.set(job)
+        try:
+            retrain(return_state=True)
+        except BaseException as error:
+            failures.append(error)
+
+    # Prefect has a thread of its own, so that nothing that it does in vain can hold up what is to end.
+    thread = threading.Thread(target=run, name="palimpsest flow", daemon=True)
+    thread.start()
     try:
-        retrain(return_state=True)
-    except Exception:
+        _wait(thread, job)
+    except KeyboardInterrupt:
+        job.worktree.stop()
+        _wait(thread, job)
+        raise
+    if job.failure:
+        raise job.failure
+    if not job.ended and not job.error:
         if server.answers():
-            raise
+            raise failures[0] if failures else RuntimeError("Prefect has ended the flow before its last step")
         with contextlib.suppress(InputError, StepError):  # `job` knows
-            if not job.error:
-                job.finish(say)
-        return False
-    finally:
-        _prepared.reset(token)
-    return True
+            job.finish(say)
+    return not failures and not thread.is_alive()
+
+
+def _wait(thread: threading.Thread, job: Retraining) -> None:
+    """Until the flow has ended, or has nothing more to do than to tell it to a server that is not there."""
+    while thread.is_alive():
+        thread.join(1)
+        if (job.ended or job.error or job.failure) and thread.is_alive() and not server.answers():
+            return

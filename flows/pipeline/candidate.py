@@ -31,6 +31,7 @@ from stages.runs.errors import InputError
 STEPS = ("refresh", "rebuild", "compare", "decide")
 START = "data/start"  # where a warm start lies, added to DVC
 RECORDS = Path(".palimpsest/records")
+REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
 
 
 class StepError(Exception):
@@ -46,7 +47,8 @@ class Retraining:
         self.news = False  # whether there is anything to decide
         self.decision: Decision | None = None
         self.commit: str | None = None  # of the decision
-        self.error: InputError | StepError | None = None
+        self.error: InputError | StepError | None = None  # why there is no decision
+        self.failure: BaseException | None = None  # any other reason
         self.trouble: str | None = None  # what went wrong after the decision
         self._git = Git(root)
         self._log: list[Entry] = []
@@ -56,7 +58,7 @@ class Retraining:
     def do(self, step: str, say: Say) -> str:
         """Do one of STEPS, if it has not been done: what came out, in one line.
 
-        Raises InputError, StepError and DvcException; they are in `error` as well.
+        Raises InputError and StepError, which are in `error` as well, and DvcException.
         """
         if step not in self._done:
             try:
@@ -64,6 +66,9 @@ class Retraining:
                 self._done[step] = work(say)
             except (InputError, StepError) as error:
                 self.error = error
+                raise
+            except BaseException as error:
+                self.failure = error
                 raise
         return self._done[step]
 
@@ -87,33 +92,30 @@ class Retraining:
     # --- refresh ---
 
     def _refresh(self, say: Say) -> str:
-        self._catch_up(say)
+        promotion.settle(self.root)  # what a killed run has left out
         tree = self.worktree
         tree.prepare(self.rev)
+        now = promotion.current(self.root)
+        if now and tree.remote() and tree.pushed() != now.commit:
+            tree.prepare(now.commit)
+            self._push(now.commit, say)
+            tree.prepare(self.rev)
         self._read()
         self._log = promotion.history(self._git)
         last = promotion.candidate(self._log)
         if last:
-            tree.write("dvc.lock", self._git.file(last.commit, "dvc.lock") or "")
             if self.bar.warm:
                 self._start_as(last)
+            tree.restore(last.commit, last.decision.rev)
         self._promoted()  # its bytes are needed in the end: better missed now
-        tree.link()
-        tree.check_out()
+        tree.link(say)
+        tree.check_out(say, self._new)
         tree.update(say)
-        self.stale = tree.stale()
+        self.stale = tree.stale(say)
         self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
         if self.news and self.bar.warm:
-            self._start_anew()
+            self._start_anew(say)
         return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
-
-    def _catch_up(self, say: Say) -> None:
-        """What a killed run has left to be done after its decision."""
-        promotion.settle(self.root)
-        now = promotion.current(self.root)
-        if now and self.worktree.path.exists():
-            self.worktree.prepare(now.commit)
-            self._push(now.commit, say)
 
     def _read(self) -> None:
         """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
@@ -129,7 +131,9 @@ class Retraining:
             )
         self._artifact = str(names[0])
         self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
-        sections = [name for name in self._values if name.startswith("train_") and self._entry in self._values[name]]
+        sections = [
+            name for name in self._values if name.startswith("train_") and self._entry in (self._values[name] or {})
+        ]
         if self.bar.warm and len(sections) != 1:
             raise InputError(f"params.yaml: retrain.warm: no training makes {self._checkpoint}; set it to false")
         self._section = sections[0] if sections else None
@@ -147,7 +151,7 @@ class Retraining:
             self.worktree.write(pointer, text)
             self._name_start(pointer)
 
-    def _start_anew(self) -> None:
+    def _start_anew(self, say: Say) -> None:
         standing = self._promoted()
         if standing is None:
             return
@@ -155,7 +159,7 @@ class Retraining:
         home.parent.mkdir(parents=True, exist_ok=True)
         home.unlink(missing_ok=True)  # it may be a link into the cache
         shutil.copyfile(standing.checkpoint, home)
-        self.worktree.add(home)
+        self.worktree.add(home, say)
         self._name_start(f"{START}/{home.name}.dvc")
 
     def _name_start(self, pointer: str) -> None:
@@ -175,7 +179,7 @@ class Retraining:
         more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
         if not _server_answers():
             more["PREFECT_API_URL"] = None  # it starts one of its own
-        code, last = self.worktree.run([sys.executable, "-m", "flows.cli", "rebuild"], say, **more)
+        code, last = self.worktree.run(REBUILD, say, **more)
         if code:
             raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
         return last.removeprefix("rebuild: ")
@@ -191,12 +195,12 @@ class Retraining:
         undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
         undone -= {entry.decision.md5 for entry in promotion.standing(self._log)}
         result: dict[str, Any] | None = None
-        if standing is None:
+        if md5 in undone:
+            promote, why = False, "this checkpoint was promoted before, and rolled back"
+        elif standing is None:
             promote, why = True, "the first candidate of this system"
         elif standing.md5 == md5:
             promote, why = False, "the same checkpoint as the promoted one"
-        elif md5 in undone:
-            promote, why = False, "this checkpoint was promoted before, and rolled back"
         else:
             result = self._gate(md5, standing, say)
             promote, why = result["promote"], result["why"]

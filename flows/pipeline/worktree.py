@@ -13,11 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dvc.config import Config, merge
+from dvc.lock import LockError
 from dvc.repo import Repo
 
 from flows.pipeline import git
@@ -27,7 +29,10 @@ from stages.runs.errors import InputError
 
 MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
 
+POLL = 0.5  # seconds
+
 Say = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 class Worktree:
@@ -37,6 +42,7 @@ class Worktree:
         self.root, self.path = root, path
         self.git = Git(path)
         self._held = held
+        self._running: subprocess.Popen[str] | None = None
 
     def prepare(self, commit: str) -> None:
         """Bring the worktree to a commit, whatever a killed run has left; it is made where there is none.
@@ -96,7 +102,27 @@ class Worktree:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
-    def link(self) -> None:
+    def restore(self, commit: str, rev: str) -> None:
+        """What the candidate `commit`, made from `rev`, had come to: `dvc.lock`, the outputs that DVC leaves to Git,
+        and imports as they were updated, unless they have been changed by hand since.
+        """
+        same = [name for name in self._imports() if self.git.file(rev, name) == self.git.file("HEAD", name)]
+        paths = ["dvc.lock", *self._loose(), *same]
+        there = self.git("ls-tree", "-r", "-z", "--name-only", commit, "--", *paths).split("\0")
+        if files := [name for name in there if name]:
+            self.git("restore", "--source", commit, "--worktree", "--", *files)
+
+    def _imports(self) -> list[str]:
+        with _repo(self.path) as repo:
+            imports = [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]
+            return [os.path.relpath(stage.path, self.path) for stage in imports]
+
+    def _loose(self) -> list[str]:
+        with _repo(self.path) as repo:
+            outs = [out for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
+            return [os.path.relpath(out.fs_path, self.path) for out in outs]
+
+    def link(self, say: Say) -> None:
         """Lead what stages read and Git does not have, as a folder of photos beside the code, to the user's checkout.
 
         Raises InputError for a path outside of the repository that is not there, seen from the worktree.
@@ -118,6 +144,8 @@ class Worktree:
             if any(_within(dep, out) or _within(out, dep) for out in made):
                 continue
             if any(_within(file, name) for file in tracked):
+                if theirs.is_dir() and (count := _unseen(self.root, name)):
+                    say(f"{name}: {count} files that Git does not follow beside others are left out; part the two")
                 continue
             ours = Path(dep)
             if ours.is_symlink():
@@ -126,42 +154,45 @@ class Worktree:
                 ours.parent.mkdir(parents=True, exist_ok=True)
                 ours.symlink_to(theirs)
 
-    def add(self, file: Path) -> None:
+    def add(self, file: Path, say: Say) -> None:
         """`dvc add`."""
-        with _repo(self.path) as repo:
-            repo.add(str(file))
+        _patient(self.path, lambda repo: repo.add(str(file)), say)
 
-    def check_out(self) -> None:
-        """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild."""
-        logger = logging.getLogger("dvc")
+    def check_out(self, say: Say, pointers: Sequence[str] = ()) -> None:
+        """Outputs as `dvc.lock` has them, so far as the cache does; the others are for the rebuild.
+
+        `pointers` are .dvc files whose data are asked for by name: DVC 3.67.1 leaves those of a new one out else.
+        """
+        logger = logging.getLogger("dvc_data")
         level = logger.level
-        logger.setLevel(logging.ERROR)  # DVC warns of every output that is not made yet
+        logger.setLevel(logging.ERROR)  # it warns of every output that is not made yet
         try:
-            with _repo(self.path) as repo:
-                repo.checkout(force=True, allow_missing=True)
+            for targets in (None, *([str(self.path / name)] for name in pointers)):
+                options = {"targets": targets, "force": True, "allow_missing": True}
+                _patient(self.path, lambda repo, options=options: repo.checkout(**options), say)  # type: ignore[misc]
         finally:
             logger.setLevel(level)
 
     def update(self, say: Say) -> None:
         """`dvc update` for what was imported. Raises DvcException where a source cannot be reached."""
-        with _repo(self.path) as repo:
-            for stage in [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]:
-                say(f"dvc update {stage.relpath}")
-                repo.update([stage.path])
+        if files := self._imports():
+            say(f"dvc update {' '.join(files)}")
+            _patient(self.path, lambda repo: repo.update([str(self.path / file) for file in files]), say)
 
-    def stale(self) -> list[str]:
+    def stale(self, say: Say) -> list[str]:
         """The stages that a rebuild would begin with."""
         from flows.pipeline import graph
 
-        with _repo(self.path) as repo, repo.lock:
-            stale = graph.read(repo, [str(self.path / "dvc.yaml")]).stale
-        return sorted(name.rpartition(":")[2] for name in stale)  # without the way from here to its file
+        def read(repo: Repo) -> frozenset[str]:
+            with repo.lock:
+                return graph.read(repo, [str(self.path / "dvc.yaml")]).stale
+
+        # Without the way from here to the file that defines them.
+        return sorted(name.rpartition(":")[2] for name in _patient(self.path, read, say))
 
     def tree(self, new: Iterable[str]) -> str:
         """The worktree's files as a Git tree: what Git follows, as it is now, and the files `new`."""
-        with _repo(self.path) as repo:
-            loose = [out.fs_path for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
-        files = [name for name in [*new, *loose, "dvc.lock"] if (self.path / name).exists()]
+        files = [name for name in [*new, *self._loose(), "dvc.lock"] if (self.path / name).exists()]
         self.git("add", "--update", "--", ".")
         self.git("add", "--force", "--", *files)
         return self.git("write-tree")
@@ -203,21 +234,39 @@ class Worktree:
             pass_fds=[self._held],
         ) as process:
             assert process.stdout is not None
+            self._running = process
             try:
                 for line in process.stdout:
                     last = line.strip() or last
                     say(line.rstrip("\n"))
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGINT)
-                for line in process.stdout:
-                    say(line.rstrip("\n"))
-                raise
+            finally:
+                self._running = None
         return process.returncode, last
+
+    def stop(self) -> None:
+        """End the command that runs as Ctrl-C does, and wait for it: it saves what it needs to go on."""
+        if process := self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+
+
+def _patient(path: Path, work: Callable[[Repo], Result], say: Say) -> Result:
+    """Do something that DVC refuses while another process uses the files: one that was killed takes a moment to go."""
+    warned = False
+    while True:
+        try:
+            with _repo(path) as repo:
+                return work(repo)
+        except LockError as error:
+            if not warned:
+                say(f"waiting for another DVC process: {' '.join(str(error).split())}")
+                warned = True
+        time.sleep(POLL)
 
 
 @contextlib.contextmanager
-def _repo(path: Path) -> Any:
+def _repo(path: Path) -> Iterator[Repo]:
     repo = Repo(str(path), _wait_for_lock=True)
     try:
         yield repo
@@ -229,6 +278,11 @@ def blob(root: Path, md5: str) -> Path:
     """Where DVC's cache of the checkout `root` has the bytes of that md5; they may be missing there."""
     with _repo(root) as repo:
         return Path(repo.cache.local.oid_to_path(md5))
+
+
+def _unseen(root: Path, folder: str) -> int:
+    others = Git(root)("ls-files", "--others", "-z", "--", folder).split("\0")
+    return len([name for name in others if name and "__pycache__" not in name])
 
 
 def _folder(git: Git) -> Path:
