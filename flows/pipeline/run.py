@@ -331,7 +331,7 @@ def _planned(root: Path, targets: Iterable[str], force: bool, say: Say) -> Plan:
 
 @contextlib.contextmanager
 def opened(root: Path | None) -> Iterator[Repo]:
-    """DVC's view of the working copy at `root` (None: the one that the current folder lies in), until the block ends."""
+    """DVC's view of the working copy at `root` (None: that of the current folder), until the block ends."""
     repo = Repo(None if root is None else str(root), _wait_for_lock=True)
     try:
         yield repo
