@@ -6,7 +6,6 @@ The project's one training copies a checkpoint: which one, the photos say. So a 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -516,15 +515,3 @@ def test_dvcs_configuration_goes_along(lab: Lab) -> None:
     assert f"dir = {lab.root / '.dvc' / 'cache'}" in file.read_text()
     assert file.stat().st_mode & 0o077 == 0, "it may hold a password"
     assert worktree.git("status", "--porcelain") == ""
-
-
-def test_interrupt_ends_the_command_and_says_so(lab: Lab, api: str) -> None:
-    lab.photos("good")
-    (lab.control / "ingest.hold").touch()
-    process = lab.start(PREFECT_API_URL=api)
-    trace = lab.control / "trace"
-    wait(lambda: trace.exists() and "ingest" in trace.read_text())
-    stage = next(int(line.split()[1]) for line in trace.read_text().splitlines() if line.startswith("ingest"))
-    process.send_signal(signal.SIGINT)
-    assert end(process, 130)[-1] == "retrain: interrupted; run it again to go on"
-    wait(lambda: not Path("/proc", str(stage)).exists())
