@@ -69,7 +69,7 @@ def launch(job: Retraining, say: Say) -> bool:
             failures.append(error)
 
     # Prefect has a thread of its own, so that nothing that it does in vain can hold up what is to end.
-    thread = threading.Thread(target=run, name="palimpsest flow", daemon=True)
+    thread = threading.Thread(target=run, name=server.FLOW, daemon=True)
     thread.start()
     try:
         _wait(thread, job)
