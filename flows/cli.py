@@ -126,8 +126,6 @@ def retrain(
             if not kept:
                 _say("retrain: Prefect's server was lost on the way: its page does not tell the end, Git's log does")
             print(f"retrain: {job.summary()}", flush=True)
-            if not kept:
-                os._exit(int(failed))  # Prefect would try for minutes more to reach its server
             if failed:
                 raise typer.Exit(1)
 
