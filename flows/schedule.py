@@ -83,6 +83,7 @@ class Job:
         self.id = identity
         self.log = LOGS / f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{identity[:8]}.log"
         self.stopped = False  # it has been told to end
+        self.bereft = False  # it has lost Prefect's server on the way, which may be why it fails
         self._root = root
         self._last = ""
         self._began = datetime.now(UTC)
@@ -98,6 +99,7 @@ class Job:
                 "PALIMPSEST_RUN": identity,
                 "PALIMPSEST_LOG": str(self.log),
                 "PYTHONUNBUFFERED": "1",
+                server.PATIENCE: str(server.START),  # the scheduler is starting a lost server again
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -239,6 +241,13 @@ class Signals:
             while self._ear.recv(4096):
                 pass
 
+    def close(self) -> None:
+        """No signal is of interest any more: this process ends by itself."""
+        self.patient = True
+        signal.set_wakeup_fd(-1)
+        self._ear.close()
+        self._mouth.close()
+
     def _hear(self, number: int, _: object) -> None:
         self.got = self.got or number
         self.count += 1
@@ -278,6 +287,7 @@ class Scheduler:
         self._again = 0.0  # when the server may be started again
         self._look = 0.0  # when there may be something to call the hook for
         self._told: set[str] = set()
+        self._bereft: set[str] = set()  # runs that failed and had lost the server
         old = timetable.read(root)
         now = datetime.now(UTC).isoformat()
         kept = {
@@ -339,6 +349,8 @@ class Scheduler:
                 self._tick(client)
             except GONE as error:
                 lost = True
+                if self._job:
+                    self._job.bereft = True
                 if not missed:
                     self._say(f"schedule: Prefect's server does not answer ({type(error).__name__}); trying again")
                     missed = True
@@ -409,6 +421,8 @@ class Scheduler:
             state = self._job.close()
             self._say(f"schedule: {self._job.command}: {(state.name or '').lower()}: {state.message}")
             self._unsaid[self._job.id] = state
+            if state.is_failed() and (self._job.bereft or not server.answers()):
+                self._bereft.add(self._job.id)
             self._look = 0.0
             self._job = None
             self._locked.close()
@@ -458,7 +472,7 @@ class Scheduler:
         done = {
             run.command: run.began
             for run in journal.entries(self._root)
-            if run.outcome not in ("interrupted", "killed", "running")
+            if run.outcome not in ("interrupted", "killed", "running") and run.id not in self._bereft
         }
         for deployment, command in self._commands.items():
             if command not in self._plan.crons or command in queued:
@@ -536,6 +550,8 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
             scheduler.run(client)
     except Stopped:
         pass
+    finally:
+        signals.close()
     say("schedule: ended")
     return 0 if signals.got == signal.SIGTERM else 130
 

@@ -27,6 +27,7 @@ HOME = Path(".palimpsest/prefect")
 FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
 LOG = Path(".palimpsest/logs/prefect-server.log")
 PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")  # the server's, its clients'
+PATIENCE = "PALIMPSEST_PATIENCE"  # names the seconds to wait for PREFECT_API_URL's server; a scheduler's run has some
 START = 180  # seconds for a server to start, on a machine that is busy
 
 SETTINGS = {
@@ -83,7 +84,11 @@ def elsewhere(root: Path) -> bool:
     prepare(root)
     if "PREFECT_API_URL" not in os.environ:
         return False
-    if not answers():
+    end = time.monotonic() + float(os.environ.get(PATIENCE, 0))
+    while not answers():
+        if time.monotonic() < end:
+            time.sleep(1)
+            continue
         address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).hostname  # not the password that it may hold
         raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
     return True
