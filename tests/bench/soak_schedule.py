@@ -77,7 +77,12 @@ def kill_the_server(project: Project, name: str, _: str) -> None:
 
 
 def finish(project: Project, scheduler: Scheduler) -> None:
-    wait(lambda: any(run.outcome in journal.SUCCESSES for run in journal.entries(project.home)))
+    try:
+        wait(lambda: any(run.outcome in journal.SUCCESSES for run in journal.entries(project.home)))
+    except AssertionError:
+        print(*scheduler.lines, *journal.entries(project.home), sep="\n")
+        scheduler.process.kill()
+        raise
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
     mine = {"deployments": {"name": {"any_": [scheduler.name]}}}
     wait(lambda: not post(scheduler.api, "flow_runs", {**running, **mine}))
