@@ -130,6 +130,66 @@ def retrain(
                 raise typer.Exit(1)
 
 
+@app.command()
+def schedule(
+    cron: Annotated[str, typer.Option(help="When to retrain: minute, hour, day, month, weekday, as '0 3 * * *'.")],
+    rebuild_cron: Annotated[str | None, typer.Option(help="When to rebuild the working copy itself.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(help="Of these times, as Europe/Berlin; default: the machine's.")
+    ] = None,
+    hook: Annotated[
+        str | None,
+        typer.Option(envvar="PALIMPSEST_HOOK", help="A command or URL that gets failures and staleness, as JSON."),
+    ] = None,
+    stale_after: Annotated[
+        str | None, typer.Option(help="Age at which the promoted model, or the last good run, is stale: 7d, 36h.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Where Prefect's page is served; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="And at which port; default: 4200.")] = None,
+    name: Annotated[str, typer.Option(help="Of the deployments retrain/NAME and rebuild/NAME.")] = "palimpsest",
+) -> None:
+    """Retrain, and rebuild, by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
+    with _for_people("schedule"):
+        from flows import alarms, server, status
+
+        root = status.root()
+        server.prepare(root)  # before Prefect is imported
+        server.refuse_strangers(host or "127.0.0.1")
+        after = alarms.span(stale_after) if stale_after else None
+        from flows.schedule import Plan, checked, serve
+
+        crons, zone = checked({"retrain": cron, "rebuild": rebuild_cron}, timezone)
+        code = serve(root, Plan(crons, zone, name, host, port, hook, after), _say)
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    stale_after: Annotated[
+        str | None, typer.Option(help="Age at which the promoted model, or the last good run, is an alarm: 7d, 36h.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """What is promoted, what has run, what is stale and what disk is used, for who is on call.
+
+    Exit code 1 where the last run has failed, or where the promoted model or the last good run is older than
+    --stale-after (default: the scheduler's); 0 otherwise.
+    """
+    with _for_people("status"):
+        from datetime import timedelta
+
+        from flows import alarms
+        from flows import status as state
+
+        after: timedelta | None = alarms.span(stale_after) if stale_after else None
+        found = state.look(state.root(), after)
+        if json:
+            print(state.machine(found))
+        else:
+            state.show(found)
+    raise typer.Exit(int(bool(found.alarms)))
+
+
 def _cluster() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):

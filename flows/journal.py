@@ -62,17 +62,18 @@ class Run:
 
 
 @contextlib.contextmanager
-def run(root: Path, command: str) -> Iterator[Run]:
+def run(root: Path, command: str, identity: str | None = None, log: str | None = None) -> Iterator[Run]:
     """Keep the journal of one run of `command` in the working copy `root`.
 
     What passes through ends the run as failed, or as interrupted for Ctrl-C; a block that ends by itself
-    without a word has completed. A scheduler gives the run's identity and log in `PALIMPSEST_RUN` and
-    `PALIMPSEST_LOG`; they are for this run alone, not for what it starts.
+    without a word has completed. A scheduled run has an `identity` and a `log`: the scheduler gives them to
+    its process in `PALIMPSEST_RUN` and `PALIMPSEST_LOG`, for this run alone and not for what it starts.
     """
-    given, log = os.environ.pop("PALIMPSEST_RUN", None), os.environ.pop("PALIMPSEST_LOG", None)
+    given = os.environ.pop("PALIMPSEST_RUN", identity)
+    log = os.environ.pop("PALIMPSEST_LOG", log)
     entry = Run(root / FILE, given or uuid.uuid4().hex)
     pid = os.getpid()
-    start = {"begin": entry.id, "at": _now(), "command": command, "pid": pid, "process": _process(pid)}
+    start = {"begin": entry.id, "at": _now(), "command": command, "pid": pid, "process": process(pid)}
     _append(entry._file, {**start, "scheduled": given is not None, "log": log})
     try:
         yield entry
@@ -97,7 +98,7 @@ def entries(root: Path) -> list[Entry]:
 def _take(line: dict[str, Any], found: dict[str, Entry]) -> None:
     at = datetime.fromisoformat(line["at"])
     if "begin" in line:
-        alive = _process(line["pid"]) == line["process"]
+        alive = process(line["pid"]) == line["process"]
         found[line["begin"]] = Entry(
             line["begin"],
             line["command"],
@@ -134,7 +135,7 @@ def _append(file: Path, line: dict[str, Any]) -> None:
         print(f"{file}: {error.strerror}; this run is missing in it", file=sys.stderr, flush=True)
 
 
-def _process(pid: int) -> str | None:
+def process(pid: int) -> str | None:
     """A name for the process that no later one of the same number has; None where there is no such process."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

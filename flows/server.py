@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import http.client
+import ipaddress
 import os
 import signal
 import socket
@@ -18,18 +19,24 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from flows.pipeline.run import LOGS
+from flows import timetable
 from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
 FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
+LOG = Path(".palimpsest/logs/prefect-server.log")
+PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")  # the server's, its clients'
+PATIENCE = "PALIMPSEST_PATIENCE"  # names the seconds to wait for PREFECT_API_URL's server; a scheduler's run has some
 START = 180  # seconds for a server to start, on a machine that is busy
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "ITERATIVE_DO_NOT_TRACK": "1",  # GTO's
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+    "PREFECT_SERVER_UI_API_URL": "/api",  # the page asks where it came from, not port 4200
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_CLIENT_MAX_RETRIES": "2",  # a lost server must not hold up the stages
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -40,20 +47,51 @@ SETTINGS = {
 
 
 def use(root: Path) -> None:
-    """Point Prefect at the server that `PREFECT_API_URL` names, else at one that runs while this process does.
+    """Point Prefect at the server that `PREFECT_API_URL` names, else at this working copy's scheduler's, else at one
+    that runs while this process does.
 
     Its runs are kept in `.palimpsest/prefect` of the working copy (or `PREFECT_HOME`).
 
     Raises InputError where the one does not answer or the other does not start.
     """
+    if not elsewhere(root):
+        served = timetable.read(root)
+        if served and served.alive and served.api:
+            os.environ["PREFECT_API_URL"] = served.api
+            if answers("admin/version"):  # and wants no password
+                return
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        process = launch(root, "127.0.0.1", port)
+        import prefect.main  # noqa: F401 (its second of imports, while the server starts)
+
+        wait(process, root)
+
+
+def prepare(root: Path) -> None:
+    """Prefect's settings. Those that the user's environment has stand."""
     os.environ.setdefault("PREFECT_HOME", str((root / HOME).resolve()))
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    # A server that is told a password tells it to nobody, and a client needs it too: by the environment alone.
+    if password := next((os.environ[name] for name in PASSWORDS if os.environ.get(name)), None):
+        for name in PASSWORDS:
+            os.environ.setdefault(name, password)
+
+
+def elsewhere(root: Path) -> bool:
+    """Set Prefect up; whether `PREFECT_API_URL` names a server. Raises InputError where that does not answer."""
+    prepare(root)
     if "PREFECT_API_URL" not in os.environ:
-        _start(root)
-    elif not answers():
+        return False
+    end = time.monotonic() + float(os.environ.get(PATIENCE, 0))
+    while not answers():
+        if time.monotonic() < end:
+            time.sleep(1)
+            continue
         address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).hostname  # not the password that it may hold
         raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
+    return True
 
 
 def in_vain() -> bool:
@@ -62,49 +100,62 @@ def in_vain() -> bool:
     return at_work or ("PREFECT_API_URL" in os.environ and not answers())
 
 
-def answers() -> bool:
-    """Whether the server that Prefect has been pointed at is there."""
+def refuse_strangers(host: str) -> None:
+    """Raise InputError where a server at `host` could be reached from other machines and asks nobody who they are."""
     try:
-        with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5) as answer:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name may mean anything
+        loopback = False
+    if not loopback and not any(os.environ.get(name) for name in PASSWORDS):
+        raise InputError(
+            f"--host {host}: others could reach Prefect's server, which runs code for whoever asks; set "
+            f"{PASSWORDS[0]}=USER:PASSWORD in the environment, or leave --host out"
+        )
+
+
+def answers(what: str = "health") -> bool:
+    """Whether the server that Prefect has been pointed at is there, and says `what` to anybody."""
+    try:
+        with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/{what}", timeout=5) as answer:
             return bool(answer.status == 200)
     except (OSError, ValueError, http.client.HTTPException):
         return False
 
 
-def _start(root: Path) -> None:
-    """Start a server that ends with this process."""
-    log = root / LOGS / "prefect-server.log"
+def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
+    """Start a server that ends with this process, at the latest, and point Prefect at it."""
+    log = root / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    api = f"http://127.0.0.1:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     with log.open("w") as file:
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
         process = subprocess.Popen(
-            tethered(command),
-            env={**os.environ, "PREFECT_UI_API_URL": api},  # its page would ask at Prefect's usual port
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
+            tethered(command), stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
         )
+    # Registered before Prefect registers its own, so run after Prefect has sent its last words.
+    atexit.register(stop, process)
+    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    os.environ["PREFECT_API_URL"] = f"http://{f'[{near}]' if ':' in near else near}:{port}/api"
+    return process
 
-    def stop() -> None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
-    atexit.register(stop)  # before Prefect registers its own, so after Prefect has sent its last words
-    os.environ["PREFECT_API_URL"] = api
-    import prefect.main  # noqa: F401 (its second of imports, while the server starts)
-
+def wait(process: subprocess.Popen[bytes], root: Path) -> None:
+    """Until the server that `launch` has started answers. Raises InputError where it does not."""
     end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
         if answers():
             return
         time.sleep(0.1)
-    raise InputError(f"Prefect's server did not start; see {log}")
+    raise InputError(f"Prefect's server did not start; see {root / LOG}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server that `launch` has started."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from flows import hook, journal
+from flows.pipeline import graph, promotion
+from flows.pipeline.run import workspace
 
 ROOT = Path(__file__).parent.parent
 
@@ -151,3 +153,114 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     assert "the webhook at 127.0.0.1: HTTP 500" in said[0]
     assert "Connection refused" in said[1]
     assert "exit code 3" in said[4]
+
+
+def said(home: Path, *words: str, code: int = 0) -> str:
+    """What `palimpsest status` prints in `home`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "status", *words],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def git(home: Path, *words: str) -> None:
+    account = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    subprocess.run(["git", *account, *words], cwd=home, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A working copy with two stages, the second after the first; neither has run."""
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").touch()
+    first = {"cmd": "echo 1 > first", "outs": ["first"]}
+    second = {"cmd": "cat first > second", "deps": ["first"], "outs": ["second"]}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"first": first, "second": second}}))
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "begin")
+    return tmp_path
+
+
+def test_status_of_a_new_working_copy(home: Path) -> None:
+    page = said(home)
+    assert "nothing is promoted yet" in page
+    assert "none runs here" in page
+    assert "none yet" in page
+    assert "ALARM" not in page
+
+
+def test_status_names_the_failed_run_and_what_is_old(home: Path) -> None:
+    with journal.run(home, "rebuild"):
+        pass
+    with journal.run(home, "retrain", "scheduled", "its.log") as entry:
+        entry.end("failed", "train_dcgan@dcgan: exit code 1")
+    with journal.run(home, "rebuild"):
+        page = said(home, code=1)  # a run that is going on does not hide the failure
+    assert page.count("train_dcgan@dcgan: exit code 1") == 2, "as an alarm, and among the runs"
+    assert "[its.log]" in page
+    state = json.loads(said(home, "--json", "--stale-after", "7d"))
+    assert state["alarms"] == []
+    assert [run["outcome"] for run in state["runs"]] == ["completed", "failed", "completed"]
+    state = json.loads(said(home, "--json", "--stale-after", "0.00001m", code=1))
+    (alarm,) = state["alarms"]
+    assert alarm.startswith("the last successful run is of 20")
+
+
+def test_status_says_what_is_promoted(home: Path) -> None:
+    """A promotion as retrain records it."""
+    decision = {
+        "outcome": "promoted", "why": "0.5 dB better", "system": "dcgan", "artifact": "dcgan",
+        "path": "data/models/dcgan.safetensors", "md5": "0123456789abcdef", "rev": "HEAD",
+    }  # fmt: skip
+    lock = {"stages": {"ingest@faces": {"outs": [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]}}}
+    (home / "dvc.lock").write_text(json.dumps(lock))
+    git(home, "checkout", "-q", "-b", promotion.CANDIDATES)
+    git(home, "add", ".")
+    git(home, "commit", "-qm", f"dcgan promoted\n\n{promotion.MARK}{json.dumps(decision)}")
+    git(home, "branch", promotion.PROMOTED)
+    page = said(home)
+    assert "dcgan  since 20" in page
+    assert "checkpoint 0123456789" in page
+    assert "from the data faces fedcba9876" in page
+    assert "0.5 dB better" in page
+    state = json.loads(said(home, "--json", "--stale-after", "0.00001m", code=1))
+    assert state["promoted"]["artifact"] == "dcgan"
+    assert state["alarms"][0].startswith("the promoted model is of 20")
+
+
+def test_what_is_stale_is_what_would_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    assert graph.stale(60) == ["first", "second"]
+    assert graph.stale(-1) is None, "no time"
+    with workspace(say=print) as work:
+        for name in work.plan.nodes:
+            work.run(name, {}, print)
+    assert graph.stale(60) == []
+    (home / "first").write_text("edited")
+    assert graph.stale(60) == ["first", "second"]
+
+
+def test_status_needs_neither_dvc_nor_prefect_nor_torch(home: Path) -> None:
+    code = (
+        "import sys; from flows.cli import app; app(['status'], standalone_mode=False); "
+        "assert not {'dvc', 'prefect', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=home,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_status_outside_a_working_copy_is_one_line(tmp_path: Path) -> None:
+    assert said(tmp_path, code=2) == f"status: {tmp_path}: no working copy (there is no folder .dvc here or above)\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -58,6 +60,23 @@ def read(repo: Repo, targets: Iterable[str] = (), force: bool = False) -> Plan:
     nodes = {stage.addressing: _node(graph, stage, heights[stage]) for stage in steps}
     stale = {stage.addressing for stage in steps if force or stage.changed()}
     return Plan(Path(repo.root_dir), nodes, frozenset(stale))
+
+
+def stale(seconds: float) -> list[str] | None:
+    """The stages of the `dvc.yaml` here that have changed, and those that depend on them; None if that takes longer.
+
+    Raises DvcException for a `dvc.yaml` that DVC refuses, and LockError where another DVC process is at work.
+    """
+    end = time.monotonic() + seconds
+    with contextlib.closing(Repo()) as repo, repo.lock:
+        graph = get_active_graph(repo.index.graph)
+        reached: list[Stage] = []
+        for stage in plan_repro(graph, collect_stages(repo, ["dvc.yaml"])):  # upstream comes first
+            if time.monotonic() > end:
+                return None
+            if any(before in reached for before in graph.successors(stage)) or stage.changed():
+                reached.append(stage)
+        return [stage.addressing for stage in reached]
 
 
 def _heights(graph: DiGraph, steps: list[Stage]) -> dict[Stage, int]:

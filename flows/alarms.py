@@ -1,0 +1,135 @@
+"""What somebody has to be called for: a scheduled run that failed, and a model or a run that has grown old."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from flows import hook, journal
+from flows.pipeline import promotion
+from flows.pipeline.git import GitError
+from stages.runs.errors import InputError
+
+FILE = Path(".palimpsest/alarms.json")
+WHAT = ("the promoted model", "the last successful run", "the first run, none having succeeded since,")
+FAILURES = ("failed", "killed")
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """Something that has grown too old."""
+
+    what: str
+    since: datetime
+
+    def __str__(self) -> str:
+        return f"{self.what} is of {self.since.astimezone():%Y-%m-%d %H:%M}"
+
+
+def span(text: str) -> timedelta:
+    """`7d`, `36h`, `90m`, `2w` as a length of time. Raises InputError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text.strip())
+    if not match or not float(match[1]):
+        raise InputError(f"{text!r} is no length of time; write it as 7d, 36h or 90m")
+    return timedelta(**{UNITS[match[2]]: float(match[1])})
+
+
+def promoted(root: Path) -> promotion.Promoted | None:
+    """What is promoted; None where nothing is, or where Git does not tell."""
+    with contextlib.suppress(GitError, InputError):
+        return promotion.current(root)
+    return None
+
+
+def stale(root: Path, after: timedelta) -> list[Stale]:
+    """What is older than `after`: the promoted model, and the last run that did its work."""
+    found = []
+    if model := promoted(root):
+        found.append(Stale(WHAT[0], model.time))
+    runs = journal.entries(root)
+    done = [run for run in runs if run.outcome in journal.SUCCESSES]
+    if done:
+        found.append(Stale(WHAT[1], done[-1].ended or done[-1].began))
+    elif runs:
+        found.append(Stale(WHAT[2], runs[0].began))
+    return [one for one in found if datetime.now(UTC) - one.since > after]
+
+
+def sound(
+    root: Path, target: str, after: timedelta | None, say: Callable[[str], None], told: set[str] | None = None
+) -> None:
+    """Call the hook for every scheduled run that has failed, once, and for what is stale, once until it is over.
+
+    Several processes may do so at once. A kill between the call and its note repeats the call: better than silence.
+    `told` is what this process has told: where the disk is full, and there are no notes, it calls once all the same.
+    """
+    told = set() if told is None else told
+    with _alone(root) as known:
+        runs = journal.entries(root)
+        heard = {*known.get("runs", []), *told}
+        for run in runs:
+            if run.scheduled and run.outcome in FAILURES and run.id not in heard:
+                hook.call(target, _failure(root, run), say)
+                told.add(run.id)
+                heard.add(run.id)
+                _write(root, {**known, "runs": [run.id for run in runs if run.id in heard]})
+        known["runs"] = [run.id for run in runs if run.id in heard]
+        if after is not None:
+            old = {one.what: one for one in stale(root, after)}
+            for what, one in old.items():
+                if what not in {*known.get("stale", []), *told}:
+                    event = {"event": "stale", "message": str(one), "what": what, "since": one.since.isoformat()}
+                    hook.call(target, {**event, "working_copy": str(root)}, say)
+                    told.add(what)
+            told -= {what for what in WHAT if what not in old}
+            known["stale"] = [*old]
+        _write(root, known)
+
+
+def _failure(root: Path, run: journal.Entry) -> dict[str, Any]:
+    return {
+        "event": "failed",
+        "message": f"{run.command} {run.outcome}: {run.message}",
+        "command": run.command,
+        "outcome": run.outcome,
+        "run": run.id,
+        "began": run.began.isoformat(),
+        "ended": run.ended.isoformat() if run.ended else None,
+        "log": run.log,
+        "working_copy": str(root),
+    }
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[dict[str, Any]]:
+    """What has been told already, for this process alone."""
+    file = root / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        known: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(file.read_text(encoding="utf-8"))
+        yield known
+    finally:
+        os.close(handle)
+
+
+def _write(root: Path, known: dict[str, Any]) -> None:
+    file = root / FILE
+    text = json.dumps(known)
+    with contextlib.suppress(OSError):  # there is none yet, or the disk is full
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            new = file.with_suffix(".new")
+            new.write_text(text, encoding="utf-8")
+            new.replace(file)

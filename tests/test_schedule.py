@@ -1,0 +1,359 @@
+"""`palimpsest schedule` on real DVC repositories, real processes and real Prefect servers."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import psutil
+import pytest
+from dvc_project import PATIENCE, Project, wait
+from ruamel.yaml import YAML
+from test_rebuild import build
+
+from flows import alarms, journal, timetable
+from stages.runs.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+NEVER = "0 3 29 2 *"  # in a test's time
+PASSWORD = "sesame-open-up"
+
+
+class Scheduler:
+    """`palimpsest schedule` in a project, and Prefect as it sees it."""
+
+    def __init__(self, project: Project, *words: str, name: str = "palimpsest", **environment: str) -> None:
+        self.project = project
+        self.name = name
+        self.lines: list[str] = []
+        self.account: str | None = environment.get("PREFECT_SERVER_API_AUTH_STRING")
+        self.process = project.start("schedule", "--name", name, *words, **environment)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.said("Prefect's page is")
+        self.api = f"{self.lines[-1].rpartition(' ')[2]}/api"
+
+    def said(self, words: str) -> None:
+        """Wait until it says so."""
+        wait(lambda: any(words in line for line in self.lines) or self.process.poll() is not None)
+        assert any(words in line for line in self.lines), self.lines
+
+    def begin(self, command: str) -> str:
+        """What `prefect deployment run` does; the run."""
+        deployment = self.ask(f"deployments/name/{command}/{self.name}")["id"]
+        return self.ask(f"deployments/{deployment}/create_flow_run", {})["id"]
+
+    def state(self, run: str) -> dict:
+        return self.ask(f"flow_runs/{run}")["state"]
+
+    def ask(self, what: str, query: dict | None = None) -> dict:
+        headers = {"Content-Type": "application/json"}
+        if self.account:
+            headers["Authorization"] = f"Basic {b64encode(self.account.encode()).decode()}"
+        body = None if query is None else json.dumps(query).encode()
+        request = urllib.request.Request(f"{self.api}/{what}", body, headers)
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503:  # its database is busy: Prefect's own clients ask again
+                        raise
+            time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def stop(self, number: int = signal.SIGTERM, code: int = 0) -> None:
+        self.process.send_signal(number)
+        self.ended(code)
+
+    def ended(self, code: int) -> None:
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.returncode == code, self.lines
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+
+
+@pytest.fixture
+def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
+    """Starts schedulers of the project; those that are left in the end are killed."""
+    started: list[Scheduler] = []
+
+    def start(*words: str, **environment: str) -> Scheduler:
+        started.append(Scheduler(project, *words, **environment))
+        return started[-1]
+
+    yield start
+    for scheduler in started:
+        if scheduler.process.poll() is None:
+            scheduler.process.kill()
+            scheduler.ended(-signal.SIGKILL)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; none where it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
+def sockets(process: psutil.Process) -> list:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.net_connections()
+    return []
+
+
+def the(processes: list[psutil.Process], word: str) -> psutil.Process:
+    """The process itself, not its tether."""
+    (one,) = [process for process in processes if word in words(process) and "-I" not in words(process)]
+    return one
+
+
+def status(project: Project, code: int) -> dict:
+    return json.loads("\n".join(project.run("status", "--json", code=code)))
+
+
+def test_unattended(project: Project, start: Callable[..., Scheduler], plain: str) -> None:
+    """One at a time, on its own server with a password, through kill -9 of a run and of the server, to SIGTERM."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    project.control("gen.hold").touch()
+    scheduler = start("--cron", NEVER, "--port", port, PREFECT_SERVER_API_AUTH_STRING=f"user:{PASSWORD}")
+    first, second = scheduler.begin("rebuild"), scheduler.begin("rebuild")
+    wait(lambda: "gen" in project.trace())
+    scheduler.said("rebuild is due and waits for rebuild")
+    assert [scheduler.state(run)["type"] for run in (first, second)] == ["RUNNING", "SCHEDULED"]
+
+    family = scheduler.family()
+    at = {at.laddr.ip for one in family for at in sockets(one) if at.status == psutil.CONN_LISTEN}
+    assert at == {"127.0.0.1"}, "nothing listens elsewhere"
+    assert not any(PASSWORD in word for one in family for word in words(one))
+    now = status(project, 0)
+    assert now["scheduler"]["pid"] == scheduler.process.pid
+    assert [run["outcome"] for run in now["runs"]] == ["running"]
+    (line,) = project.run("schedule", "--cron", NEVER, code=2)
+    assert line == f"schedule: another scheduler runs here (PID {scheduler.process.pid})"
+
+    the(family, "rebuild").kill()  # its slot is free at once
+    wait(lambda: scheduler.state(second)["type"] == "RUNNING")
+    assert scheduler.state(first)["message"].startswith("killed by SIGKILL; log: .palimpsest/logs/scheduled/rebuild-")
+    wait(lambda: project.trace()["gen"][0] not in [str(one.pid) for one in family])  # the second's, not the first's
+    the(family, "server").kill()
+    scheduler.said("it is started again")
+    project.control("gen.hold").unlink()
+    scheduler.said("rebuild: completed: 5 ran")
+    assert project.lock() == plain
+    scheduler.said("Prefect's server answers again")
+    wait(lambda: scheduler.state(second)["type"] == "COMPLETED")
+    assert [run["outcome"] for run in status(project, 0)["runs"]] == ["killed", "completed"]
+
+    (project.home / "seed").write_text("2")
+    project.control("gen.hold").touch()
+    third = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(third)["type"] == "RUNNING")
+    wait(lambda: len((project.home / ".palimpsest/trace").read_text().split("gen")) > 3)
+    family = scheduler.family()
+    scheduler.stop()
+    assert scheduler.lines[-1] == "schedule: ended"
+    wait(lambda: gone(family))
+    assert journal.entries(project.home)[-1].outcome == "interrupted"
+    assert not any(PASSWORD in line for line in scheduler.lines)
+    for file in [*(project.home / ".palimpsest").rglob("*"), project.home / "dvc.lock"]:
+        if file.is_file():
+            assert PASSWORD.encode() not in file.read_bytes(), file
+    assert status(project, 0)["scheduler"] is None
+
+
+def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Callable[..., Scheduler]) -> None:
+    """What came due while none was there is caught up once, and again if that was killed; nothing is left behind."""
+    long_ago = (datetime.now(UTC) - timedelta(days=9)).isoformat()
+    crons = {"retrain": NEVER, "rebuild": "0 3 * * *"}
+    table = timetable.Timetable(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
+    timetable.write(project.home, table)
+    words = ["--cron", NEVER, "--rebuild-cron", "0 3 * * *", "--timezone", "UTC"]
+    project.control("a.hold").touch()
+    killed = start(*words, name="killed", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace())
+    (run,) = [entry.id for entry in journal.entries(project.home)]
+    family = killed.family()
+    killed.process.kill()
+    wait(lambda: gone(family))
+    assert killed.state(run)["type"] == "RUNNING", "nobody was left to say otherwise"
+
+    project.control("a.hold").unlink()
+    scheduler = start(*words, name="killed", PREFECT_API_URL=api)
+    wait(lambda: scheduler.state(run)["name"] == "Crashed")
+    scheduler.said("rebuild: completed: ")
+    assert project.lock() == plain
+    run = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(run)["type"] == "COMPLETED")
+    assert scheduler.state(run)["name"] == "Nothing changed"
+    scheduler.stop(signal.SIGINT, 130)
+    assert [entry.outcome for entry in journal.entries(project.home)] == ["killed", "completed", "nothing changed"]
+
+
+def test_a_failure_calls_the_hook_once(
+    project: Project,
+    api: str,
+    start: Callable[..., Scheduler],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    events = project.home / ".palimpsest" / "events"
+    project.control("b.fail").touch()
+    words = ["--cron", NEVER, "--hook", f"cat >> {events}; echo >> {events}"]
+    scheduler = start(*words, name="hook", PREFECT_API_URL=api)
+    run = scheduler.begin("rebuild")
+    wait(lambda: events.exists() and events.read_text().endswith("\n"))
+    (event,) = map(json.loads, events.read_text().splitlines())
+    assert (event["event"], event["run"], event["working_copy"]) == ("failed", run, str(project.home))
+    assert "failed: mid@b: exit code 1; log: .palimpsest/logs/mid@b.log" in event["message"]
+    assert "b fails" in (project.home / event["log"]).read_text()
+    wait(lambda: scheduler.state(run)["type"] == "FAILED")
+    assert "failed: mid@b: exit code 1" in scheduler.state(run)["message"]
+
+    def logged() -> str:
+        query = {"logs": {"flow_run_id": {"any_": [run]}}}
+        return str(scheduler.ask("logs/filter", query))
+
+    wait(lambda: "mid@b | b fails" in logged())
+    assert project.run("status", code=1)[0].startswith("ALARM      the last run has failed: rebuild, ")
+    run = scheduler.begin("retrain")  # it does not get far here: no params.yaml
+    wait(lambda: scheduler.state(run)["type"] == "FAILED")
+    other = Project(tmp_path_factory.mktemp("other"))
+    (line,) = other.run("schedule", "--cron", NEVER, "--name", "hook", code=2, PREFECT_API_URL=api)
+    assert line.startswith(f"schedule: the deployment retrain/hook on Prefect's server is of {project.home}")
+    scheduler.stop()
+    alarms.sound(project.home, words[-1], None, print)  # as the next scheduler does
+    assert [json.loads(line)["command"] for line in events.read_text().splitlines()] == ["rebuild", "retrain"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--cron", "0 3 * *"], "schedule: --cron '0 3 * *': no cron line"),
+        (["--cron", NEVER, "--host", "0.0.0.0"], "schedule: --host 0.0.0.0: others could reach Prefect's server"),
+        (["--cron", NEVER, "--host", "example.org"], "schedule: --host example.org: others could reach"),
+        (["--cron", NEVER, "--stale-after", "soon"], "schedule: 'soon' is no length of time"),
+    ],
+)
+def test_mistakes_are_one_line(project: Project, words: list[str], line: str) -> None:
+    (said,) = project.run("schedule", *words, code=2)
+    assert said.startswith(line)
+    assert not (project.home / ".palimpsest" / "logs").exists(), "nothing has been started"
+
+
+def test_times_are_checked() -> None:
+    from flows.schedule import checked
+
+    assert checked({"retrain": NEVER, "rebuild": None}, "Europe/Berlin") == ({"retrain": NEVER}, "Europe/Berlin")
+    with pytest.raises(InputError, match="--rebuild-cron '61 "):
+        checked({"retrain": NEVER, "rebuild": "61 * * * *"}, None)
+    with pytest.raises(InputError, match="--timezone 'Europe/Atlantis': no such time zone"):
+        checked({"retrain": NEVER}, "Europe/Atlantis")
+
+
+def test_of_missed_runs_the_last_is_done() -> None:
+    from prefect.client.schemas.responses import FlowRunResponse
+
+    from flows.schedule import outdated
+
+    one, other = uuid.uuid4(), uuid.uuid4()
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def run(deployment: uuid.UUID, hours: int, clock: bool) -> FlowRunResponse:
+        return FlowRunResponse(
+            id=uuid.uuid4(),
+            name="run",
+            flow_id=uuid.uuid4(),
+            deployment_id=deployment,
+            expected_start_time=noon + timedelta(hours=hours),
+            auto_scheduled=clock,
+            work_pool_id=None,
+        )
+
+    due = [run(one, 3, True), run(one, 1, True), run(one, 9, False), run(other, 0, True), run(one, 2, True)]
+    assert outdated(due) == [due[1], due[4]], "those by hand and those of another command stay"
+
+
+def test_when_it_was_last_due() -> None:
+    from flows.schedule import last_due
+
+    due = last_due("30 2 * * *", "Europe/Berlin")
+    there = due.astimezone(ZoneInfo("Europe/Berlin"))
+    assert timedelta(0) < datetime.now(UTC) - due <= timedelta(hours=25)
+    assert (there.hour, there.minute) == (2, 30) or there.hour == 3, "3 where the clocks were put forward"
+
+
+def test_the_work_pool_s_deployments_are_there() -> None:
+    from prefect.flows import load_flow_from_entrypoint
+
+    declared = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+    flows = [load_flow_from_entrypoint(str(ROOT / one["entrypoint"])) for one in declared]
+    assert {flow.name for flow in flows} == {"retrain", "rebuild"}
+    assert {one["work_pool"]["name"] for one in declared} == {"palimpsest"}
+
+
+def test_a_flow_of_a_work_pool_does_the_same(
+    project: Project,
+    api: str,
+) -> None:
+    """As a worker runs it: the function as a flow, in the working copy."""
+    build()
+    code = "from flows.schedule import rebuild; print(rebuild(return_state=True).name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project.home,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": api, "PREFECT_HOME": str(project.home / "home")},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "Nothing changed"
+    (entry,) = journal.entries(project.home)
+    assert (entry.command, entry.scheduled, entry.outcome) == ("rebuild", True, "nothing changed")
+
+
+def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
+    told = project.home / "told"
+    hook = f"cat >> {told}; echo >> {told}"
+    said: list[str] = []
+    alarms.sound(project.home, hook, timedelta(0), said.append)
+    assert not told.exists(), "nothing has run yet"
+    with journal.run(project.home, "rebuild") as entry:
+        entry.end("nothing changed", "")
+    for after in (timedelta(0), timedelta(0), timedelta(hours=1), timedelta(0)):
+        alarms.sound(project.home, hook, after, said.append)
+    events = list(map(json.loads, told.read_text().splitlines()))
+    assert [event["what"] for event in events] == ["the last successful run"] * 2
+    assert said == []
+
+
+def test_lengths_of_time() -> None:
+    assert alarms.span("7d") == timedelta(days=7)
+    assert alarms.span("90m") == timedelta(hours=1.5)
