@@ -44,7 +44,8 @@ class Scheduler:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.said("Prefect's page is")
-        self.api = f"{self.lines[-1].rpartition(' ')[2]}/api"
+        (page,) = [line for line in self.lines if "Prefect's page is" in line]
+        self.api = f"{page.rpartition(' ')[2]}/api"
 
     def said(self, words: str) -> None:
         """Wait until it says so."""
