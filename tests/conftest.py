@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 from dvc_project import ENV, Project, wait
 from hypothesis import settings
+
+# Two tests at once on two cores: threads that spin while they wait would take turns with those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell's background job ignores Ctrl-C, and its children would too: the tests that press it need it heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pretend import NO_CHECKPOINT
 
 from stages import train_dcgan
 from stages.images import table
@@ -157,7 +158,7 @@ def test_other_objectives_train(change: dict, tmp_path: Path) -> None:
             writer.append(picture, f"id{i}", f"{i}.png", None, None)
     params = train_dcgan.Params(dataset="x", steps=4, batch=4, width=4, log_every=2, **change)
     outputs = [tmp_path / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")]
-    train_dcgan.train_dcgan(tmp_path, *outputs, params, Runtime(threads=1), "a")()
+    train_dcgan.train_dcgan(tmp_path, NO_CHECKPOINT, *outputs, params, Runtime(threads=1), "a")()
     rows = outputs[2].read_text().splitlines()
     assert rows[0] == ("step,d_fake,d_real,g_loss,r1" if "r1" in change else "step,d_fake,d_real,g_loss")
     assert len(rows) == 3
