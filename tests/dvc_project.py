@@ -1,5 +1,6 @@
 """A tiny DVC project whose stages a test can hold, fail and watch; and a Prefect server's answers."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parent.parent
 ENV = {
@@ -108,6 +111,17 @@ def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, out
     return out.splitlines()
+
+
+def server_of(process: subprocess.Popen[str]) -> psutil.Process:
+    """The Prefect server that a command has started for itself."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
+            words = child.cmdline()
+            found += [child] * ("server" in words and "-I" not in words)  # not its tether
+    (server,) = found
+    return server
 
 
 def wait(reached: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, post, states, wait
+from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, post, server_of, states, wait
 
 from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
 from flows.pipeline.tether import tethered
@@ -77,8 +77,7 @@ def test_a_killed_server_loses_no_work(project: Project, plain: str) -> None:
     project.control("a.hold").touch()
     process = project.start("rebuild")  # with a server of its own
     wait(lambda: "a" in project.trace())
-    children = psutil.Process(process.pid).children(recursive=True)
-    (server,) = [child for child in children if "server" in child.cmdline() and "-I" not in child.cmdline()]
+    server = server_of(process)
     (at,) = [at.laddr for at in server.net_connections() if at.status == psutil.CONN_LISTEN]
     assert at.ip == "127.0.0.1"
     with urllib.request.urlopen(f"http://{at.ip}:{at.port}/ui-settings", timeout=30) as answer:

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from dvc_project import ENV, end, wait
+from dvc_project import ENV, end, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows import journal
@@ -251,9 +250,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     with lab.untouched():
         process = lab.start()  # with a server of its own
         wait(lambda: lab.begun("train"))
-        children = psutil.Process(process.pid).children(recursive=True)
-        (server,) = [child for child in children if "server" in child.cmdline() and "-I" not in child.cmdline()]
-        server.kill()
+        server_of(process).kill()
         (lab.control / "train.hold").unlink()
         third = end(process)
     assert third[-1].startswith("retrain: net rejected: psnr_hole better by -")
