@@ -113,6 +113,14 @@ def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
     return out.splitlines()
 
 
+def gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has reaped has."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def server_of(process: subprocess.Popen[str]) -> psutil.Process:
     """The Prefect server that a command has started for itself."""
     found = []

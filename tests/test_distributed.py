@@ -14,7 +14,7 @@ from pathlib import Path
 import distributed
 import psutil
 import pytest
-from dvc_project import ENV, STAGE, Project, end, wait
+from dvc_project import ENV, STAGE, Project, end, gone, wait
 
 from flows import crew as crews
 from flows.pipeline import snapshot
@@ -194,7 +194,7 @@ def test_interrupt_ends_what_runs_on_the_workers(cluster: Cluster, project: Proj
     wait(lambda: "gen" in project.trace())
     process.send_signal(signal.SIGINT)
     assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
-    wait(lambda: not psutil.pid_exists(int(project.trace()["gen"][0])))
+    wait(lambda: gone(int(project.trace()["gen"][0])))
     project.control("gen.hold").unlink()
     assert not (project.home / "dvc.lock").exists()
     assert build(cluster, "gen") == {"gen": "Completed"}
@@ -207,7 +207,7 @@ def test_a_killed_rebuild_ends_what_runs_on_the_workers(cluster: Cluster, projec
     wait(lambda: "gen" in project.trace())
     process.kill()
     process.wait()
-    wait(lambda: not psutil.pid_exists(int(project.trace()["gen"][0])))
+    wait(lambda: gone(int(project.trace()["gen"][0])))
     project.control("gen.hold").unlink()
     assert build(cluster, "gen") == {"gen": "Completed"}
     assert plain.startswith(project.lock())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, post, server_of, states, wait
+from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
 from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
 from flows.pipeline.tether import tethered
@@ -95,7 +95,7 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
-    wait(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+    wait(lambda: all(gone(child.pid) for child in children))
     project.control("a.hold").unlink()
     project.run("rebuild", PREFECT_API_URL=api)
     assert project.lock() == plain
@@ -119,7 +119,7 @@ def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> Non
     process.stdin.close()  # as the end of its starter does
     process.wait()
     for pid in map(int, written.read_text().split()):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        wait(lambda pid=pid: gone(pid))
 
 
 def test_output_is_made_of_lines() -> None:
@@ -295,7 +295,7 @@ def test_a_signal_ends_the_stages_and_a_rerun_goes_on(
     wait(lambda: "a" in project.trace())
     process.send_signal(number)
     assert end(process, code)[-1] == f"rebuild: {word}; run it again to go on"
-    wait(lambda: not psutil.pid_exists(int(project.trace()["a"][0])))  # gone, and reaped by whoever adopted it
+    wait(lambda: gone(int(project.trace()["a"][0])))  # its shell may have gone first
     project.control("a.hold").unlink()
     build()
     assert project.lock() == plain
@@ -314,7 +314,7 @@ def test_a_second_interrupt_kills_a_stage_that_does_not_end(project: Project, ap
         process.wait(0.5)  # it waits for the stage
     process.send_signal(signal.SIGINT)
     assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
-    wait(lambda: not psutil.pid_exists(int(project.trace()["deaf"][0])))
+    wait(lambda: gone(int(project.trace()["deaf"][0])))
 
 
 def test_a_server_that_does_not_answer_is_named(project: Project) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ENV, end, server_of, wait
+from dvc_project import ENV, end, gone, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows import journal
@@ -296,14 +296,16 @@ def test_ctrl_c_and_a_kill_leave_nothing_behind(lab: Lab, api: str) -> None:
     process.send_signal(signal.SIGINT)
     assert end(process, 130)[-1] == "retrain: interrupted; run it again to go on"
     stage = lab.begun("ingest")
-    wait(lambda: not Path("/proc", str(stage)).exists())  # gone, and reaped by whoever adopted it
+    assert stage is not None
+    wait(lambda: gone(stage))  # its shell may have gone first
     (lab.control / "ingest.hold").unlink()
     process = lab.start(PREFECT_API_URL=api)
     wait(lambda: lab.begun("train"))
-    stage = lab.begun("train")
+    trainer = lab.begun("train")
+    assert trainer is not None
     process.kill()
     process.communicate()
-    wait(lambda: not Path("/proc", str(stage)).exists())
+    wait(lambda: gone(trainer))
     (lab.control / "train.hold").unlink()
     lab.trace()
     with lab.untouched():
