@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import dvc_project
 import psutil
 import pytest
 from dvc_project import PATIENCE, Project, wait
@@ -113,7 +114,7 @@ def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+    return all(dvc_project.gone(one.pid) for one in processes)
 
 
 def words(process: psutil.Process) -> list[str]:
