@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +14,7 @@ from typing import Any
 from flows import hook, journal
 from flows.pipeline import promotion
 from flows.pipeline.git import GitError
+from flows.pipeline.turn import alone
 from stages.runs.errors import InputError
 
 FILE = Path(".palimpsest/alarms.json")
@@ -114,15 +113,11 @@ def _alone(root: Path) -> Iterator[dict[str, Any]]:
     """What has been told already, for this process alone."""
     file = root / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with alone(file.with_suffix(".lock")):
         known: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(file.read_text(encoding="utf-8"))
         yield known
-    finally:
-        os.close(handle)
 
 
 def _write(root: Path, known: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
@@ -190,7 +189,6 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
     Raises InputError where Prefect, or what it runs, fails before every stage has been dealt with.
     """
     failures: list[str] = []
-    over = threading.Event()  # to join a thread is not to be interrupted: Python 3.11 then takes it for ended
     logging.getLogger("dvc").propagate = False  # DVC prints its lines itself; Prefect would print them again
 
     def run() -> None:
@@ -206,34 +204,11 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
                 failures.append(state.message or state.name or "crashed")
         except BaseException as error:
             failures.append(str(error) or type(error).__name__)
-        finally:
-            over.set()
 
-    # Prefect has a thread of its own, so that nothing that it does in vain can hold up what is to end.
-    thread = threading.Thread(target=run, name=server.FLOW, daemon=True)
-    thread.start()
-    try:
-        _wait(over, job)
-    except KeyboardInterrupt:
-        job.stop()
-        try:
-            _wait(over, job)
-        except KeyboardInterrupt:
-            job.work.stop(signal.SIGKILL)
-        raise
-    finally:
-        if over.is_set():
-            thread.join()
+    over = server.beside(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
     if failures and not job.ended:
         raise InputError(" ".join(failures[0].split()))
-    return over.is_set() and not failures
-
-
-def _wait(over: threading.Event, job: Rebuild) -> None:
-    """Until the flow has ended, or has nothing more to do than to tell it to a server that is not there."""
-    while not over.wait(1):
-        if job.ended and not server.answers():
-            return
+    return over and not failures
 
 
 def _bury(tag: str) -> None:

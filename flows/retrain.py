@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -60,7 +59,6 @@ def launch(job: Retraining, say: Say) -> bool:
     Raises what a step has raised that is no matter of the user's.
     """
     failures: list[BaseException] = []
-    over = threading.Event()  # to join a thread is not to be interrupted: Python 3.11 then takes it for ended
 
     def run() -> None:
         _prepared.set(job)
@@ -68,21 +66,8 @@ def launch(job: Retraining, say: Say) -> bool:
             retrain(return_state=True)
         except BaseException as error:
             failures.append(error)
-        finally:
-            over.set()
 
-    # Prefect has a thread of its own, so that nothing that it does in vain can hold up what is to end.
-    thread = threading.Thread(target=run, name=server.FLOW, daemon=True)
-    thread.start()
-    try:
-        _wait(over, job)
-    except KeyboardInterrupt:
-        job.worktree.stop()
-        _wait(over, job)
-        raise
-    finally:
-        if over.is_set():
-            thread.join()
+    over = server.beside(run, lambda: bool(job.ended or job.error or job.failure), job.worktree.stop)
     if job.failure:
         raise job.failure
     if not job.ended and not job.error:
@@ -90,11 +75,4 @@ def launch(job: Retraining, say: Say) -> bool:
             raise failures[0] if failures else RuntimeError("Prefect has ended the flow before its last step")
         with contextlib.suppress(InputError, StepError):  # `job` knows
             job.finish(say)
-    return over.is_set() and not failures
-
-
-def _wait(over: threading.Event, job: Retraining) -> None:
-    """Until the flow has ended, or has nothing more to do than to tell it to a server that is not there."""
-    while not over.wait(1):
-        if (job.ended or job.error or job.failure) and not server.answers():
-            return
+    return over and not failures

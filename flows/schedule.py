@@ -52,8 +52,8 @@ from pydantic import ValidationError
 from tzlocal import get_localzone_name
 
 from flows import alarms, journal, server, timetable
+from flows.pipeline import tether
 from flows.pipeline.run import root as here
-from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 COMMANDS = ("retrain", "rebuild")
@@ -90,8 +90,8 @@ class Job:
         (root / LOGS).mkdir(parents=True, exist_ok=True)
         for old in sorted((root / LOGS).iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-        self._process = subprocess.Popen(
-            tethered([sys.executable, "-m", "flows.cli", command]),
+        self._process = tether.start(
+            [sys.executable, "-m", "flows.cli", command],
             cwd=root,
             # What Prefect tells the process of a flow is not for the flows that the command runs.
             env={
@@ -101,12 +101,8 @@ class Job:
                 "PYTHONUNBUFFERED": "1",
                 server.PATIENCE: str(server.START),  # the scheduler is starting a lost server again
             },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
             pass_fds=[held],
         )
         self._reader = threading.Thread(target=self._read, args=(hear,), daemon=True)

@@ -17,10 +17,11 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from flows import timetable
-from flows.pipeline.tether import tethered
+from flows.pipeline import tether
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
@@ -100,6 +101,47 @@ def in_vain() -> bool:
     return at_work or ("PREFECT_API_URL" in os.environ and not answers())
 
 
+def beside(
+    run: Callable[[], None],
+    settled: Callable[[], bool],
+    stop: Callable[[], None],
+    kill: Callable[[], None] = lambda: None,
+) -> bool:
+    """Run Prefect in a thread of its own, so that nothing that it does in vain can hold up what is to end.
+
+    Whether it has ended: it is left alone where all is `settled` and it wants to tell that to a server that is not
+    there. At Ctrl-C and the like `stop` is called, a second time `kill`, and then it goes through.
+    """
+    over = threading.Event()  # to join a thread is not to be interrupted: Python 3.11 then takes it for ended
+
+    def work() -> None:
+        try:
+            run()
+        finally:
+            over.set()
+
+    def wait() -> None:
+        while not over.wait(1):
+            if settled() and not answers():
+                return
+
+    thread = threading.Thread(target=work, name=FLOW, daemon=True)
+    thread.start()
+    try:
+        wait()
+    except KeyboardInterrupt:
+        stop()
+        try:
+            wait()
+        except KeyboardInterrupt:
+            kill()
+        raise
+    finally:
+        if over.is_set():
+            thread.join()
+    return over.is_set()
+
+
 def refuse_strangers(host: str) -> None:
     """Raise InputError where a server at `host` could be reached from other machines and asks nobody who they are."""
     try:
@@ -129,9 +171,7 @@ def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     with log.open("w") as file:
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
-        process = subprocess.Popen(
-            tethered(command), stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
-        )
+        process = tether.start(command, stdout=file)
     # Registered before Prefect registers its own, so run after Prefect has sent its last words.
     atexit.register(stop, process)
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

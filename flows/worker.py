@@ -159,8 +159,8 @@ def _started(order: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], 
     (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
     own = {"PALIMPSEST_RECORDS", "PALIMPSEST_STATE", *THREADS}
     words = [sys.executable, "-m", "flows.pipeline.errand", str(folder / "order.json"), str(folder / "answer.json")]
-    process = subprocess.Popen(
-        tether.tethered(words),
+    process = tether.start(
+        words,
         cwd=home(),
         env={
             **{name: value for name, value in os.environ.items() if name not in own},
@@ -168,12 +168,8 @@ def _started(order: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], 
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "DVC_NO_ANALYTICS": "1",
         },
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,
         pass_fds=_claims,  # no other worker takes the clone before all that runs in it has ended
     )
     try:

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
+from flows.pipeline import tether
 from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
-from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 
@@ -113,7 +113,7 @@ def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> Non
     script = (
         f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
     )
-    process = subprocess.Popen(tethered(["sh", "-c", script]), stdin=subprocess.PIPE, start_new_session=True)
+    process = tether.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
     assert process.stdin is not None
     wait(lambda: written.exists() and len(written.read_text().split()) == 2)
     process.stdin.close()  # as the end of its starter does

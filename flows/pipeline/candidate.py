@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from flows import gate
 from flows.pipeline import promotion
 from flows.pipeline.git import Git
 from flows.pipeline.promotion import Decision, Entry
+from flows.pipeline.turn import alone
 from flows.pipeline.worktree import Say, Worktree, blob
 from stages.runs import params
 from stages.runs.errors import InputError
@@ -163,13 +163,10 @@ class Retraining:
         self._name_start(f"{START}/{home.name}.dvc")
 
     def _name_start(self, pointer: str) -> None:
-        file = self.worktree.path / "params.yaml"
-        yaml = YAML()
-        yaml.preserve_quotes = True
-        yaml.width = 4096
-        values = yaml.load(file)
-        values[self._section][self._entry]["start"] = pointer.removesuffix(".dvc")
-        yaml.dump(values, file)
+        from dvc.utils.serialize import modify_yaml  # it keeps comments and order
+
+        with modify_yaml(str(self.worktree.path / "params.yaml")) as values:
+            values[self._section][self._entry]["start"] = pointer.removesuffix(".dvc")
         self._new = [pointer]
 
     # --- rebuild ---
@@ -305,26 +302,13 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     commit = git.commit(rev)
     if commit is None:
         raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")
-    with _alone(promotion.common(git) / "palimpsest-retrain.lock", say) as held:
+
+    def waiting(other: str) -> None:
+        say(f"waiting for another retraining (PID {other}), or what it has left")
+
+    with alone(promotion.common(git) / "palimpsest-retrain.lock", waiting) as held:
         place = (path or root.with_name(f"{root.name}-retrain")).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)
-
-
-@contextlib.contextmanager
-def _alone(file: Path, say: Say) -> Iterator[int]:
-    """An flock that commands inherit: it is free when this process and every one of them has ended."""
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another retraining (PID {os.pread(handle, 20, 0).decode()}), or what it has left")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def root() -> Path:

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +24,7 @@ from typing import Any, Literal
 from ruamel.yaml import YAML
 
 from flows.pipeline.git import Git, GitError
+from flows.pipeline.turn import alone
 from stages.runs.errors import InputError
 from stages.runs.record import canonical
 
@@ -321,15 +320,9 @@ def _gto(git: Git, action: Literal["register", "assign", "unassign"], artifact: 
         raise InputError(f"gto {action} {artifact}: {' '.join(str(error).split())}") from None
 
 
-@contextlib.contextmanager
-def _alone(git: Git) -> Iterator[None]:
+def _alone(git: Git) -> contextlib.AbstractContextManager[int]:
     """The branches and tags for this process alone: a rollback need not wait for a retraining to end."""
-    handle = os.open(common(git) / "palimpsest-promotion.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    return alone(common(git) / "palimpsest-promotion.lock")
 
 
 def common(git: Git) -> Path:

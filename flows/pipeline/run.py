@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import io
 import json
@@ -34,10 +33,10 @@ from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_kwargs
 
-from flows.pipeline import graph
+from flows.pipeline import graph, tether
 from flows.pipeline.graph import Node, Plan
 from flows.pipeline.lockfile import Journal, Ledger, mend
-from flows.pipeline.tether import tethered
+from flows.pipeline.turn import alone
 
 LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
@@ -236,15 +235,7 @@ class Workspace:
             if self._stopped:
                 raise StageError("stopped before it began")
             # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
-            process = subprocess.Popen(
-                tethered(words),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=[self._held],
-                **options,
-            )
+            process = tether.start(words, pass_fds=[self._held], **options)
             self._running.add(process)
         try:
             with process:
@@ -292,7 +283,11 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
     """
     with opened(None) as repo:
         root, tmp = Path(repo.root_dir), Path(repo.tmp_dir)
-    with _alone(tmp, say) as held:
+
+    def waiting(other: str) -> None:
+        say(f"waiting for another rebuild here (PID {other}), or a command that it left")
+
+    with alone(tmp / "palimpsest.lock", waiting) as held:
         with opened(root) as repo, repo.lock:
             _mend_rwlock(repo)
             for lock in {root / "dvc.lock", Path("dvc.lock").resolve(), *Journal(repo).paths()}:
@@ -337,23 +332,6 @@ def opened(root: Path | None) -> Iterator[Repo]:
         yield repo
     finally:
         repo.close()
-
-
-@contextlib.contextmanager
-def _alone(tmp: Path, say: Say) -> Iterator[int]:
-    """An flock that the commands inherit: it is free when this process and every one of them has ended."""
-    handle = os.open(tmp / "palimpsest.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another rebuild here (PID {os.pread(handle, 20, 0).decode()}), or a command that it left")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _mend_rwlock(repo: Repo) -> None:

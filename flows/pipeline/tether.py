@@ -1,10 +1,9 @@
 """A command that does not outlive the process that started it, and nothing that it has started does either.
 
-This file runs as a small process between the two: `Popen(tethered(words), stdin=PIPE, start_new_session=True)`. Its
-standard input ends when the starter does, whatever killed that; then it kills its process group and all that
-descends from it. (Linux's parent-death signal reaches only the child itself: a shell dies, and what the shell had
-started goes on writing.) What has left the group, as torchrun's workers and daemons do, and has lost its parent
-becomes this process's child, and is found too.
+This file runs as a small process between the two, in a session of its own. Its standard input ends when the starter
+does, whatever killed that; then it kills its process group and all that descends from it. (Linux's parent-death signal
+reaches only the child itself: a shell dies, and what the shell had started goes on writing.) What has left the group,
+as torchrun's workers and daemons do, and has lost its parent becomes this process's child, and is found too.
 
 SIGINT and SIGTERM to the group are for the command, which says when it has ended. One that a signal has killed leaves
 128 + the signal's number, as in a shell. A daemon that it leaves on purpose lives on after it, as without the tether.
@@ -20,12 +19,28 @@ import sys
 import threading
 import time
 
+TYPE_CHECKING = False  # the tether itself imports as little as it can
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Sequence
+    from typing import Any
+
 PR_SET_CHILD_SUBREAPER = 36
 
 
-def tethered(words: list[str]) -> list[str]:
-    """The words that run a command on a tether."""
-    return [sys.executable, "-I", "-S", __file__, *words]
+def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """`subprocess.Popen(words, **options)` on a tether: it ends with this process, or when its `stdin` is closed.
+
+    Its process ID is its group's, for signals. It says everything on `stdout`, a pipe unless `options` have another.
+    """
+    import subprocess
+
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, *words],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options},
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def main() -> None:

@@ -22,9 +22,8 @@ from dvc.config import Config, merge
 from dvc.lock import LockError
 from dvc.repo import Repo
 
-from flows.pipeline import git
+from flows.pipeline import git, tether
 from flows.pipeline.git import Git, GitError
-from flows.pipeline.tether import tethered
 from stages.runs.errors import InputError
 
 MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
@@ -221,16 +220,12 @@ class Worktree:
         """
         environment = {name: value for name, value in {**git.environment(), **more}.items() if value is not None}
         last = ""
-        with subprocess.Popen(
-            tethered([*words]),
+        with tether.start(
+            words,
             cwd=self.path,
             env={**environment, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
             pass_fds=[self._held],
         ) as process:
             assert process.stdout is not None
