@@ -33,7 +33,8 @@ def rebuild(
     force: Annotated[bool, typer.Option("--force", "-f", help="Run every stage, changed or not.")] = False,
     dry: Annotated[bool, typer.Option("--dry", help="Say what would run, and run nothing.")] = False,
     runner: Annotated[
-        str | None, typer.Option("--runner", help="`dask=ADDRESS`: on the workers of that Dask scheduler.")
+        str | None,
+        typer.Option(envvar="PALIMPSEST_RUNNER", help="`dask=ADDRESS`: on the workers of that Dask scheduler."),
     ] = None,
 ) -> None:
     """Do what `dvc repro` does, independent stages at once."""

@@ -7,21 +7,16 @@ import logging
 import os
 import queue
 import signal
-import socket
 from collections.abc import Callable
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from prefect import flow, get_run_logger, tags, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import StateType
 from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Cancelled, Completed, Crashed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
 
 from flows import artifacts, journal, server
 from flows.pipeline.graph import Node
@@ -163,8 +158,7 @@ _prepared: ContextVar[Rebuild] = ContextVar("_prepared")
 @flow(name="rebuild", persist_result=False)
 def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
     """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once."""
-    # The run's tags are not for its stages: for each of a task's tags, Prefect asks the server for a place.
-    with TagsContext(current_tags=set()):
+    with TagsContext(current_tags=set()):  # see server.sole
         if (prepared := _prepared.get(None)) is not None:
             return prepared.run()
         with (
@@ -193,12 +187,8 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
 
     def run() -> None:
         _prepared.set(job)
-        # Which machine and working copy: others may use the same server.
-        tag = f"{socket.gethostname()}:{job.work.plan.root}"
         try:
-            _bury(tag)
-            # A heartbeat is for who watches from afar, and its thread takes up to a second to end.
-            with tags(tag), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            with server.sole(rebuild.name, job.work.plan.root):
                 state = rebuild(targets, job.jobs, job.work.force, return_state=True)
             if not job.ended:
                 failures.append(state.message or state.name or "crashed")
@@ -209,17 +199,3 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
     if failures and not job.ended:
         raise InputError(" ".join(failures[0].split()))
     return over and not failures
-
-
-def _bury(tag: str) -> None:
-    """Mark the flow runs with this tag that have not ended as crashed: this process alone may run one now."""
-    living = {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}
-    with get_client(sync_client=True) as client:
-        of_flow = FlowFilter.model_validate({"name": {"any_": [rebuild.name]}})
-        left = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": living}})
-        for run in client.read_flow_runs(flow_filter=of_flow, flow_run_filter=left):
-            in_run = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
-            unfinished = TaskRunFilter.model_validate({"state": {"type": living}})
-            for one in client.read_task_runs(flow_run_filter=in_run, task_run_filter=unfinished):
-                client.set_task_run_state(one.id, Crashed(message="killed with its rebuild"), force=True)
-            client.set_flow_run_state(run.id, Crashed(message="killed, or its server was"), force=True)

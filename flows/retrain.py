@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
 from flows import server
@@ -32,10 +33,11 @@ _prepared: ContextVar[Retraining] = ContextVar("_prepared")
 @flow(name="retrain", persist_result=False)
 def retrain(rev: str = "HEAD", worktree: str | None = None) -> State:
     """Retrain what the commit `rev` holds, in a worktree of its own, and promote it where it is better."""
-    if (prepared := _prepared.get(None)) is not None:
-        return _steps(prepared)
-    with retraining(root(), rev, Path(worktree) if worktree else None, get_run_logger().info) as job:
-        return _steps(job)
+    with TagsContext(current_tags=set()):  # see server.sole
+        if (prepared := _prepared.get(None)) is not None:
+            return _steps(prepared)
+        with retraining(root(), rev, Path(worktree) if worktree else None, get_run_logger().info) as job:
+            return _steps(job)
 
 
 def _steps(job: Retraining) -> State:
@@ -63,7 +65,8 @@ def launch(job: Retraining, say: Say) -> bool:
     def run() -> None:
         _prepared.set(job)
         try:
-            retrain(return_state=True)
+            with server.sole(retrain.name, job.root):
+                retrain(return_state=True)
         except BaseException as error:
             failures.append(error)
 

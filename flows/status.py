@@ -21,7 +21,7 @@ from rich.text import Text
 from flows import alarms, journal, timetable
 from stages.runs.errors import InputError
 
-PATIENCE = 1.2  # seconds in which DVC may say what is stale, and in which disk use is added up
+PATIENCE = 5.0  # seconds in which DVC may say what is stale, and in which disk use is added up
 RUNS = 8  # that are shown
 
 
@@ -153,7 +153,7 @@ def _stale(asked: subprocess.Popen[str], end: float) -> tuple[list[str] | None, 
         said, _ = asked.communicate(timeout=max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         # It is left to end by itself, between two stages: a kill could tear the file of DVC's read-write locks.
-        return None, f"DVC has not said it in {PATIENCE} s; `palimpsest rebuild --dry` waits for it"
+        return None, f"DVC has not said it in {PATIENCE:g} s; `palimpsest rebuild --dry` waits for it"
     try:
         answer = json.loads(said)
         return answer["stale"], answer["unknown"]

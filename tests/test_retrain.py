@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ENV, end, gone, server_of, wait
+from dvc_project import ENV, end, gone, post, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows import journal
@@ -309,10 +310,15 @@ def test_ctrl_c_and_a_kill_leave_nothing_behind(lab: Lab, api: str) -> None:
     (lab.control / "train.hold").unlink()
     lab.trace()
     with lab.untouched():
-        assert finish(lab).outcome == "promoted"
+        assert lab.run(PREFECT_API_URL=api)[-1].startswith("retrain: net promoted: ")
     ran = lab.trace()
     assert "train" in ran
     assert "ingest" not in ran, "what had been recorded was there"
+    for home, flows in ((lab.root, ["Completed", "Crashed", "Failed"]), (lab.worktree, ["Completed", "Crashed"])):
+        mine = {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{home}"]}}}
+        seen = {run["state_name"] for run in post(api, "flow_runs", mine)}
+        assert set(flows) <= seen, "Prefect knows what the kill has ended"
+        assert "Running" not in seen | {task["state_name"] for task in post(api, "task_runs", mine)}
 
 
 # --- Steps, without Prefect ---
