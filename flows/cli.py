@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import signal
 import sys
@@ -245,6 +246,7 @@ def _leave(code: int) -> None:
     if server is not None and server.in_vain():
         sys.stdout.flush()
         os._exit(code)
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # the last word is ours, not Prefect's
     if code:
         raise typer.Exit(code)
 

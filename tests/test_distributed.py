@@ -190,7 +190,7 @@ def test_a_stage_of_a_killed_worker_goes_to_another(cluster: Cluster, project: P
 
 def test_interrupt_ends_what_runs_on_the_workers(cluster: Cluster, project: Project, api: str, plain: str) -> None:
     project.control("gen.hold").touch()
-    process = project.start("rebuild", "--runner", f"dask={cluster.address}", PREFECT_API_URL=api)
+    process = project.start("rebuild", PALIMPSEST_RUNNER=f"dask={cluster.address}", PREFECT_API_URL=api)
     wait(lambda: "gen" in project.trace())
     process.send_signal(signal.SIGINT)
     assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
