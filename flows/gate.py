@@ -161,32 +161,8 @@ def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int
     found = system(values, name)
     if isinstance(found, infer.Params):
         return infer.learned(found, path, size, runtime)
-    return searched(found, path, size, runtime)
-
-
-def searched(found: search.Params, path: Path, size: tuple[int, int], runtime: Runtime) -> infer.System:
-    """Latent search through a checkpoint."""
-    import torch
-
-    from stages.images import tensors
-    from stages.images.batches import Batch
-    from stages.runs import training
-
-    device = training.prepare(runtime)
-    networks = search.load_networks(path, device)
-    if size != (networks.size, networks.size):
-        raise InputError(f"{path}: completes {networks.size} x {networks.size} pictures, not {size[1]} x {size[0]}")
-    bank = search.candidates(networks, found, runtime, device)
-
-    def complete(batch: Batch) -> np.ndarray:
-        known = tensors.to_tensor(batch.known, device)
-        weights = search.weigh(torch.from_numpy(batch.hole).to(device), found)
-        start = search.best_start(known, weights, bank)
-        z = search.descend(networks, known, weights, start, found, runtime).z
-        with torch.no_grad(), training.autocast(runtime, device):
-            return tensors.to_pictures(networks.generator(z))
-
-    return infer.System(complete, infer.every, found.batch)
+    searcher = search.searcher(path, size, found, runtime)
+    return infer.System(lambda batch: searcher(batch)[1], infer.every, found.batch)
 
 
 def verdict(numbers: np.ndarray, bar: Rule) -> dict[str, Any]:

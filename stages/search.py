@@ -8,6 +8,7 @@ their losses are summed, and Adam works on each number of z by itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from stages.runs.errors import InputError
 from stages.runs.params import STRICT, Runtime
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor, nn
 
@@ -156,6 +158,37 @@ def descend(
     return Found(z.detach(), torch.stack(losses), torch.stack(contexts))
 
 
+def searcher(
+    model: Path, size: tuple[int, int], params: Params, runtime: Runtime
+) -> Callable[[Batch], tuple[Found, np.ndarray]]:
+    """What completes batches of `size` pictures: the outcome of the search, and G(z) as N x H x W x 3, uint8.
+
+    Raises InputError for a checkpoint that is no DCGAN's, or of another size.
+    """
+    import torch
+
+    from stages.images import tensors
+    from stages.runs import training
+
+    device = training.prepare(runtime)
+    networks = load_networks(model, device)
+    if size != (networks.size, networks.size):
+        raise InputError(
+            f"{model}: completes {networks.size} x {networks.size} pictures, dataset '{params.dataset}' has "
+            f"{size[1]} x {size[0]}: set its align.size"
+        )
+    bank = candidates(networks, params, runtime, device)
+
+    def complete(batch: Batch) -> tuple[Found, np.ndarray]:
+        known = tensors.to_tensor(batch.known, device)
+        weights = weigh(torch.from_numpy(batch.hole).to(device), params)
+        found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+        with torch.no_grad(), training.autocast(runtime, device):
+            return found, tensors.to_pictures(networks.generator(found.z))
+
+    return complete
+
+
 def search(
     model: Path, aligned: Path, masks: Path, inpainted: Path, params: Params, runtime: Runtime, name: str
 ) -> None:
@@ -163,31 +196,18 @@ def search(
 
     Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset.
     """
-    import torch
     from tqdm import tqdm
 
-    from stages.images import batches, tensors
-    from stages.runs import training
+    from stages.images import batches
 
-    device = training.prepare(runtime)
-    networks = load_networks(model, device)
     work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
-    if work.size != (networks.size, networks.size):
-        raise InputError(
-            f"params.yaml: search.{name}: model '{params.model}' takes {networks.size} x {networks.size} pictures, "
-            f"dataset '{params.dataset}' has {work.size[1]} x {work.size[0]}: set its align.size"
-        )
-    bank = candidates(networks, params, runtime, device)
+    complete = searcher(model, work.size, params, runtime)
     with batches.writing_results(inpainted, work.size) as results, Curves(inpainted / "curves.parquet") as curves:
         for batch in tqdm(
             work.batches(params.batch), total=work.count_batches(params.batch), desc=name, unit="batch", disable=None
         ):
-            known = tensors.to_tensor(batch.known, device)
-            weights = weigh(torch.from_numpy(batch.hole).to(device), params)
-            found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
-            with torch.no_grad(), training.autocast(runtime, device):
-                guide = networks.generator(found.z)
-            results.append(batch, tensors.to_pictures(guide))
+            found, guide = complete(batch)
+            results.append(batch, guide)
             curves.append(batch, found)
 
 

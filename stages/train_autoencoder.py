@@ -9,81 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from stages.losses.objective import Reconstruction
+from stages.runs import training
+from stages.runs.training import Inputs, Outputs, Team
 
-from stages.images.holes import validate_kinds
-from stages.runs import command
-from stages.runs.params import STRICT, Runtime, Training
-
-if TYPE_CHECKING:
-    from stages.runs import training
+Params = Reconstruction
 
 
-@dataclass(frozen=True, config=STRICT)
-class Params(Training):
-    holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds, drawn afresh: options
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's; its default
-    width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report
-    loss: Literal["mse", "liu"] = "mse"  # mse in the report
-    hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
-    terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # weights in place of the paper's
-    perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG16, for liu
+def train_autoencoder(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
+    """Train the network; `training.run` says from what, what is written and what is returned.
 
-    def __post_init__(self) -> None:
-        validate_kinds(self.holes)
-        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
-        if idle:
-            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
-            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
+    A sheet's rows: what was given, the network's output, the composite, the truth.
 
-
-def train_autoencoder(
-    aligned: Path,
-    start: Path,
-    model: Path,
-    members: Path,
-    history: Path,
-    samples: Path,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
-
-    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
-
-    A sheet's rows: what was given, the network's output, the composite, the truth. Returns what
-    forgets the resume state, to be called once the outputs are in place.
-
-    Raises InputError for a size the network cannot take, an empty training split, a `start` of another
+    Raises InputError for a size the network cannot take, an empty training split, a start of another
     shape, perceptual terms without weights for them, or a loss that is not finite.
     """
-    from stages.runs import training
-
-    outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
-
-
-def fit(
-    team: training.Team,
-    inputs: training.Inputs,
-    outputs: training.Outputs,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """One process's part of the training; see `train_autoencoder`."""
     import torch
 
     from stages.images.examples import Examples
     from stages.losses import reconstruction
     from stages.models.autoencoder import Autoencoder
-    from stages.runs import training
 
     table = training.training_split(inputs.aligned, f"train_autoencoder.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
@@ -99,7 +45,7 @@ def fit(
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = team.wrap(network)
     truth, holes = examples.shown(8, team)
-    with training.Run(name, "autoencoder", arguments, params, runtime, inputs, parts, examples.sampler, team) as run:
+    with training.Run(name, "autoencoder", arguments, params, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
             with team.autocast():
@@ -118,9 +64,4 @@ def fit(
 
 
 if __name__ == "__main__":
-    command.run(
-        train_autoencoder,
-        sections={"params": "train_autoencoder.{name}", "runtime": "runtime"},
-        inputs=("aligned", "start"),
-        outputs=("model", "members", "history", "samples"),
-    )
+    training.run(train_autoencoder)

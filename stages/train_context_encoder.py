@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs import command
-from stages.runs.params import STRICT, Runtime, Training
+from stages.runs import training
+from stages.runs.params import STRICT, Training
+from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from stages.models.context_encoder import ContextEncoder, Discriminator, Patch
-    from stages.runs import training
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -49,47 +48,20 @@ class Params(Training):
 
 
 def train_context_encoder(
-    aligned: Path,
-    start: Path,
-    model: Path,
-    members: Path,
-    history: Path,
-    samples: Path,
-    params: Params,
-    runtime: Runtime,
-    name: str,
+    team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str
 ) -> Callable[[], None]:
-    """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
+    """Train the network; `training.run` says from what, what is written and what is returned.
 
-    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
-
-    A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth. Returns
-    what forgets the resume state, to be called once the outputs are in place.
+    A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth.
 
     Raises InputError for a size, fraction or overlap the network cannot take, an empty training split, a
-    `start` of another shape, or a loss that is not finite.
+    start of another shape, or a loss that is not finite.
     """
-    from stages.runs import training
-
-    outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
-
-
-def fit(
-    team: training.Team,
-    inputs: training.Inputs,
-    outputs: training.Outputs,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """One process's part of the training; see `train_context_encoder`."""
     import torch
 
     from stages.images.examples import Examples
     from stages.losses import variational
     from stages.models.context_encoder import ContextEncoder, Discriminator
-    from stages.runs import training
 
     table = training.training_split(inputs.aligned, f"train_context_encoder.{name}.dataset")
     examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
@@ -106,9 +78,7 @@ def fit(
     predict = shared(team, network)
     weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(team.device)
     truth, holes = examples.shown(8, team)
-    with training.Run(
-        name, "context_encoder", arguments, params, runtime, inputs, parts, examples.sampler, team
-    ) as run:
+    with training.Run(name, "context_encoder", arguments, params, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
             target = network.inner(image)
@@ -141,7 +111,7 @@ def fit(
         return run.finish(outputs, kept)
 
 
-def shared(team: training.Team, network: ContextEncoder) -> Callable[..., Patch]:
+def shared(team: Team, network: ContextEncoder) -> Callable[..., Patch]:
     """`network.patch`, to be called for passes that train: its gradients are those of the whole team."""
     wrapped: Any = team.wrap(network)
     if team.size > 1:  # else only passes through `forward` would be joined
@@ -152,7 +122,7 @@ def shared(team: training.Team, network: ContextEncoder) -> Callable[..., Patch]
 class Adversary:
     """The discriminator and its training (Goodfellow et al. 2014, eq. 1; report 4, eq. 3)."""
 
-    def __init__(self, team: training.Team, discriminator: Discriminator, params: Params):
+    def __init__(self, team: Team, discriminator: Discriminator, params: Params):
         import torch
 
         self.team, self.discriminator = team, team.place(discriminator)
@@ -197,9 +167,4 @@ def _sheet(network: ContextEncoder, truth: Tensor, holes: Tensor, rng: torch.Gen
 
 
 if __name__ == "__main__":
-    command.run(
-        train_context_encoder,
-        sections={"params": "train_context_encoder.{name}", "runtime": "runtime"},
-        inputs=("aligned", "start"),
-        outputs=("model", "members", "history", "samples"),
-    )
+    training.run(train_context_encoder)

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs import command
-from stages.runs.params import STRICT, Runtime, Training
-
-if TYPE_CHECKING:
-    from stages.runs import training
+from stages.runs import training
+from stages.runs.params import STRICT, Training
+from stages.runs.training import Inputs, Outputs, Team
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -45,47 +42,17 @@ class Params(Training):
             raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
 
 
-def train_dcgan(
-    aligned: Path,
-    start: Path,
-    model: Path,
-    members: Path,
-    history: Path,
-    samples: Path,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
+def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
+    """Train both networks; `training.run` says from what, what is written and what is returned.
 
-    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
-
-    Returns what forgets the resume state, to be called once the outputs are in place.
-
-    Raises InputError for a size no DCGAN takes, an empty training split, a `start` of another shape, or a
+    Raises InputError for a size no DCGAN takes, an empty training split, a start of another shape, or a
     loss that is not finite.
     """
-    from stages.runs import training
-
-    outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
-
-
-def fit(
-    team: training.Team,
-    inputs: training.Inputs,
-    outputs: training.Outputs,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """One process's part of the training; see `train_dcgan`."""
     import torch
 
     from stages.images.examples import Examples
     from stages.losses import adversarial
     from stages.models.dcgan import Discriminator, Generator, sample_prior
-    from stages.runs import training
 
     table = training.training_split(inputs.aligned, f"train_dcgan.{name}.dataset")
     examples = Examples(table, params.batch, {}, params.mirror, params.seed)
@@ -107,7 +74,7 @@ def fit(
     }
     generate, judge = team.wrap(generator), team.wrap(discriminator)
     shown = sample_prior(64, params.latent, params.prior, training.generator(params.seed, 0)).to(team.device)
-    with training.Run(name, "dcgan", shape, params, runtime, inputs, parts, examples.sampler, team) as run:
+    with training.Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             rng = training.generator(params.seed, 1, step)
             real, _ = examples.batch(step, team)
@@ -150,9 +117,4 @@ def fit(
 
 
 if __name__ == "__main__":
-    command.run(
-        train_dcgan,
-        sections={"params": "train_dcgan.{name}", "runtime": "runtime"},
-        inputs=("aligned", "start"),
-        outputs=("model", "members", "history", "samples"),
-    )
+    training.run(train_dcgan)

@@ -11,20 +11,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs import command
-from stages.runs.params import STRICT, Runtime, Training
+from stages.runs import training
+from stages.runs.params import STRICT, Training
+from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stages.runs import training
 
 Thing = TypeVar("Thing")
 Pair = tuple[Thing, Thing]
@@ -66,45 +65,17 @@ class Params(Training):
         return [name for name in TERMS if getattr(self, name) and name not in left_out]
 
 
-def train_dmfn(
-    aligned: Path,
-    start: Path,
-    model: Path,
-    members: Path,
-    history: Path,
-    samples: Path,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """Train on `aligned`/train.arrow; write checkpoint, members, history (CSV) and sample sheets.
-
-    It goes on from the weights of the checkpoint `start`, or from random ones (training.NO_CHECKPOINT).
+def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
+    """Train both networks; `training.run` says from what, what is written and what is returned.
 
     History has the discriminator's two parts and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
     rows: what was given, the network's output, the composite, the truth. On several devices each
-    process takes the relativistic averages over its own part of the batch. Returns what forgets the
-    resume state, to be called once the outputs are in place.
+    process takes the relativistic averages over its own part of the batch.
 
-    Raises InputError for a size the network cannot take, an empty training split, a `start` of another
+    Raises InputError for a size the network cannot take, an empty training split, a start of another
     shape, VGG19's weights asked for and not to be had, or a loss that is not finite.
     """
-    from stages.runs import training
-
-    outputs = training.Outputs(model, members, history, samples)
-    return training.launch(runtime, fit, training.Inputs(aligned, start), outputs, params, runtime, name)
-
-
-def fit(
-    team: training.Team,
-    inputs: training.Inputs,
-    outputs: training.Outputs,
-    params: Params,
-    runtime: Runtime,
-    name: str,
-) -> Callable[[], None]:
-    """One process's part of the training; see `train_dmfn`."""
     import torch
 
     import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
@@ -112,7 +83,6 @@ def fit(
     from stages.losses.adversarial import relativistic_discriminator_loss
     from stages.losses.perceptual import Features
     from stages.models.dmfn import DMFN, Discriminator
-    from stages.runs import training
 
     table = training.training_split(inputs.aligned, f"train_dmfn.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
@@ -142,7 +112,7 @@ def fit(
     )
     wrapped, judge = team.wrap(network), team.wrap(discriminator)
     truth, holes = examples.shown(8, team)
-    with training.Run(name, "dmfn", arguments, params, runtime, inputs, parts, examples.sampler, team) as run:
+    with training.Run(name, "dmfn", arguments, params, inputs, parts, examples.sampler, team) as run:
         for step in run.steps():
             image, hole = examples.batch(step, team)
             with team.autocast():
@@ -224,9 +194,4 @@ def generator_loss(
 
 
 if __name__ == "__main__":
-    command.run(
-        train_dmfn,
-        sections={"params": "train_dmfn.{name}", "runtime": "runtime"},
-        inputs=("aligned", "start"),
-        outputs=("model", "members", "history", "samples"),
-    )
+    training.run(train_dmfn)

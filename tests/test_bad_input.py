@@ -246,10 +246,10 @@ def call(stage: str, data: Path, out: Path) -> None:
         case "mask":
             mask.mask(aligned, out / "masks", built(mask.Params, "datasets.x.mask"), "x")
         case "train_dcgan":
-            outputs = (out / name for name in ("x.safetensors", "x.members.arrow", "x.csv", "samples"))
-            train_dcgan.train_dcgan(
-                aligned, NO_CHECKPOINT, *outputs, built(train_dcgan.Params, "train_dcgan.x"), runtime, "x"
-            )
+            inputs = training.Inputs(aligned, NO_CHECKPOINT)
+            outputs = training.Outputs(*(out / name for name in ("x.safetensors", "x.arrow", "x.csv", "samples")))
+            section = built(train_dcgan.Params, "train_dcgan.x")
+            train_dcgan.train_dcgan(training.Team(runtime), inputs, outputs, section, "x")
         case "search":
             model, section = data / "models" / "x.safetensors", built(search.Params, "search.x")
             search.search(model, aligned, masks, out / "inpainted", section, runtime, "x")

@@ -10,7 +10,7 @@ import pytest
 from pretend import NO_CHECKPOINT
 
 from stages.images import table
-from stages.runs import checkpoint, params
+from stages.runs import checkpoint, params, training
 from stages.runs.params import Runtime
 
 ROOT = Path(__file__).parent.parent
@@ -106,13 +106,14 @@ def test_a_reports_full_network_trains_at_its_shapes(
     with table.writing_pictures(tmp_path / "train.arrow", (size, size), table.ALIGNED) as writer:
         for i, picture in enumerate(pixels):
             writer.append(picture, f"id{i}", f"{i}.png", None, None)
-    outputs = [tmp_path / name for name in ("model.safetensors", "members.arrow", "history.csv", "samples")]
-    runtime = Runtime(precision="bf16")
-    getattr(stage, section)(tmp_path, NO_CHECKPOINT, *outputs, dataclasses.replace(given, **small), runtime, entry)()
-    tensors, inputs = checkpoint.load(outputs[0])
+    inputs = training.Inputs(tmp_path, NO_CHECKPOINT)
+    outputs = training.Outputs(*(tmp_path / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")))
+    team = training.Team(Runtime(precision="bf16"))
+    getattr(stage, section)(team, inputs, outputs, dataclasses.replace(given, **small), entry)()
+    tensors, made = checkpoint.load(outputs.model)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     weights = {name: value for name, value in tensors.items() if not name.endswith(statistics)}
     assert sum(v.numel() for name, v in weights.items() if name.startswith(("network.", "generator."))) == count
     assert all(value.isfinite().all() for value in weights.values())
-    assert [row.split(",")[0] for row in outputs[2].read_text().splitlines()] == ["step", "10", "20"]
-    assert inputs["arguments"]["size"] == size
+    assert [row.split(",")[0] for row in outputs.history.read_text().splitlines()] == ["step", "10", "20"]
+    assert made["arguments"]["size"] == size

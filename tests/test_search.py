@@ -176,5 +176,5 @@ def test_a_dataset_of_another_size_is_one_line(model: Path, tmp_path: Path) -> N
     tables(tmp_path / "x", np.zeros((1, 64, 64, 3), np.uint8), np.ones((1, 64, 64), bool))
     done = stage(tmp_path / "x", model)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "takes 32 x 32" in done.stderr
+    assert "completes 32 x 32" in done.stderr
     assert "align.size" in done.stderr

@@ -23,21 +23,22 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
 from stages.images.table import Table
-from stages.runs import checkpoint, record
+from stages.runs import checkpoint, command, record
 from stages.runs.errors import InputError
+from stages.runs.params import Runtime
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from stages.images.examples import Sampler
-    from stages.runs.params import Runtime, Training
+    from stages.runs.params import Training
 
     Module = TypeVar("Module", bound=nn.Module)
 
@@ -204,6 +205,35 @@ class Outputs(NamedTuple):
     samples: Path
 
 
+def run(stage: Callable[..., Callable[[], None]]) -> None:
+    """Run a training stage from the command line: `stage(team, inputs, outputs, params, name)`, in every process.
+
+    It trains on the pictures of `inputs.aligned`/train.arrow, from the weights of the checkpoint `inputs.start` or from
+    random ones (NO_CHECKPOINT); it writes checkpoint, members, history (CSV) and sample sheets, and returns what
+    forgets the resume state, to be called once these are in place. Its section of `params.yaml` has its name, and
+    fits the annotation of `params`. For the options and exit codes see `command.run`.
+    """
+
+    def entry(
+        aligned: Path,
+        start: Path,
+        model: Path,
+        members: Path,
+        history: Path,
+        samples: Path,
+        params: Any,
+        runtime: Runtime,
+        name: str,
+    ) -> Callable[[], None]:
+        outputs = Outputs(model, members, history, samples)
+        return launch(runtime, stage, Inputs(aligned, start), outputs, params, name)
+
+    entry.__name__, entry.__doc__ = stage.__name__, stage.__doc__
+    entry.__annotations__["params"] = get_type_hints(stage)["params"]
+    sections = {"params": f"{stage.__name__}.{{name}}", "runtime": "runtime"}
+    command.run(entry, sections=sections, inputs=Inputs._fields, outputs=Outputs._fields)
+
+
 class Run:
     """One training: its state folder, history and samples, and at last its outputs.
 
@@ -218,7 +248,6 @@ class Run:
         network: str,
         arguments: Mapping[str, Any],
         params: Training,
-        runtime: Runtime,
         inputs: Inputs,
         parts: Mapping[str, Any],
         sampler: Sampler,
@@ -237,7 +266,7 @@ class Run:
             "network": network,
             "arguments": dict(arguments),
             "params": dataclasses.asdict(params),
-            "runtime": dataclasses.asdict(runtime),
+            "runtime": dataclasses.asdict(team.runtime),
             "data": record.digest(self.table.path),
             "start": record.digest(self._start) if self._start else None,
         }

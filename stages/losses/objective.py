@@ -1,0 +1,36 @@
+"""What the trainings of report 5's two networks are told alike: fresh holes, and one of two losses.
+
+By default the loss is the report's squared error and Adam's rate its default; Liu et al.'s six terms
+are a parameter (`reconstruction.objective`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stages.images.holes import validate_kinds
+from stages.runs.params import STRICT, Training
+
+
+@dataclass(frozen=True, config=STRICT)
+class Reconstruction(Training):
+    """`Training` with holes and a loss; refused where a parameter would do nothing."""
+
+    holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds, drawn afresh: options
+    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's; the report's (its default), 2e-4 in Liu et al.
+    width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report, 64 in Liu et al.
+    loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper
+    hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
+    terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # weights in place of the paper's
+    perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG16, for liu
+
+    def __post_init__(self) -> None:
+        validate_kinds(self.holes)
+        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
+        if idle:
+            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
+            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
