@@ -10,7 +10,6 @@ import signal
 from collections.abc import Callable
 from contextvars import ContextVar
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -43,7 +42,6 @@ class Rebuild:
         self.ended = False  # nothing more will be done
         self._done: queue.SimpleQueue[PrefectFuture[State] | None] = queue.SimpleQueue()
         self._affected = work.plan.affected()
-        self._exclusive = any(Path("/dev").glob("nvidia[0-9]*"))  # without a GPU, no stage has to wait for one
         # Spinning threads of two trainings on few cores make both five times slower; the bytes are the same.
         self._environment = {"OMP_WAIT_POLICY": "PASSIVE"} if self.jobs > 1 else {}
 
@@ -124,7 +122,7 @@ class Rebuild:
         others = [other for other in running.values() if self._works(other)]
         if self._room is not None:
             return self._room(node, others)
-        if self._exclusive and node.gpu and any(other.gpu for other in others):
+        if node.gpu and any(other.gpu for other in others):
             return False
         return not others or node.cores + sum(other.cores for other in others) <= self.jobs
 
@@ -148,7 +146,8 @@ def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
     try:
         outcome = work.run(name, environment, get_run_logger().info)
     except StageError as error:
-        return Failed(message=f"{error}; log: {os.path.relpath(work.log(name))}")
+        log = work.log(name)
+        return Failed(message=f"{error}; log: {os.path.relpath(log)}" if error.logged else str(error))
     return Completed(name=outcome.state, message=outcome.message)
 
 

@@ -14,6 +14,7 @@ import math
 import re
 import shlex
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -121,8 +122,8 @@ def refuse_unjoined(completed: set[str], blended: set[str]) -> None:
         raise InputError(f"params.yaml: {section}: no entry '{name}'; every system is completed, blended and scored")
 
 
-def refuse_stale(folders: Folders, datasets: Iterable[str], models: Iterable[str], systems: Iterable[str]) -> None:
-    """Raise InputError for results that no entry of params.yaml makes: they would linger in dvc.lock."""
+def leftovers(folders: Folders, datasets: Iterable[str], models: Iterable[str], systems: Iterable[str]) -> list[str]:
+    """Results that no entry of params.yaml makes, as another profile's: the page leaves them out."""
     datasets, models, systems = set(datasets), set(models), set(systems)
     expected = {
         **dict.fromkeys((folders.ingested, folders.aligned, folders.masks), datasets),
@@ -132,14 +133,12 @@ def refuse_stale(folders: Folders, datasets: Iterable[str], models: Iterable[str
         folders.histories: {f"{name}.csv" for name in models},
         folders.samples: models,
     }
-    stale = [
+    return [
         path.as_posix()
         for folder, names in expected.items()
         for path in sorted(folder.glob("*"))
         if path.name not in names and not path.name.startswith(".")
     ]
-    if stale:
-        raise InputError(f"{', '.join(stale)}: made by no entry of params.yaml; remove with: rm -r {shlex.join(stale)}")
 
 
 # --- Data ---
@@ -693,7 +692,9 @@ def report(
     }
     trained = [name for section in trainings.values() for name in section]
     refuse_unjoined({*search, *infer}, set(blend))
-    refuse_stale(folders, datasets, trained, blend)
+    if left := leftovers(folders, datasets, trained, blend):
+        said = "are made by no entry of params.yaml and left out; remove them"
+        print(f"report: {len(left)} results {said}: rm -r {shlex.join(left)}", file=sys.stderr)
     report.mkdir()
 
     sections = [("Data", data_section(folders, datasets)), ("Systems", system_section(folders, blend, search, infer))]

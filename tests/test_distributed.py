@@ -289,7 +289,7 @@ def test_a_dataset_that_a_worker_does_not_have_is_named(cluster: Cluster, projec
 
 def test_a_failure_brings_its_log_home(cluster: Cluster, project: Project) -> None:
     project.control("gen.fail").touch()
-    with pytest.raises(StageError, match=r"exit code 1 \(on tcp://127.0.0.1:\d+\)"):
+    with pytest.raises(StageError, match=r"exit code 1: \w+ fails \(on tcp://127.0.0.1:\d+\)"):
         build(cluster)
     assert (project.home / ".palimpsest/logs/gen.log").read_text() == "gen begins\ngen fails\n"
     assert not (project.home / "dvc.lock").exists()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post,
 
 from flows.pipeline import tether
 from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
+from flows.pipeline.turn import alone
+from flows.rebuild import Rebuild
 from stages.runs.errors import InputError
 
 
@@ -63,7 +66,7 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, a
     last = project.run("rebuild", code=1, PREFECT_API_URL=api)[-1]
     assert last == (
         "rebuild: 3 ran; not run, as they depend on a failed one: report; "
-        "failed: mid@b: exit code 1; log: .palimpsest/logs/mid@b.log"
+        "failed: mid@b: exit code 1: b fails; log: .palimpsest/logs/mid@b.log"
     )
     assert (project.home / ".palimpsest/logs/mid@b.log").read_text() == "b begins\nb fails\n"
     project.control("b.fail").unlink()
@@ -274,14 +277,68 @@ def test_a_stage_that_changes_its_inputs_is_caught(project: Project) -> None:
     assert not (project.home / "dvc.lock").exists()
 
 
+def test_an_input_that_nobody_makes_is_named(project: Project) -> None:
+    (project.home / "seed").unlink()
+    with (
+        workspace(say=print) as work,
+        pytest.raises(StageError, match="seed: not there, and no stage makes it") as error,
+    ):
+        work.run("gen", {}, print)
+    assert not error.value.logged
+
+
+def test_a_daemon_that_a_stage_leaves_holds_nothing_up(project: Project) -> None:
+    cmd = "sleep 900 & echo $! > data/gen; echo made"
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"gen": {"cmd": cmd, "outs": ["data/gen"]}}}))
+    (project.home / "data").mkdir()
+    said: list[str] = []
+    assert build(said.append) == {"gen": "Completed"}
+    daemon = psutil.Process(int((project.home / "data" / "gen").read_text()))
+    assert daemon.status() != psutil.STATUS_ZOMBIE, "it prints where the stage did, and lives on"
+    daemon.kill()
+    assert "made" in said
+
+
+def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"a": "cpu", "b": "cuda", "c": "cuda:1"}
+    mid = {**PIPELINE["mid"], "foreach": {key: {"device": device} for key, device in places.items()}}
+    mid["do"] = {**PIPELINE["mid"]["do"], "meta": {"gpu": "${item.device}"}}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {**PIPELINE, "mid": mid}}))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    build()
+    with workspace(force=True, say=print) as work:
+        job, (a, b, c) = Rebuild(work, 8), (work.plan.nodes[f"mid@{key}"] for key in "abc")
+        assert job._fits(c, {"mid@a": a})
+        assert not job._fits(c, {"mid@b": b})
+        # And beside whatever another working copy has on it.
+        (file,) = tmp_path.glob("palimpsest-*-gpu-*.lock")
+        said: list[str] = []
+        with alone(file):
+            thread = threading.Thread(target=work.run, args=("mid@b", {}, said.append))
+            thread.start()
+            wait(lambda: said)
+            assert work.run("mid@a", {}, print).state == "Completed"
+            assert said == [f"waiting for the GPU, which a rebuild elsewhere has (PID {os.getpid()})"]
+        thread.join()
+        assert said[-1] == "b begins"
+
+
 def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
     build()
+    (project.home / "data" / "scores").mkdir()
+    score = {"raw": {"centre": {"psnr_hole": {"mean": 20.5}}}, "blended": {"centre": {"psnr_hole": {"mean": 21.5}}}}
+    (project.home / "data" / "scores" / "net.json").write_text(json.dumps(score))
     kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
     for state in kept:
         state.mkdir(parents=True)
     assert project.run("rebuild", "--force", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
     assert [state.exists() for state in kept] == [False, True]
     assert project.lock() == plain
+    (table,) = [one for one in post(api, "artifacts", {}) if one["key"] == "scores"]
+    assert json.loads(table["data"]) == [
+        {"system": "net", "variant": variant, "hole": "centre", "psnr_hole": mean}
+        for variant, mean in (("raw", 20.5), ("blended", 21.5))
+    ]
 
 
 @pytest.mark.parametrize(

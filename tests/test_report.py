@@ -1,10 +1,11 @@
-"""The page from a pretended pipeline: complete, offline, the same bytes twice; leftovers refused."""
+"""The page from a pretended pipeline: complete, offline, the same bytes twice; leftovers named."""
 
 import copy
 import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -191,14 +192,25 @@ def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
         ("masks/faces", "datasets"),
     ],
 )
-def test_leftovers_of_a_removed_entry_are_refused(data, tmp_path, file, section):
+def test_leftovers_of_a_removed_entry_are_named_and_left_out(data, tmp_path, capsys, file, section):
     sections = copy.deepcopy(SECTIONS)
     name = next(iter(sections[section]))
-    for part in (section, "search") if section == "blend" else (section,):
+    for part in (section,) if section == "datasets" else ("train_dcgan", "search", "blend"):
         sections[part].pop(name)
-    with pytest.raises(InputError, match=rf"rm -r .*{re.escape(str(data / file))}"):
-        made(data, tmp_path / "report", sections)
-    assert not (tmp_path / "report").exists()
+    shutil.copytree(data, tmp_path / "data")
+    beside = made(tmp_path / "data", tmp_path / "beside", sections)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "made by no entry of params.yaml and left out" in said
+    left = shlex.split(said.partition("rm -r ")[2])
+    assert str(tmp_path / "data" / file) in left
+    subprocess.run(["rm", "-r", *left], check=True)
+    without = made(tmp_path / "data", tmp_path / "without", sections)
+    assert not capsys.readouterr().err
+    assert pages(beside) == pages(without)
+
+
+def pages(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize(("section", "lacking"), [("blend", "blend"), ("search", "search or infer")])

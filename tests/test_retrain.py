@@ -280,7 +280,7 @@ def test_a_stage_that_fails_is_named_and_nothing_is_promoted(lab: Lab, api: str)
     with lab.untouched():
         last = lab.run(code=1, PREFECT_API_URL=api)[-1]
     assert last == (
-        "retrain: 3 ran; failed: train@net: exit code 1; log: .palimpsest/logs/train@net.log "
+        "retrain: 3 ran; failed: train@net: exit code 1: train fails; log: .palimpsest/logs/train@net.log "
         f"(in {lab.worktree}); nothing was promoted"
     )
     assert (lab.worktree / ".palimpsest/logs/train@net.log").read_text() == "train fails\n"

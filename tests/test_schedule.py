@@ -233,7 +233,7 @@ def test_a_failure_calls_the_hook_once(
     wait(lambda: events.exists() and events.read_text().endswith("\n"))
     (event,) = map(json.loads, events.read_text().splitlines())
     assert (event["event"], event["run"], event["working_copy"]) == ("failed", run, str(project.home))
-    assert "failed: mid@b: exit code 1; log: .palimpsest/logs/mid@b.log" in event["message"]
+    assert "failed: mid@b: exit code 1: b fails; log: .palimpsest/logs/mid@b.log" in event["message"]
     assert "b fails" in (project.home / event["log"]).read_text()
     wait(lambda: scheduler.state(run)["type"] == "FAILED")
     assert "failed: mid@b: exit code 1" in scheduler.state(run)["message"]

@@ -26,7 +26,7 @@ class Node:
     upstream: tuple[str, ...]  # what has to be up to date before it
     height: int  # stages on the longest path that starts with it
     cores: int  # `meta: {cores: N}` of dvc.yaml
-    gpu: bool  # `meta: {gpu: true}`
+    gpu: bool  # `meta: {gpu: true}`, or the name of a device that is one
     here: bool  # `meta: {here: true}`: never on another machine
 
 
@@ -89,6 +89,8 @@ def _heights(graph: DiGraph, steps: list[Stage]) -> dict[Stage, int]:
 def _node(graph: DiGraph, stage: Stage, height: int) -> Node:
     meta = stage.meta if isinstance(stage.meta, dict) else {}
     cores, gpu, here = meta.get("cores", 1), meta.get("gpu", False), meta.get("here", False)
+    if isinstance(gpu, str):
+        gpu = gpu.partition(":")[0] != "cpu"  # a torch device, as of params.yaml's runtime
     if type(cores) is not int or cores < 1:
         raise InputError(f"{stage.addressing}: `meta: cores` in {stage.relpath} is {cores!r}; give a number from 1")
     for hint, value in (("gpu", gpu), ("here", here)):

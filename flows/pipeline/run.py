@@ -15,10 +15,12 @@ import io
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import sqlite3
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +44,7 @@ LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
 PROGRESS = 10  # seconds
 LONGEST = 10_000  # characters
+SHOWN = 500  # characters of a failed command's last line
 FULL = 1_000_000  # bytes: a disk with fewer left is named when a stage fails
 
 Say = Callable[[str], None]
@@ -57,6 +60,8 @@ class Outcome(NamedTuple):
 class StageError(Exception):
     """A stage has failed; the message says how, in one line. What it should have made is not recorded."""
 
+    logged = False  # its command has run, and left a log
+
 
 class Workspace:
     """One rebuild of the stages of a plan in the current working copy; `workspace()` makes it."""
@@ -69,6 +74,7 @@ class Workspace:
         self._held = held  # the descriptor that keeps other rebuilds out while it is open anywhere
         self._mutex = threading.RLock()  # DVC's objects and locks are not for threads
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._logged: set[str] = set()  # stages that have written their log anew
         self._door = threading.Lock()  # for the two that follow; never held for long
         self._stopped = False
 
@@ -89,7 +95,9 @@ class Workspace:
         try:
             return self._run(self.plan.nodes[name], environment, say)
         except (StageError, DvcException, OSError, sqlite3.Error) as error:  # SQLite keeps DVC's state
-            raise StageError(self._told(error)) from error
+            told = StageError(self._told(error))
+            told.logged = name in self._logged
+            raise told from error
 
     def _told(self, error: Exception) -> str:
         """What went wrong, in one line; a full disk is named where DVC, or the stage, says something else."""
@@ -124,6 +132,11 @@ class Workspace:
                     stage.reproduce(force=self.force)
                     self._record(node, stage)
                     return Outcome("Completed", "verified")
+                if missing := [dep.def_path for dep in stage.deps if dep.protocol == "local" and not dep.exists]:
+                    raise StageError(
+                        f"{', '.join(missing)}: not there, and no stage makes it; put it there, or mend its path in "
+                        f"params.yaml or {os.path.relpath(node.path)}"
+                    )
                 stage.remove_outs(ignore_remove=False, force=False)
                 if self._restored(stage):
                     self._save(node, stage)
@@ -214,28 +227,50 @@ class Workspace:
         options: dict[str, Any] = prepare_kwargs(stage, run_env={"PYTHONUNBUFFERED": "1", **environment})
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w", encoding="utf-8") as file:
+        with self._gpu(node, say) as held, log.open("w", encoding="utf-8") as file:
+            self._logged.add(node.name)
             for command in _enforce_cmd_list(stage.cmd):
                 say(f"> {command}")
-                with self._started(_make_cmd(get_executable(), command), options) as process:
-                    assert process.stdout is not None
-                    for line in lines(process.stdout):
+                last = ""
+                with self._started(_make_cmd(get_executable(), command), held, options) as process:
+                    for line in lines(io.BufferedReader(Output(process))):
                         print(line, file=file, flush=True)
                         say(line)
+                        last = line.strip() or last
                     code = process.wait()
                 number = -code if code < 0 else code - 128
                 if number in set(signal.Signals):
                     raise StageError(f"killed by {signal.Signals(number).name}")
                 if code:
-                    raise StageError(f"exit code {code}")
+                    last = last.removeprefix(f"{node.name}: ")
+                    raise StageError(f"exit code {code}" + (f": {last[:SHOWN]}" if last else ""))
 
     @contextlib.contextmanager
-    def _started(self, words: list[str], options: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    def _gpu(self, node: Node, say: Say) -> Iterator[list[int]]:
+        """The GPU for this stage alone, whichever of the user's working copies others run in."""
+        if not node.gpu:
+            yield []
+            return
+        which = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(os.sep, "_")
+        file = Path(tempfile.gettempdir(), f"palimpsest-{os.getuid()}-gpu-{which}.lock")
+
+        def pause() -> None:
+            if self._stopped:
+                raise StageError("stopped before it began")
+            time.sleep(POLL)
+
+        with alone(
+            file, lambda other: say(f"waiting for the GPU, which a rebuild elsewhere has (PID {other})"), pause
+        ) as held:
+            yield [held]
+
+    @contextlib.contextmanager
+    def _started(self, words: list[str], held: list[int], options: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
         with self._door:
             if self._stopped:
                 raise StageError("stopped before it began")
             # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
-            process = tether.start(words, pass_fds=[self._held], **options)
+            process = tether.start(words, pass_fds=[self._held, *held], **options)
             self._running.add(process)
         try:
             with process:
@@ -248,6 +283,27 @@ class Workspace:
 def root() -> Path:
     """The working copy that the current folder lies in. Raises DvcException outside one."""
     return Path(Repo.find_root())
+
+
+class Output(io.RawIOBase):
+    """What a command prints until it has ended, even where something that it leaves running could print on."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        self._process, self._pipe = process, process.stdout.fileno()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        ended = False
+        while not select.select([self._pipe], [], [], 0 if ended else POLL)[0]:
+            if ended:
+                return 0
+            ended = self._process.poll() is not None  # and then one look more
+        data = os.read(self._pipe, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def lines(output: IO[bytes]) -> Iterator[str]:
