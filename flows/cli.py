@@ -195,7 +195,7 @@ def status(
 def _cluster() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):
-        raise InputError("--runner dask=: needs Dask; `pip install 'palimpsest[dask]'`")
+        raise InputError("--runner dask=: needs Dask; `pip install -c constraints.txt -e '.[dask]'`")
     from flows import crew
 
     return crew

@@ -53,7 +53,8 @@ def address(runner: str, work: Workspace) -> str:
     where = runner.removeprefix(PREFIX)
 
     async def identity() -> dict[str, Any]:
-        async with distributed.rpc(where, timeout=CONNECT) as scheduler:
+        secrets = distributed.Security().get_connection_args("client")  # of DASK_DISTRIBUTED__COMM__TLS__*
+        async with distributed.rpc(where, timeout=CONNECT, connection_args=secrets) as scheduler:
             return dict(await asyncio.wait_for(scheduler.identity(), CONNECT))
 
     try:
@@ -260,7 +261,7 @@ class Crew(Workspace):
             ours = worker.environment()
             for where, said in self._client.run(worker.hello, workers=new, on_error="return").items():
                 if isinstance(said, ModuleNotFoundError):
-                    said = {"error": f"{said}; `pip install 'palimpsest[dask]'` there"}
+                    said = {"error": f"{said}; `pip install -c constraints.txt -e '.[dask]'` there"}
                 elif isinstance(said, BaseException):
                     said = {"error": f"{type(said).__name__}: {' '.join(str(said).split())}"}
                 elif "error" not in said and said["program"] != worker.program():

@@ -316,6 +316,33 @@ def test_refusals_are_one_line(cluster: Cluster, project: Project) -> None:
     assert not project.trace()
 
 
+def test_a_cluster_with_tls_is_spoken_to(project: Project, tmp_path: Path) -> None:
+    secrets = distributed.Security.temporary().get_tls_config_for_role("scheduler")
+    names = {
+        "CA_FILE": "ca_file",
+        **{f"{role}__{part.upper()}": part for role in ("CLIENT", "SCHEDULER") for part in ("key", "cert")},
+    }
+    environment = {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true"}
+    for name, part in names.items():
+        (tmp_path / part).write_text(secrets[part])
+        environment[f"DASK_DISTRIBUTED__COMM__TLS__{name}"] = str(tmp_path / part)
+    words = ["--host", "127.0.0.1", "--port", "0", "--protocol", "tls", "--no-dashboard"]
+    file = tmp_path / "scheduler.json"
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *words, "--scheduler-file", str(file)],
+        env={**ENV, **environment},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait(lambda: file.exists() and file.read_text().endswith("}"))
+        address = json.loads(file.read_text())["address"]
+        (line,) = project.run("rebuild", "--runner", f"dask={address}", code=2, **environment)
+        assert line.startswith(f"rebuild: --runner: the Dask scheduler at {address} has no workers")
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+
+
 @contextlib.contextmanager
 def http_server() -> Iterator[str]:
     """The address of another program than Dask's."""
@@ -335,7 +362,7 @@ def test_without_dask_the_extra_is_named(project: Project) -> None:
         text=True,
     )
     assert (done.returncode, done.stderr) == (
-        2, "rebuild: --runner dask=: needs Dask; `pip install 'palimpsest[dask]'`\n",
+        2, "rebuild: --runner dask=: needs Dask; `pip install -c constraints.txt -e '.[dask]'`\n",
     )  # fmt: skip
 
 
