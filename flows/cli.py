@@ -231,7 +231,9 @@ def _for_people(command: str) -> Iterator[None]:
         text = str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             text = f"{error.filename}: {error.strerror}" if error.filename else os.strerror(error.errno)
-        elif not isinstance(error, InputError | DvcException):
+        elif isinstance(error, DvcException):
+            text = f"{text}: {error.__cause__}" if error.__cause__ else text  # where in a file, most often
+        elif not isinstance(error, InputError):
             raise
         code = 2
         _say(f"{command}: {' '.join(text.split())}")

@@ -401,6 +401,13 @@ def test_mistakes_are_one_line(project: Project, words: list[str], line: str) ->
     assert said.startswith(line)
 
 
+def test_a_broken_dvc_yaml_is_named_with_its_line(project: Project) -> None:
+    (project.home / "dvc.yaml").write_text("stages:\n  gen: [cmd\n")
+    (said,) = project.run("rebuild", code=2)
+    assert said.startswith("rebuild: unable to read: 'dvc.yaml', YAML file structure is corrupted: ")
+    assert "line 2" in said
+
+
 def test_help_imports_neither_dvc_nor_prefect() -> None:
     code = (
         "import sys; from flows.cli import app; app(['--help'], standalone_mode=False); "
