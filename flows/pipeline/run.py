@@ -291,13 +291,15 @@ class Output(io.RawIOBase):
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         self._process, self._pipe = process, process.stdout.fileno()
+        self._news = select.poll()  # `select` knows no descriptor above 1023
+        self._news.register(self._pipe, select.POLLIN)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         ended = False
-        while not select.select([self._pipe], [], [], 0 if ended else POLL)[0]:
+        while not self._news.poll(0 if ended else 1000 * POLL):
             if ended:
                 return 0
             ended = self._process.poll() is not None  # and then one look more
