@@ -180,17 +180,20 @@ def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain:
     assert run("cat", "dvc.lock").stdout == plain
 
 
-def test_kill_of_a_stage_fails_that_stage(project: Project, plain: str) -> None:
+@pytest.mark.parametrize("victim", ["stage", "shell"])
+def test_kill_of_a_stage_fails_that_stage(project: Project, plain: str, victim: str) -> None:
     project.control("gen.hold").touch()
 
     def kill() -> None:
         wait(lambda: "gen" in project.trace())
-        os.kill(int(project.trace()["gen"][0]), signal.SIGKILL)
+        stage = psutil.Process(int(project.trace()["gen"][0]))
+        (stage if victim == "stage" else stage.parent()).kill()
 
     killer = threading.Thread(target=kill)
     killer.start()
     with workspace(say=print) as work, pytest.raises(StageError, match="killed by SIGKILL"):
         work.run("gen", {}, print)
+    assert gone(int(project.trace()["gen"][0])), "nothing of it goes on writing"
     killer.join()
     project.control("gen.hold").unlink()
     build()
@@ -414,6 +417,23 @@ def test_help_imports_neither_dvc_nor_prefect() -> None:
         "assert not {'dvc', 'prefect', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], env=ENV, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_stage_that_saves_is_waited_for(project: Project) -> None:
+    """Though its shell has died of the signal that told both to end."""
+    saver = "import signal, sys, time; from pathlib import Path; from threading import Event; "
+    saver += "signal.signal(15, lambda *_: (time.sleep(1), Path('saved').touch(), sys.exit())); "
+    saver += "Path('data/begun').touch(); Event().wait()"
+    gen = {"cmd": f'python -c "{saver}" || exit $?', "outs": ["data/gen"]}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"gen": gen}}))
+    (project.home / "data").mkdir()
+    with workspace(say=print) as work:
+        stopper = threading.Thread(target=lambda: (wait((project.home / "data" / "begun").exists), work.stop()))
+        stopper.start()
+        with pytest.raises(StageError, match="killed by SIGTERM"):
+            work.run("gen", {}, print)
+        assert (project.home / "saved").exists()
+        stopper.join()
 
 
 def test_stopping_ends_what_runs(project: Project) -> None:

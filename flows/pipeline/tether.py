@@ -5,8 +5,9 @@ does, whatever killed that; then it kills its process group and all that descend
 reaches only the child itself: a shell dies, and what the shell had started goes on writing.) What has left the group,
 as torchrun's workers and daemons do, and has lost its parent becomes this process's child, and is found too.
 
-SIGINT and SIGTERM to the group are for the command, which says when it has ended. One that a signal has killed leaves
-128 + the signal's number, as in a shell. A daemon that it leaves on purpose lives on after it, as without the tether.
+SIGINT and SIGTERM to the group are for the command and for what it has started: it has ended when the last of them
+has. One that a signal has killed leaves 128 + the signal's number, as in a shell. What a failed command leaves is
+killed; a daemon that one leaves on success lives on after it, as without the tether.
 """
 
 from __future__ import annotations
@@ -64,18 +65,27 @@ def main() -> None:
         while os.read(0, 1):
             pass
         alone.set()
-        while others := _descendants():  # more may be born while these are killed
-            for other in others:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(other, signal.SIGKILL)
-            time.sleep(0.01)
+        _kill_descendants()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if heard:  # all of them were told to end, and some may be saving still
+        while _descendants():
+            time.sleep(0.02)
+    elif code:  # what a failed command has left is not to go on writing
+        _kill_descendants()
     if alone.is_set():
         threading.Event().wait()  # for the end that `watch` makes of all
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _kill_descendants() -> None:
+    while others := _descendants():  # more may be born while these are killed
+        for other in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(other, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _descendants() -> set[int]:
