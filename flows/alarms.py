@@ -11,15 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows import hook, journal
+from flows import hook, journal, timetable
 from flows.pipeline import promotion
 from flows.pipeline.git import GitError
 from flows.pipeline.turn import alone
 from stages.runs.errors import InputError
 
 FILE = Path(".palimpsest/alarms.json")
-WHAT = ("the promoted model", "the last successful run", "the first run, none having succeeded since,")
-FAILURES = ("failed", "killed")
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -50,17 +48,33 @@ def promoted(root: Path) -> promotion.Promoted | None:
 
 
 def stale(root: Path, after: timedelta) -> list[Stale]:
-    """What is older than `after`: the promoted model, and the last run that did its work."""
+    """What is older than `after`: the promoted model, and the last run that did its work, of each command.
+
+    Commands without a cron line are only looked at where there has never been a scheduler.
+    """
     found = []
     if model := promoted(root):
-        found.append(Stale(WHAT[0], model.time))
-    runs = journal.entries(root)
-    done = [run for run in runs if run.outcome in journal.SUCCESSES]
-    if done:
-        found.append(Stale(WHAT[1], done[-1].ended or done[-1].began))
-    elif runs:
-        found.append(Stale(WHAT[2], runs[0].began))
+        found.append(Stale("the promoted model", model.time))
+    table, runs = timetable.read(root), journal.entries(root)
+    for command in table.crons if table else timetable.COMMANDS:
+        mine = [run for run in runs if run.command == command]
+        done = [run for run in mine if run.outcome in journal.SUCCESSES]
+        if done:
+            found.append(Stale(f"the last successful {command}", done[-1].ended or done[-1].began))
+        elif mine:
+            found.append(Stale(f"the first {command}, none having succeeded since,", mine[0].began))
     return [one for one in found if datetime.now(UTC) - one.since > after]
+
+
+def failing(root: Path) -> list[journal.Entry]:
+    """Of each command, the last run that came to an end of its own, where that was a failure."""
+    last: dict[str, journal.Entry] = {}
+    for run in journal.entries(root):
+        if run.outcome in (*journal.SUCCESSES, *journal.FAILURES):
+            last[run.command] = run
+            if run.command == "retrain":  # it settles what a rollback has left, which nobody is to repeat for that
+                last.pop("retrain --rollback", None)
+    return [run for run in last.values() if run.outcome in journal.FAILURES]
 
 
 def sound(
@@ -76,7 +90,7 @@ def sound(
         runs = journal.entries(root)
         heard = {*known.get("runs", []), *told}
         for run in runs:
-            if run.scheduled and run.outcome in FAILURES and run.id not in heard:
+            if run.scheduled and run.outcome in journal.FAILURES and run.id not in heard:
                 hook.call(target, _failure(root, run), say)
                 told.add(run.id)
                 heard.add(run.id)
@@ -89,7 +103,7 @@ def sound(
                     event = {"event": "stale", "message": str(one), "what": what, "since": one.since.isoformat()}
                     hook.call(target, {**event, "working_copy": str(root)}, say)
                     told.add(what)
-            told -= {what for what in WHAT if what not in old}
+            told &= {*old, *(run.id for run in runs)}  # what is over is told again the next time
             known["stale"] = [*old]
         _write(root, known)
 

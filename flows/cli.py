@@ -19,6 +19,14 @@ import typer
 
 from stages.runs.errors import InputError
 
+STALE_AFTER = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PALIMPSEST_STALE_AFTER",
+        help="Age at which the promoted model, or a command's last good run, is an alarm: 7d, 36h.",
+    ),
+]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -143,9 +151,7 @@ def schedule(
         str | None,
         typer.Option(envvar="PALIMPSEST_HOOK", help="A command or URL that gets failures and staleness, as JSON."),
     ] = None,
-    stale_after: Annotated[
-        str | None, typer.Option(help="Age at which the promoted model, or the last good run, is stale: 7d, 36h.")
-    ] = None,
+    stale_after: STALE_AFTER = None,
     host: Annotated[str | None, typer.Option(help="Where Prefect's page is served; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="And at which port; default: 4200.")] = None,
     name: Annotated[str, typer.Option(help="Of the deployments retrain/NAME and rebuild/NAME.")] = "palimpsest",
@@ -167,15 +173,13 @@ def schedule(
 
 @app.command()
 def status(
-    stale_after: Annotated[
-        str | None, typer.Option(help="Age at which the promoted model, or the last good run, is an alarm: 7d, 36h.")
-    ] = None,
+    stale_after: STALE_AFTER = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """What is promoted, what has run, what is stale and what disk is used, for who is on call.
 
-    Exit code 1 where the last run has failed, or where the promoted model or the last good run is older than
-    --stale-after (default: the scheduler's); 0 otherwise.
+    Exit code 1 where the last rebuild or retrain has failed, or where the promoted model or a command's last good run
+    is older than --stale-after (default: the scheduler's); 0 otherwise.
     """
     with _for_people("status"):
         from datetime import timedelta

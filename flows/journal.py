@@ -18,9 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stages.runs.errors import InputError
+
 FILE = Path(".palimpsest/runs.jsonl")
-OUTCOMES = ("completed", "failed", "nothing changed", "promoted", "rejected", "interrupted")
+OUTCOMES = ("completed", "failed", "refused", "nothing changed", "promoted", "rejected", "interrupted")
 SUCCESSES = ("completed", "nothing changed", "promoted", "rejected")  # a rejected candidate is a run that did its work
+FAILURES = ("failed", "killed")  # what is neither says nothing of whether the command does its work
 TAIL = 1 << 20  # bytes at the file's end that are read: some thousand runs
 
 
@@ -65,9 +68,10 @@ class Run:
 def run(root: Path, command: str, identity: str | None = None, log: str | None = None) -> Iterator[Run]:
     """Keep the journal of one run of `command` in the working copy `root`.
 
-    What passes through ends the run as failed, or as interrupted for Ctrl-C; a block that ends by itself
-    without a word has completed. A scheduled run has an `identity` and a `log`: the scheduler gives them to
-    its process in `PALIMPSEST_RUN` and `PALIMPSEST_LOG`, for this run alone and not for what it starts.
+    What passes through ends the run as failed, as interrupted for Ctrl-C, or as refused for a user's mistake by hand;
+    a block that ends by itself without a word has completed. A scheduled run has an `identity` and a `log`: the
+    scheduler gives them to its process in `PALIMPSEST_RUN` and `PALIMPSEST_LOG`, for this run alone and not for what
+    it starts.
     """
     given = os.environ.pop("PALIMPSEST_RUN", identity)
     log = os.environ.pop("PALIMPSEST_LOG", log)
@@ -81,9 +85,16 @@ def run(root: Path, command: str, identity: str | None = None, log: str | None =
         if isinstance(error, KeyboardInterrupt):
             entry.end("interrupted", "run it again to go on")
         else:
-            entry.end("failed", str(error) or type(error).__name__)
+            refused = given is None and _mistake(error)  # by the clock there is nobody who reads it
+            entry.end("refused" if refused else "failed", str(error) or type(error).__name__)
         raise
     entry.end("completed", "")
+
+
+def _mistake(error: BaseException) -> bool:
+    from dvc.exceptions import DvcException
+
+    return isinstance(error, InputError | DvcException)
 
 
 def entries(root: Path) -> list[Entry]:

@@ -56,7 +56,6 @@ from flows.pipeline import tether
 from flows.pipeline.run import root as here
 from stages.runs.errors import InputError
 
-COMMANDS = ("retrain", "rebuild")
 LOGS = Path(".palimpsest/logs/scheduled")
 KEPT = 200  # logs of scheduled runs
 LOCK = Path(".palimpsest/scheduled.lock")  # held by the scheduled run that is going on
@@ -307,7 +306,7 @@ class Scheduler:
 
         Raises InputError where they are another working copy's.
         """
-        for command in COMMANDS:
+        for command in timetable.COMMANDS:
             if not self._server:
                 with contextlib.suppress(ObjectNotFound):
                     there = client.read_deployment_by_name(f"{command}/{self._plan.name}")
@@ -468,7 +467,7 @@ class Scheduler:
         done = {
             run.command: run.began
             for run in journal.entries(self._root)
-            if run.outcome not in ("interrupted", "killed", "running") and run.id not in self._bereft
+            if run.outcome in (*journal.SUCCESSES, "failed") and run.id not in self._bereft
         }
         for deployment, command in self._commands.items():
             if command not in self._plan.crons or command in queued:
@@ -536,7 +535,7 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
             client = stack.enter_context(get_client(httpx_settings={"timeout": 10}, sync_client=True))
             scheduler = Scheduler(root, plan, signals, own, say)
             _patiently(lambda: scheduler.register(client))
-            for command in COMMANDS:
+            for command in timetable.COMMANDS:
                 say(
                     f"schedule: {command}: {plan.crons.get(command, 'no cron line')}; now: "
                     f"prefect deployment run {command}/{plan.name}"

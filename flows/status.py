@@ -60,10 +60,9 @@ def look(root: Path, after: timedelta | None) -> Status:
     table = timetable.read(root)
     if after is None and table and table.stale_after:
         after = timedelta(seconds=table.stale_after)
-    rung = [] if after is None else [str(one) for one in alarms.stale(root, after)]
-    last = next((run for run in reversed(runs) if run.outcome != "running"), None)
-    if last and last.outcome in alarms.FAILURES:
-        rung.insert(0, f"the last run has failed: {last.command}, {_local(last.began)}: {last.message}")
+    rung = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alarms.failing(root)]
+    if after is not None:
+        rung += map(str, alarms.stale(root, after))
     model = alarms.promoted(root)
     disk, partly = _disk(root, end)
     stale, unknown = _stale(asked, end)
@@ -102,7 +101,7 @@ def show(status: Status) -> None:
     console.print(page)
     runs = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for run in reversed(status.runs):
-        bad = run["outcome"] in alarms.FAILURES
+        bad = run["outcome"] in journal.FAILURES
         log = f" [{run['log']}]" if run["log"] and bad else ""
         runs.add_row(
             _local(run["began"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flows import journal
 
+COMMANDS = ("retrain", "rebuild")  # that can be scheduled
 FILE = Path(".palimpsest/schedule.json")
 
 

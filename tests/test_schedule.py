@@ -243,7 +243,7 @@ def test_a_failure_calls_the_hook_once(
         return str(scheduler.ask("logs/filter", query))
 
     wait(lambda: "mid@b | b fails" in logged())
-    assert project.run("status", code=1)[0].startswith("ALARM      the last run has failed: rebuild, ")
+    assert project.run("status", code=1)[0].startswith("ALARM      the last rebuild has failed, ")
     run = scheduler.begin("retrain")  # it does not get far here: no params.yaml
     wait(lambda: scheduler.state(run)["type"] == "FAILED")
     other = Project(tmp_path_factory.mktemp("other"))
@@ -352,7 +352,7 @@ def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
     for after in (timedelta(0), timedelta(0), timedelta(hours=1), timedelta(0)):
         alarms.sound(project.home, hook, after, said.append)
     events = list(map(json.loads, told.read_text().splitlines()))
-    assert [event["what"] for event in events] == ["the last successful run"] * 2
+    assert [event["what"] for event in events] == ["the last successful rebuild"] * 2
     assert said == []
 
 

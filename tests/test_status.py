@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from flows import hook, journal
+from flows import alarms, hook, journal, timetable
 from flows.pipeline import graph, promotion
 from flows.pipeline.run import workspace
 
@@ -155,12 +156,12 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     assert "exit code 3" in said[4]
 
 
-def said(home: Path, *words: str, code: int = 0) -> str:
-    """What `palimpsest status` prints in `home`."""
+def said(home: Path, *words: str, command: str = "status", code: int = 0, **environment: str) -> str:
+    """What `palimpsest status`, or another command, prints in `home`."""
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "status", *words],
+        [sys.executable, "-m", "flows.cli", command, *words],
         cwd=home,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -197,6 +198,11 @@ def test_status_of_a_new_working_copy(home: Path) -> None:
     assert "ALARM" not in page
 
 
+def ran(home: Path, command: str, outcome: str, message: str = "") -> None:
+    with journal.run(home, command) as entry:
+        entry.end(outcome, message)
+
+
 def test_status_names_the_failed_run_and_what_is_old(home: Path) -> None:
     with journal.run(home, "rebuild"):
         pass
@@ -206,12 +212,47 @@ def test_status_names_the_failed_run_and_what_is_old(home: Path) -> None:
         page = said(home, code=1)  # a run that is going on does not hide the failure
     assert page.count("train_dcgan@dcgan: exit code 1") == 2, "as an alarm, and among the runs"
     assert "[its.log]" in page
+    ran(home, "retrain", "rejected")
     state = json.loads(said(home, "--json", "--stale-after", "7d"))
     assert state["alarms"] == []
-    assert [run["outcome"] for run in state["runs"]] == ["completed", "failed", "completed"]
-    state = json.loads(said(home, "--json", "--stale-after", "0.00001m", code=1))
+    assert [run["outcome"] for run in state["runs"]] == ["completed", "failed", "completed", "rejected"]
+    state = json.loads(said(home, "--json", PALIMPSEST_STALE_AFTER="0.00001m", code=1))
+    assert [alarm.rpartition(" is of ")[0] for alarm in state["alarms"]] == [
+        "the last successful retrain",
+        "the last successful rebuild",
+    ]
+
+
+def test_each_command_s_last_run_counts(home: Path) -> None:
+    """What another command has done hides no failure, and neither does a run that was stopped or refused."""
+    for night in ("first", "second", "third"):
+        ran(home, "retrain", "failed", night)
+    for command, outcome in [("rebuild", "nothing changed"), ("retrain --rollback", "completed")]:
+        ran(home, command, outcome)
+    ran(home, "retrain", "interrupted", "stopped")
+    refused = {"rebuild": ["nosuch"], "retrain": ["--rev", "nosuch"]}
+    for command, words in refused.items():
+        said(home, *words, command=command, code=2)
+    state = json.loads(said(home, "--json", code=1))
     (alarm,) = state["alarms"]
-    assert alarm.startswith("the last successful run is of 20")
+    assert alarm.startswith("the last retrain has failed, ")
+    assert alarm.endswith(": third")
+    assert [run["outcome"] for run in state["runs"][-2:]] == ["refused"] * 2
+    assert [one.what for one in alarms.stale(home, timedelta(0))] == [
+        "the first retrain, none having succeeded since,",
+        "the last successful rebuild",
+    ]
+
+    ran(home, "retrain --rollback", "failed", "lost")
+    assert [run.message for run in alarms.failing(home)] == ["third", "lost"]
+    ran(home, "retrain", "rejected")
+    assert alarms.failing(home) == []
+    for command, words in refused.items():
+        said(home, *words, command=command, code=2, PALIMPSEST_RUN=command, PALIMPSEST_LOG="its.log")
+    assert [run.id for run in alarms.failing(home)] == ["retrain", "rebuild"], "by the clock it is a failure"
+    crons = {"retrain": "0 3 * * *"}
+    timetable.write(home, timetable.Timetable(1, None, None, "UTC", crons, {}, {}))
+    assert [one.what for one in alarms.stale(home, timedelta(0))] == ["the last successful retrain"], "what has a clock"
 
 
 def test_status_says_what_is_promoted(home: Path) -> None:
