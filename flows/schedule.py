@@ -14,6 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import math
 import os
 import select
 import signal
@@ -64,7 +65,8 @@ LOOPBACK, PORT = "127.0.0.1", 4200
 POLL = 2.0  # seconds between two looks
 WATCH = 60  # seconds between two looks at what has grown old
 PAUSE = 30  # seconds between two starts of a server that ends
-GRACE = 60  # seconds that a run has to save what it needs to go on; systemd gives a service 90
+# Seconds that a run has to save what it needs to go on; systemd gives a service 90.
+GRACE = float(os.environ.get("PALIMPSEST_GRACE", 60))
 GONE = (httpx.HTTPError, PrefectException, OSError)  # how it shows that Prefect's server is not there
 
 Say = Callable[[str], None]
@@ -85,7 +87,7 @@ class Job:
         self.bereft = False  # it has lost Prefect's server on the way, which may be why it fails
         self._root = root
         self._last = ""
-        self._began = datetime.now(UTC)
+        self._limit = math.inf  # when it has to have ended
         (root / LOGS).mkdir(parents=True, exist_ok=True)
         for old in sorted((root / LOGS).iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
@@ -110,9 +112,14 @@ class Job:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
+    def late(self) -> bool:
+        """Whether it has been told to end, and had the time to."""
+        return time.monotonic() > self._limit
+
     def stop(self) -> None:
         """Tell it to end: it ends its stages, which save what they need to go on."""
         self.stopped = True
+        self._limit = time.monotonic() + GRACE
         self._signal(signal.SIGINT)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -123,8 +130,10 @@ class Job:
 
     def close(self) -> State[Any]:
         """What has become of it. What is left of it is killed."""
-        self._signal(signal.SIGKILL)
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # its tether kills what has left the group, too
         code = self._process.wait()
+        self._signal(signal.SIGKILL)
         self._reader.join(5)
         entry = next((run for run in journal.entries(self._root) if run.id == self.id), None)
         if entry is None and code and not self.stopped:  # it did not get as far as its journal
@@ -410,9 +419,11 @@ class Scheduler:
             raise
         self._say(f"schedule: {command} begins; log: {self._job.log}")
 
-    def _collect(self) -> None:
-        """Note the end of the run that is going on, once it has come."""
-        if self._job and self._job.ended():
+    def _collect(self, now: bool = False) -> None:
+        """Note the end of the run that is going on, once it has come: at the latest GRACE after it was told to."""
+        if self._job and (now or self._job.ended() or self._job.late()):
+            if not self._job.ended():
+                self._say(f"schedule: {self._job.command} did not end: it is killed")
             state = self._job.close()
             self._say(f"schedule: {self._job.command}: {(state.name or '').lower()}: {state.message}")
             self._unsaid[self._job.id] = state
@@ -496,13 +507,10 @@ class Scheduler:
         if self._job:
             self._say(f"schedule: {self._job.command} is told to save and end")
             self._job.stop()
-            limit, heard = time.monotonic() + GRACE, self._signals.count
-            while not self._job.ended() and time.monotonic() < limit and self._signals.count == heard:
+            heard = self._signals.count
+            while not self._job.ended() and not self._job.late() and self._signals.count == heard:
                 self._signals.wait(0.1)
-            if not self._job.ended():
-                self._say(f"schedule: {self._job.command} did not end: it is killed")
-                self._job.close()
-            self._collect()
+            self._collect(now=True)
         with contextlib.suppress(*GONE):
             self._report(client)
         self._sound()

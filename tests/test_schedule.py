@@ -208,15 +208,30 @@ def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Ca
     assert killed.state(run)["type"] == "RUNNING", "nobody was left to say otherwise"
 
     project.control("a.hold").unlink()
-    scheduler = start(*words, name="killed", PREFECT_API_URL=api)
+    scheduler = start(*words, name="killed", PREFECT_API_URL=api, PALIMPSEST_GRACE="1")
     wait(lambda: scheduler.state(run)["name"] == "Crashed")
     scheduler.said("rebuild: completed: ")
     assert project.lock() == plain
     run = scheduler.begin("rebuild")
     wait(lambda: scheduler.state(run)["type"] == "COMPLETED")
     assert scheduler.state(run)["name"] == "Nothing changed"
+
+    cmd = "(trap '' TERM; python stage.py deaf data/deaf) || exit $?"
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"deaf": {"cmd": cmd, "outs": ["data/deaf"]}}}))
+    project.control("deaf.hold").touch()
+    run = scheduler.begin("rebuild")
+    wait(lambda: "deaf" in project.trace())
+    scheduler.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    scheduler.said("schedule: rebuild did not end: it is killed")
+    wait(lambda: scheduler.state(run)["type"] == "CANCELLED")
+    wait(lambda: dvc_project.gone(int(project.trace()["deaf"][0])))
+    project.control("deaf.hold").unlink()
+    run = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(run)["type"] == "COMPLETED")  # the slot is free
     scheduler.stop(signal.SIGINT, 130)
-    assert [entry.outcome for entry in journal.entries(project.home)] == ["killed", "completed", "nothing changed"]
+    assert [entry.outcome for entry in journal.entries(project.home)] == [
+        "killed", "completed", "nothing changed", "killed", "completed",
+    ]  # fmt: skip
 
 
 def test_a_failure_calls_the_hook_once(
