@@ -45,7 +45,7 @@ def _post(url: str, body: bytes) -> str | None:
         headers["Authorization"] = f"Basic {base64.b64encode(urllib.parse.unquote(account).encode()).decode()}"
     request = urllib.request.Request(parts._replace(netloc=host).geturl(), body, headers)
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE):
+        with urllib.request.build_opener(_Straight).open(request, timeout=PATIENCE):
             return None
     except urllib.error.HTTPError as error:
         with error:
@@ -53,6 +53,13 @@ def _post(url: str, body: bytes) -> str | None:
     except urllib.error.URLError as error:
         # The reason's text may repeat the address where the name is unknown; an OSError's own words do not.
         return getattr(error.reason, "strerror", None) or type(error.reason).__name__
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: another host would get the password, by a request without the event."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 def _run(command: str, body: bytes) -> str | None:

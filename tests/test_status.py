@@ -105,13 +105,20 @@ def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: p
 
 
 @contextlib.contextmanager
-def webhook(status: int) -> Iterator[tuple[str, list[dict]]]:
+def webhook(status: int, location: str | None = None) -> Iterator[tuple[str, list[dict]]]:
     """A web server that answers `status`; its address, and what it has been sent."""
     got: list[dict] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            got.append(dict(self.headers))
             self.send_response(status)
             self.end_headers()
 
@@ -144,6 +151,10 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     event = {"event": "failed"}
     with webhook(500) as (url, _):
         hook.call(f"{url}/secret", event, said.append)
+    with webhook(200) as (other, got), webhook(302, f"{other}/secret") as (url, _):
+        hook.call(url.replace("//", "//user:secret@"), event, said.append)
+    assert got == [], "nobody else gets it"
+    assert "the webhook at 127.0.0.1: HTTP 302" in said.pop()
     hook.call("http://user:secret@127.0.0.1:9/secret?key=secret", event, said.append)
     hook.call("http://secret@[bad/secret", event, said.append)
     hook.call("http://127.0.0.1:port/secret", event, said.append)
