@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import http.client
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows import timetable
@@ -29,6 +31,9 @@ HOME = Path(".palimpsest/prefect")
 FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
 LOG = Path(".palimpsest/logs/prefect-server.log")
 PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")  # the server's, its clients'
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NO_PROXY = ("no_proxy", "NO_PROXY")  # some read the one, some the other
+LOGGED = 1_000_000  # bytes of a server's log from which on the next one begins another
 PATIENCE = "PALIMPSEST_PATIENCE"  # names the seconds to wait for PREFECT_API_URL's server; a scheduler's run has some
 START = 180  # seconds for a server to start, on a machine that is busy
 
@@ -71,14 +76,36 @@ def use(root: Path) -> None:
 
 
 def prepare(root: Path) -> None:
-    """Prefect's settings. Those that the user's environment has stand."""
-    os.environ.setdefault("PREFECT_HOME", str((root / HOME).resolve()))
+    """Prefect's settings. Those that the user's environment has stand.
+
+    Raises InputError where `PREFECT_API_URL` is no address.
+    """
+    home = Path(os.environ.setdefault("PREFECT_HOME", str((root / HOME).resolve()))).expanduser()
+    with contextlib.suppress(OSError):  # Prefect makes the last folder alone; why it cannot is for it to say
+        home.mkdir(parents=True, exist_ok=True)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    direct = [host for name in NO_PROXY for host in os.environ.get(name, "").split(",") if host]
+    if "*" not in direct:  # a proxy has nothing to do with this machine's own servers
+        os.environ.update(dict.fromkeys(NO_PROXY, ",".join(dict.fromkeys([*direct, *LOOPBACK]))))
+    if "PREFECT_API_URL" in os.environ:
+        _without_password()
     # A server that is told a password tells it to nobody, and a client needs it too: by the environment alone.
     if password := next((os.environ[name] for name in PASSWORDS if os.environ.get(name)), None):
         for name in PASSWORDS:
             os.environ.setdefault(name, password)
+
+
+def _without_password() -> None:
+    """Part `PREFECT_API_URL`, which many see, from the password that it may hold."""
+    try:
+        parts = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"])
+    except ValueError:
+        raise InputError("PREFECT_API_URL: no address; it is as http://127.0.0.1:4200/api") from None
+    account, at, place = parts.netloc.rpartition("@")
+    os.environ["PREFECT_API_URL"] = parts._replace(netloc=place, path=parts.path.rstrip("/")).geturl()
+    if at:
+        os.environ.setdefault(PASSWORDS[1], urllib.parse.unquote(account))
 
 
 def elsewhere(root: Path) -> bool:
@@ -91,8 +118,10 @@ def elsewhere(root: Path) -> bool:
         if time.monotonic() < end:
             time.sleep(1)
             continue
-        address = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).hostname  # not the password that it may hold
-        raise InputError(f"PREFECT_API_URL: no Prefect server answers at {address}; start it, or unset the variable")
+        place = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).netloc
+        if answers("api/health"):
+            raise InputError(f"PREFECT_API_URL: the address of the Prefect server at {place} must end in /api")
+        raise InputError(f"PREFECT_API_URL: no Prefect server answers at {place}; start it, or unset the variable")
     return True
 
 
@@ -113,6 +142,7 @@ def beside(
     Whether it has ended: it is left alone where all is `settled` and it wants to tell that to a server that is not
     there. At Ctrl-C and the like `stop` is called, a second time `kill`, and then it goes through.
     """
+    logging.getLogger("prefect.task_runs").addFilter(_told)
     over = threading.Event()  # to join a thread is not to be interrupted: Python 3.11 then takes it for ended
 
     def work() -> None:
@@ -141,6 +171,13 @@ def beside(
         if over.is_set():
             thread.join()
     return over.is_set()
+
+
+def _told(record: logging.LogRecord) -> bool:
+    """Prefect logs a task that returns a failure with the exception that there is none of, as "NoneType: None"."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
 
 
 @contextlib.contextmanager
@@ -206,7 +243,10 @@ def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
     log = root / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
-    with log.open("w") as file:
+    if log.exists() and log.stat().st_size > LOGGED:
+        log.replace(log.with_suffix(".old.log"))
+    with log.open("a") as file:  # why the one before has ended stands there
+        print(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: starts at port {port}", file=file, flush=True)
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
         process = tether.start(command, stdout=file)
     # Registered before Prefect registers its own, so run after Prefect has sent its last words.

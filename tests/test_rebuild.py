@@ -63,8 +63,9 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
 
 def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, api: str, plain: str) -> None:
     project.control("b.fail").touch()
-    last = project.run("rebuild", code=1, PREFECT_API_URL=api)[-1]
-    assert last == (
+    lines = project.run("rebuild", code=1, PREFECT_API_URL=f"{api.replace('//', '//user:secret@')}/")
+    assert not [line for line in lines if "NoneType" in line or "secret" in line]
+    assert lines[-1] == (
         "rebuild: 3 ran; not run, as they depend on a failed one: report; "
         "failed: mid@b: exit code 1: b fails; log: .palimpsest/logs/mid@b.log"
     )
@@ -377,9 +378,15 @@ def test_a_second_interrupt_kills_a_stage_that_does_not_end(project: Project, ap
     wait(lambda: gone(int(project.trace()["deaf"][0])))
 
 
-def test_a_server_that_does_not_answer_is_named(project: Project) -> None:
+def test_a_server_that_does_not_answer_is_named(project: Project, api: str) -> None:
     (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@127.0.0.1:9/api")
-    assert line.startswith("rebuild: PREFECT_API_URL: no Prefect server answers at 127.0.0.1")
+    assert line.startswith("rebuild: PREFECT_API_URL: no Prefect server answers at 127.0.0.1:9; ")
+    address = api.removesuffix("/api")
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL=address)
+    place = address.removeprefix("http://")
+    assert line == f"rebuild: PREFECT_API_URL: the address of the Prefect server at {place} must end in /api"
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@[bad/api")
+    assert line.startswith("rebuild: PREFECT_API_URL: no address")
     assert not project.trace()
 
 

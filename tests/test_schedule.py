@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from dvc_project import PATIENCE, Project, wait
 from ruamel.yaml import YAML
 from test_rebuild import build
 
-from flows import alarms, journal, timetable
+from flows import alarms, journal, server, timetable
 from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -117,7 +118,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(dvc_project.gone(one.pid) for one in processes)
 
 
-def words(process: psutil.Process) -> list[str]:
+def line_of(process: psutil.Process) -> list[str]:
     """Its command line; none where it has ended meanwhile."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()
@@ -132,7 +133,7 @@ def sockets(process: psutil.Process) -> list:
 
 def the(processes: list[psutil.Process], word: str) -> psutil.Process:
     """The process itself, not its tether."""
-    (one,) = [process for process in processes if word in words(process) and "-I" not in words(process)]
+    (one,) = [process for process in processes if word in line_of(process) and "-I" not in line_of(process)]
     return one
 
 
@@ -145,7 +146,9 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     project.control("gen.hold").touch()
-    scheduler = start("--cron", NEVER, "--port", port, PREFECT_SERVER_API_AUTH_STRING=f"user:{PASSWORD}")
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": "example.org"}
+    words = ["--cron", NEVER, "--port", port]
+    scheduler = start(*words, PREFECT_SERVER_API_AUTH_STRING=f"user:{PASSWORD}", **nowhere)
     first, second = scheduler.begin("rebuild"), scheduler.begin("rebuild")
     wait(lambda: "gen" in project.trace())
     scheduler.said("rebuild is due and waits for rebuild")
@@ -154,7 +157,7 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
     family = scheduler.family()
     at = {at.laddr.ip for one in family for at in sockets(one) if at.status == psutil.CONN_LISTEN}
     assert at == {"127.0.0.1"}, "nothing listens elsewhere"
-    assert not any(PASSWORD in word for one in family for word in words(one))
+    assert not any(PASSWORD in word for one in family for word in line_of(one))
     now = status(project, 0)
     assert now["scheduler"]["pid"] == scheduler.process.pid
     assert [run["outcome"] for run in now["runs"]] == ["running"]
@@ -171,6 +174,7 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
     scheduler.said("rebuild: completed: 5 ran")
     assert project.lock() == plain
     scheduler.said("Prefect's server answers again")
+    assert (project.home / server.LOG).read_text().count(f"starts at port {port}") == 2, "the first's log is kept"
     wait(lambda: scheduler.state(second)["type"] == "COMPLETED")
     assert [run["outcome"] for run in status(project, 0)["runs"]] == ["killed", "completed"]
 
@@ -279,6 +283,7 @@ def test_a_failure_calls_the_hook_once(
     ],
 )
 def test_mistakes_are_one_line(project: Project, words: list[str], line: str) -> None:
+    shutil.rmtree(project.home / ".palimpsest")  # as in a fresh clone
     (said,) = project.run("schedule", *words, code=2)
     assert said.startswith(line)
     assert not (project.home / ".palimpsest" / "logs").exists(), "nothing has been started"
