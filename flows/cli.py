@@ -27,12 +27,19 @@ STALE_AFTER = Annotated[
     ),
 ]
 
+REV = Annotated[
+    str, typer.Option("--rev", envvar="PALIMPSEST_REV", help="The commit whose code and parameters are retrained.")
+]
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()
 def palimpsest() -> None:
-    """Palimpsest, an image-inpainting laboratory: rebuild what changed, in parallel."""
+    """Palimpsest, an image-inpainting laboratory.
+
+    Rebuild what changed, in parallel; retrain, and promote what is better; both by the clock; and see how it stands.
+    """
 
 
 @app.command()
@@ -95,7 +102,7 @@ def rebuild(
 
 @app.command()
 def retrain(
-    rev: Annotated[str, typer.Option("--rev", help="The commit whose code and parameters are used.")] = "HEAD",
+    rev: REV = "HEAD",
     worktree: Annotated[
         Path | None,
         typer.Option(envvar="PALIMPSEST_WORKTREE", help="Its own working copy; default: REPOSITORY-retrain beside it."),
@@ -142,11 +149,14 @@ def retrain(
 
 @app.command()
 def schedule(
-    cron: Annotated[str, typer.Option(help="When to retrain: minute, hour, day, month, weekday, as '0 3 * * *'.")],
+    cron: Annotated[
+        str | None, typer.Option(help="When to retrain: minute, hour, day, month, weekday, as '0 3 * * *'.")
+    ] = None,
     rebuild_cron: Annotated[str | None, typer.Option(help="When to rebuild the working copy itself.")] = None,
     timezone: Annotated[
         str | None, typer.Option(help="Of these times, as Europe/Berlin; default: the machine's.")
     ] = None,
+    rev: REV = "HEAD",
     hook: Annotated[
         str | None,
         typer.Option(envvar="PALIMPSEST_HOOK", help="A command or URL that gets failures and staleness, as JSON."),
@@ -159,11 +169,15 @@ def schedule(
     """Retrain, and rebuild, by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
     with _for_people("schedule"):
         from flows import alarms, server, status
+        from flows.pipeline.git import Git
 
         root = status.root()
         server.prepare(root)  # before Prefect is imported
         server.refuse_strangers(host or "127.0.0.1")
         after = alarms.span(stale_after) if stale_after else None
+        if rev != "HEAD" and Git(root).commit(rev) is None:
+            raise InputError(f"--rev: no commit '{rev}'")
+        os.environ["PALIMPSEST_REV"] = rev  # for the runs, which are commands of their own
         from flows.schedule import Plan, checked, serve
 
         crons, zone = checked({"retrain": cron, "rebuild": rebuild_cron}, timezone)

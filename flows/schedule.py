@@ -23,7 +23,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -196,6 +195,8 @@ def rebuild() -> State[Any]:
 
 def _work(command: str) -> State[Any]:
     root, say = here(), get_run_logger().info
+    age = os.environ.get("PALIMPSEST_STALE_AFTER")
+    after = alarms.span(age) if age else None
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(_lock(root / LOCK))
         if held is None:
@@ -212,7 +213,7 @@ def _work(command: str) -> State[Any]:
             raise
         state = job.close()
     if target := os.environ.get("PALIMPSEST_HOOK"):
-        alarms.sound(root, target, None, say)
+        alarms.sound(root, target, after, say)
     return state
 
 
@@ -539,16 +540,17 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
                     raise InputError("--host and --port are for a server of the scheduler's own, not PREFECT_API_URL's")
             else:
                 own = _own(root, plan)
+            api = os.environ["PREFECT_API_URL"]
             refresh_global_settings_context()  # Prefect read its settings before the server was there
             client = stack.enter_context(get_client(httpx_settings={"timeout": 10}, sync_client=True))
             scheduler = Scheduler(root, plan, signals, own, say)
             _patiently(lambda: scheduler.register(client))
             for command in timetable.COMMANDS:
                 say(
-                    f"schedule: {command}: {plan.crons.get(command, 'no cron line')}; now: "
-                    f"prefect deployment run {command}/{plan.name}"
+                    f"schedule: {command}: {plan.crons.get(command, 'on demand only')}; now: "
+                    f"PREFECT_API_URL={api} prefect deployment run {command}/{plan.name}"
                 )
-            say(f"schedule: times are of {plan.zone}; Prefect's page is {_page()}")
+            say(f"schedule: times are of {plan.zone}; Prefect's page is {api.removesuffix('/api')}")
             signals.patient = True
             scheduler.run(client)
     except Stopped:
@@ -585,11 +587,6 @@ def _patiently(ask: Callable[[], None], times: int = 5) -> None:
         time.sleep(POLL)
 
 
-def _page() -> str:
-    parts = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"])
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.removesuffix("/api")).geturl()
-
-
 def _time(run: FlowRunResponse) -> datetime:
     assert run.expected_start_time is not None
     return run.next_scheduled_start_time or run.expected_start_time
@@ -609,8 +606,10 @@ def last_due(cron: str, zone: str) -> datetime:
 def checked(crons: dict[str, str | None], zone: str | None) -> tuple[dict[str, str], str]:
     """The cron lines that there are, and the time zone's name: by default the machine's.
 
-    Raises InputError for a cron line or a zone that there is not.
+    Raises InputError for a cron line or a zone that there is not, and where there is no cron line at all.
     """
+    if not any(crons.values()):
+        raise InputError("--cron: say when to retrain, as '0 3 * * *', or by --rebuild-cron when to rebuild")
     zone = zone or get_localzone_name()
     try:
         ZoneInfo(zone)

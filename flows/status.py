@@ -167,6 +167,7 @@ def _disk(root: Path, end: float) -> tuple[dict[str, int], bool]:
         "training states": root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state"),
         "records": root / os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"),
         "logs": root / ".palimpsest/logs",
+        "retrain's worktree": root / (os.environ.get("PALIMPSEST_WORKTREE") or f"../{root.name}-retrain"),
         "Prefect's database": Path(os.environ.get("PREFECT_HOME", root / ".palimpsest/prefect")),
     }
     sizes = dict.fromkeys(places, 0)

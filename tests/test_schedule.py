@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from test_rebuild import build
 
 from flows import alarms, journal, server, timetable
+from flows.pipeline.git import Git
 from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -147,8 +148,11 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
         port = str(probe.getsockname()[1])
     project.control("gen.hold").touch()
     nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": "example.org"}
-    words = ["--cron", NEVER, "--port", port]
+    words = ["--rebuild-cron", NEVER, "--port", port]
     scheduler = start(*words, PREFECT_SERVER_API_AUTH_STRING=f"user:{PASSWORD}", **nowhere)
+    (line,) = [line for line in scheduler.lines if line.startswith("schedule: retrain: ")]
+    api = f"PREFECT_API_URL=http://127.0.0.1:{port}/api"
+    assert line == f"schedule: retrain: on demand only; now: {api} prefect deployment run retrain/palimpsest"
     first, second = scheduler.begin("rebuild"), scheduler.begin("rebuild")
     wait(lambda: "gen" in project.trace())
     scheduler.said("rebuild is due and waits for rebuild")
@@ -246,8 +250,14 @@ def test_a_failure_calls_the_hook_once(
 ) -> None:
     events = project.home / ".palimpsest" / "events"
     project.control("b.fail").touch()
-    words = ["--cron", NEVER, "--hook", f"cat >> {events}; echo >> {events}"]
+    git = Git(project.home)
+    git("config", "user.name", "me")
+    git("config", "user.email", "me@example.org")
+    git("commit", "--quiet", "--allow-empty", "-m", "empty")
+    git("tag", "before")
+    words = ["--cron", NEVER, "--rev", "before", "--hook", f"cat >> {events}; echo >> {events}"]
     scheduler = start(*words, name="hook", PREFECT_API_URL=api)
+    git("tag", "--delete", "before")
     run = scheduler.begin("rebuild")
     wait(lambda: events.exists() and events.read_text().endswith("\n"))
     (event,) = map(json.loads, events.read_text().splitlines())
@@ -263,8 +273,9 @@ def test_a_failure_calls_the_hook_once(
 
     wait(lambda: "mid@b | b fails" in logged())
     assert project.run("status", code=1)[0].startswith("ALARM      the last rebuild has failed, ")
-    run = scheduler.begin("retrain")  # it does not get far here: no params.yaml
+    run = scheduler.begin("retrain")  # it does not get far here
     wait(lambda: scheduler.state(run)["type"] == "FAILED")
+    assert scheduler.state(run)["message"].startswith("retrain: --rev: no commit 'before'; log: ")
     other = Project(tmp_path_factory.mktemp("other"))
     (line,) = other.run("schedule", "--cron", NEVER, "--name", "hook", code=2, PREFECT_API_URL=api)
     assert line.startswith(f"schedule: the deployment retrain/hook on Prefect's server is of {project.home}")
@@ -276,6 +287,8 @@ def test_a_failure_calls_the_hook_once(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        ([], "schedule: --cron: say when to retrain, as '0 3 * * *', or by --rebuild-cron when to rebuild"),
+        (["--cron", NEVER, "--rev", "nosuch"], "schedule: --rev: no commit 'nosuch'"),
         (["--cron", "0 3 * *"], "schedule: --cron '0 3 * *': no cron line"),
         (["--cron", NEVER, "--host", "0.0.0.0"], "schedule: --host 0.0.0.0: others could reach Prefect's server"),
         (["--cron", NEVER, "--host", "example.org"], "schedule: --host example.org: others could reach"),

@@ -202,7 +202,11 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_status_of_a_new_working_copy(home: Path) -> None:
+    worktree = home.with_name(f"{home.name}-retrain")
+    worktree.mkdir()
+    (worktree / "checkpoint").write_bytes(bytes(2_000_000))
     page = said(home)
+    assert "retrain's worktree 2.0 MB" in page
     assert "nothing is promoted yet" in page
     assert "none runs here" in page
     assert "none yet" in page
