@@ -93,6 +93,7 @@ class Lab:
 
     def __init__(self, home: Path) -> None:
         self.home, self.root, self.worktree = home, home / "lab", home / "lab-retrain"
+        self.drive, self.away = home / "drive" / "lab", home / "away"  # another worktree: not mounted now, and where
         self.control = home / "control"
         self.git = Git(self.root)
 
@@ -136,9 +137,17 @@ class Lab:
         """The lines that `palimpsest retrain` prints."""
         return end(self.start(*words, **environment), code)
 
+    def unplug(self) -> None:
+        """Make a worktree of the user's on a drive, with work in its index, and take the drive away."""
+        self.git("worktree", "add", "--quiet", "--detach", str(self.drive))
+        (self.drive / "chapter").write_text("not committed yet")
+        Git(self.drive)("add", "chapter")
+        self.drive.rename(self.away)
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Nothing of the user's own changes meanwhile: files, index, HEAD, branch, stash, a merge in progress."""
+        """Nothing of the user's own changes meanwhile: files, index, HEAD, branch, stash, a merge in progress, and a
+        worktree that is away."""
         before = self._state()
         yield
         assert self._state() == before
@@ -147,6 +156,9 @@ class Lab:
         said = {word: self.git(*word.split()) for word in ("status --porcelain=v2 --branch", "stash list")}
         own = {name: self.git.commit(name) for name in ("HEAD", "main", "MERGE_HEAD")}
         files = [path for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()]
+        self.away.rename(self.drive)
+        said["the other worktree"] = Git(self.drive)("status", "--porcelain=v2", "--branch")
+        self.drive.rename(self.away)
         known = {".git", ".dvc", ".palimpsest"}
         bytes_ = {path: path.read_bytes() for path in files if path.relative_to(self.root).parts[0] not in known}
         index = (self.root / ".git" / "index").read_bytes(), (self.root / ".git" / "HEAD").read_bytes()
@@ -191,6 +203,7 @@ def lab(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     lab = Lab(tmp_path)
     lab.git("status")  # the index gets to know the copied files
+    lab.unplug()
     return lab
 
 

@@ -52,7 +52,7 @@ class Worktree:
         if _is_own(main):
             raise InputError("this is retrain's own worktree: run it in the repository's")
         if not self._usable(main):
-            main("worktree", "prune")
+            # Not pruned: a worktree of the user's on a drive that is away would be forgotten.
             main("worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(self.path), commit)
         folder = _folder(self.git)
         (folder / MARK).touch()
