@@ -427,7 +427,7 @@ def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
         promotion.record(lab.git, lab.git("rev-parse", "HEAD^{tree}"), decision, old, decision.rev)
 
 
-@pytest.mark.parametrize("half", ["empty", "unmarked", "broken", "gone", "locked index"])
+@pytest.mark.parametrize("half", ["empty", "unmarked", "broken", "gone", "torn"])
 def test_a_half_made_worktree_is_mended(lab: Lab, half: str) -> None:
     rev = lab.git("rev-parse", "HEAD")
     worktree = Worktree(lab.root, lab.worktree, os.open("/dev/null", os.O_RDONLY))
@@ -445,8 +445,12 @@ def test_a_half_made_worktree_is_mended(lab: Lab, half: str) -> None:
         else:
             (admin / "index.lock").touch()
             (lab.worktree / "stage.py").write_text("half")
+            (lab.worktree / ".dvc" / "tmp").mkdir(exist_ok=True)
+            (lab.worktree / ".dvc" / "tmp" / "rwlock").write_text("")
+            (lab.worktree / ".dvc" / "config.local").write_text("[cache")
     with lab.untouched():
         worktree.prepare(rev)
+        worktree.check_out(print)
     assert (lab.worktree / "stage.py").read_text() == STAGE
     assert worktree.git("status", "--porcelain") == ""
 
@@ -541,7 +545,7 @@ def test_data_that_only_part_is_in_git_are_told_of(lab: Lab) -> None:
 
 
 def test_dvcs_configuration_goes_along(lab: Lab) -> None:
-    (lab.root / ".dvc" / "config.local").write_text("['remote \"store\"']\n    url = ../../mine\n    user = ada\n")
+    (lab.root / ".dvc" / "config.local").write_text("['remote \"store\"']\n    url = ../../mine\n    jobs = 3\n")
     worktree = Worktree(lab.root, lab.home / "deep" / "down" / "tree", os.open("/dev/null", os.O_RDONLY))
     worktree.prepare(lab.git("rev-parse", "HEAD"))
     file = worktree.path / ".dvc" / "config.local"

@@ -347,7 +347,7 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
 
     with alone(tmp / "palimpsest.lock", waiting) as held:
         with opened(root) as repo, repo.lock:
-            _mend_rwlock(repo)
+            mend_rwlock(repo)
             for lock in {root / "dvc.lock", Path("dvc.lock").resolve(), *Journal(repo).paths()}:
                 if mend(repo, lock):
                     say(f"{lock.name} had been cut off by a killed process: mended")
@@ -392,7 +392,7 @@ def opened(root: Path | None) -> Iterator[Repo]:
         repo.close()
 
 
-def _mend_rwlock(repo: Repo) -> None:
+def mend_rwlock(repo: Repo) -> None:
     """DVC rewrites this file in place: a kill inside the write cuts it off, and then every DVC command refuses."""
     file = Path(repo.tmp_dir, RWLOCK_FILE)
     hardlink = repo.config["core"].get("hardlink_lock", False)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from dvc.repo import Repo
 
 from flows.pipeline import git, tether
 from flows.pipeline.git import Git, GitError
+from flows.pipeline.run import mend_rwlock, opened
 from stages.runs.errors import InputError
 
 MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
@@ -61,6 +62,8 @@ class Worktree:
         self.git("checkout", "--quiet", "--force", "--detach", commit)
         self.git("clean", "--quiet", "-d", "--force", "--", "data/start")
         self._configure()
+        with opened(self.path) as repo:
+            mend_rwlock(repo)
 
     def _usable(self, main: Git) -> bool:
         """Whether there is a worktree of ours; what is left of one is removed."""
@@ -90,9 +93,8 @@ class Worktree:
         merge(values, theirs.load_one("local"))
         values.setdefault("cache", {}).setdefault("dir", str(self.root / ".dvc" / "cache"))
         file = self.path / ".dvc" / Config.CONFIG_LOCAL
-        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))  # it may hold a remote's password
+        os.close(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # it may hold a remote's password
         with Config(str(file.parent), validate=False).edit("local", validate=False) as conf:
-            conf.clear()
             conf.update(_plain(values))
 
     def write(self, path: str, text: str) -> None:
@@ -112,12 +114,12 @@ class Worktree:
             self.git("restore", "--source", commit, "--worktree", "--", *files)
 
     def _imports(self) -> list[str]:
-        with _repo(self.path) as repo:
+        with opened(self.path) as repo:
             imports = [stage for stage in repo.index.stages if stage.is_import and stage.path.endswith(".dvc")]
             return [os.path.relpath(stage.path, self.path) for stage in imports]
 
     def _loose(self) -> list[str]:
-        with _repo(self.path) as repo:
+        with opened(self.path) as repo:
             outs = [out for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
             return [os.path.relpath(out.fs_path, self.path) for out in outs]
 
@@ -126,7 +128,7 @@ class Worktree:
 
         Raises InputError for a path outside of the repository that is not there, seen from the worktree.
         """
-        with _repo(self.path) as repo:
+        with opened(self.path) as repo:
             made = {out.fs_path for out in repo.index.outs}
             deps = {dep.fs_path for stage in repo.index.stages for dep in stage.deps if dep.protocol == "local"}
         tracked = self.git("ls-files", "-z").split("\0")
@@ -251,7 +253,7 @@ def _patient(path: Path, work: Callable[[Repo], Result], say: Say) -> Result:
     warned = False
     while True:
         try:
-            with _repo(path) as repo:
+            with opened(path) as repo:
                 return work(repo)
         except LockError as error:
             if not warned:
@@ -260,18 +262,9 @@ def _patient(path: Path, work: Callable[[Repo], Result], say: Say) -> Result:
         time.sleep(POLL)
 
 
-@contextlib.contextmanager
-def _repo(path: Path) -> Iterator[Repo]:
-    repo = Repo(str(path), _wait_for_lock=True)
-    try:
-        yield repo
-    finally:
-        repo.close()
-
-
 def blob(root: Path, md5: str) -> Path:
     """Where DVC's cache of the checkout `root` has the bytes of that md5; they may be missing there."""
-    with _repo(root) as repo:
+    with opened(root) as repo:
         return Path(repo.cache.local.oid_to_path(md5))
 
 
