@@ -12,8 +12,8 @@ from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
 from flows import server
-from flows.pipeline.candidate import STEPS, Retraining, StepError, retraining, root
-from flows.pipeline.worktree import Say
+from flows.pipeline.candidate import STEPS, Retraining, retraining, root
+from flows.pipeline.worktree import Say, StepError
 from stages.runs.errors import InputError
 
 

@@ -22,9 +22,9 @@ from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows import journal
 from flows.pipeline import candidate, promotion
-from flows.pipeline.candidate import Retraining, retraining
+from flows.pipeline.candidate import STEPS, Retraining, retraining
 from flows.pipeline.git import Git
-from flows.pipeline.worktree import Worktree
+from flows.pipeline.worktree import StepError, Worktree
 from stages.runs.errors import InputError
 
 STAGE = """
@@ -362,6 +362,21 @@ def plant(lab: Lab, md5: str, system: str = "net") -> str:
     return promotion.record(git, git("rev-parse", "HEAD^{tree}"), decision, promotion.history(git), head)
 
 
+def test_ctrl_c_between_two_commands_is_heeded(lab: Lab) -> None:
+    lab.photos("good")
+    for step, missing in (("rebuild", {"ingest", "train"}), ("decide", set())):
+        with job_of(lab) as job:
+            for before in STEPS[: STEPS.index(step)]:
+                job.do(before, print)
+            job.worktree.stop()
+            with pytest.raises(StepError, match="interrupted; run it again"):
+                job.finish(print)
+            with pytest.raises(StepError, match="interrupted; run it again"):
+                job.worktree.run(["true"], print)
+        assert missing.isdisjoint(lab.trace())
+    assert lab.git("branch", "--list", "candidates", "promoted") == ""
+
+
 def test_a_warm_start_is_the_promoted_checkpoint(lab: Lab) -> None:
     lab.photos("fair")
     lab.commit(retrain=VALUES["retrain"] | {"warm": True})
@@ -450,7 +465,7 @@ def test_a_half_made_worktree_is_mended(lab: Lab, half: str) -> None:
             (lab.worktree / ".dvc" / "config.local").write_text("[cache")
     with lab.untouched():
         worktree.prepare(rev)
-        worktree.check_out(print)
+        worktree.stale(print)
     assert (lab.worktree / "stage.py").read_text() == STAGE
     assert worktree.git("status", "--porcelain") == ""
 

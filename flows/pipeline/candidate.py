@@ -24,7 +24,7 @@ from flows.pipeline import promotion
 from flows.pipeline.git import Git
 from flows.pipeline.promotion import Decision, Entry
 from flows.pipeline.turn import alone
-from flows.pipeline.worktree import Say, Worktree, blob
+from flows.pipeline.worktree import Say, StepError, Worktree, blob
 from stages.runs import params
 from stages.runs.errors import InputError
 
@@ -32,10 +32,6 @@ STEPS = ("refresh", "rebuild", "compare", "decide")
 START = "data/start"  # where a warm start lies, added to DVC
 RECORDS = Path(".palimpsest/records")
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
-
-
-class StepError(Exception):
-    """The candidate could not be made; the message says how and where to look, in one line. Nothing is promoted."""
 
 
 class Retraining:
@@ -63,6 +59,7 @@ class Retraining:
         if step not in self._done:
             try:
                 work: Callable[[Say], str] = getattr(self, f"_{step}")
+                self.worktree.go_on()
                 self._done[step] = work(say)
             except (InputError, StepError) as error:
                 self.error = error

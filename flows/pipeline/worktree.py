@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ Say = Callable[[str], None]
 Result = TypeVar("Result")
 
 
+class StepError(Exception):
+    """The candidate could not be made; the message says how and where to look, in one line. Nothing is promoted."""
+
+
 class Worktree:
     """The worktree at `path` of the repository whose checkout is `root`; `held` is a lock that its commands inherit."""
 
@@ -43,6 +48,8 @@ class Worktree:
         self.git = Git(path)
         self._held = held
         self._running: subprocess.Popen[str] | None = None
+        self._door = threading.Lock()  # for these two; never held for long
+        self._stopped = False
 
     def prepare(self, commit: str) -> None:
         """Bring the worktree to a commit, whatever a killed run has left; it is made where there is none.
@@ -219,32 +226,46 @@ class Worktree:
         """Run a command in the worktree: its exit code and the last line that it said; `say` gets every line.
 
         It does not outlive this process. `more` is added to its environment, None taken out.
+
+        Raises StepError after `stop`.
         """
         environment = {name: value for name, value in {**git.environment(), **more}.items() if value is not None}
         last = ""
-        with tether.start(
-            words,
-            cwd=self.path,
-            env={**environment, "PYTHONUNBUFFERED": "1"},
-            text=True,
-            errors="replace",
-            pass_fds=[self._held],
-        ) as process:
-            assert process.stdout is not None
+        with self._door:
+            self.go_on()
+            process = tether.start(
+                words,
+                cwd=self.path,
+                env={**environment, "PYTHONUNBUFFERED": "1"},
+                text=True,
+                errors="replace",
+                pass_fds=[self._held],
+            )
             self._running = process
+        with process:
+            assert process.stdout is not None
             try:
                 for line in process.stdout:
                     last = line.strip() or last
                     say(line.rstrip("\n"))
             finally:
-                self._running = None
+                with self._door:
+                    self._running = None
         return process.returncode, last
 
+    def go_on(self) -> None:
+        """Raise StepError after `stop`."""
+        if self._stopped:
+            raise StepError("interrupted; run it again to go on")
+
     def stop(self) -> None:
-        """End the command that runs as Ctrl-C does, and wait for it: it saves what it needs to go on."""
-        if process := self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
+        """Let no other command begin, and end the one that runs as Ctrl-C does: it saves what it needs to go on."""
+        with self._door:
+            self._stopped = True
+            if process := self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGINT)
+        if process:
             process.wait()
 
 
