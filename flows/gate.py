@@ -52,6 +52,10 @@ class Rule:
     count: Annotated[int, Field(ge=1)] | None = None  # validation pictures, those of the smallest keyed hash; null: all
 
 
+class Unfit(Exception):
+    """The promoted checkpoint is of another shape than the system now; the message says in what, in one line."""
+
+
 class Contender(NamedTuple):
     """A checkpoint, and the pictures that it has trained on (stages/runs/training.py writes both)."""
 
@@ -86,7 +90,8 @@ def decide(
 ) -> dict[str, Any]:
     """`promote` (bool), `why` (one line) and the numbers behind it.
 
-    Raises InputError for a checkpoint that does not fit its system or the pictures.
+    A promoted checkpoint that does not fit the system or the pictures any more rejects the candidate. Raises InputError
+    for a candidate that does not.
     """
     bar = rule(values)
     work = unseen(values, bar, [candidate.members, promoted.members], aligned, masks)
@@ -94,7 +99,14 @@ def decide(
     if work is None or pictures < bar.minimum:
         why = f"{pictures} validation pictures that neither has trained on, and retrain.minimum is {bar.minimum}"
         return {"promote": False, "why": why, "metric": bar.metric, "pictures": pictures}
-    numbers = measure(values, bar, work, [candidate.checkpoint, promoted.checkpoint])
+    try:
+        numbers = measure(values, bar, work, [candidate.checkpoint, promoted.checkpoint])
+    except Unfit as error:
+        why = (
+            f"cannot be compared with the promoted checkpoint: {error}; a network of another shape is another system: "
+            f"give '{bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name, to make it that one's first"
+        )
+        return {"promote": False, "why": why, "metric": bar.metric, "pictures": pictures}
     return verdict(numbers, bar)
 
 
@@ -128,7 +140,8 @@ def read_members(path: Path) -> set[str]:
 def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence[Path]) -> np.ndarray:
     """The metric of each checkpoint for each picture: float pictures x checkpoints.
 
-    Holes that one of them cannot complete count for none.
+    Holes that one of them cannot complete count for none. The first is the candidate: what does not fit the system as
+    it does raises Unfit.
     """
     import numpy as np
     from tqdm import tqdm
@@ -136,10 +149,22 @@ def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence
     from stages.images.batches import composite
     from stages.metrics import fidelity
 
-    contenders = [complete(values, bar.system, path, work.size) for path in checkpoints]
-    kinds = set.intersection(*(infer.within_reach(work, contender) for contender in contenders))
+    first, *others = checkpoints
+    contenders = [complete(values, bar.system, first, work.size)]
+    kinds = infer.within_reach(work, contenders[0])
     if not kinds:
         raise InputError(f"params.yaml: retrain: the validation split has no holes that '{bar.system}' can complete")
+    for path in others:
+        was = shape(path)  # of a torn file, an InputError
+        try:
+            contenders.append(complete(values, bar.system, path, work.size))
+        except InputError as error:
+            now = shape(first)
+            changed = [f"{name} was {old}, is {now[name]}" for name, old in was.items() if now.get(name, old) != old]
+            raise Unfit(", ".join(changed) or "the code of its network has changed") from error
+        kinds &= infer.within_reach(work, contenders[-1])
+    if not kinds:
+        raise Unfit("it completes other holes")
     work = _rows(work, np.array([row for row, kind in enumerate(work.kinds) if kind in kinds], np.int64))
     size = min(contender.rows for contender in contenders)
     scores = np.empty((len(work), len(contenders)))
@@ -163,6 +188,14 @@ def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int
         return infer.learned(found, path, size, runtime)
     searcher = search.searcher(path, size, found, runtime)
     return infer.System(lambda batch: searcher(batch)[1], infer.every, found.batch)
+
+
+def shape(path: Path) -> dict[str, Any]:
+    """What a checkpoint says that it is: `network`, and what that was built with. Raises InputError for none."""
+    from stages.runs import checkpoint
+
+    _, inputs = checkpoint.load(path)
+    return {"network": inputs.get("network"), **inputs.get("arguments", {})}
 
 
 def verdict(numbers: np.ndarray, bar: Rule) -> dict[str, Any]:

@@ -190,12 +190,25 @@ def test_mistakes_name_the_key(home: Path, changed: dict[str, Any], line: str) -
         decide(home, "good", "bad", values(**changed))
 
 
-def test_a_checkpoint_of_another_size_is_refused(home: Path) -> None:
+def test_a_promoted_checkpoint_of_another_shape_rejects(home: Path) -> None:
     shape = SHAPE | {"size": 48}
     tensors = {f"network.{name}": value for name, value in PartialConvUNet(**shape).state_dict().items()}
-    checkpoint.save(home / "large.safetensors", tensors, {"network": "partial_conv", "arguments": shape})
+    for name, network in (("large", "partial_conv"), ("other", "autoencoder")):
+        checkpoint.save(home / f"{name}.safetensors", tensors, {"network": network, "arguments": shape})
+    checkpoint.save(home / "older.safetensors", {}, {"network": "partial_conv", "arguments": SHAPE})
+    for name, line in (
+        ("large", "size was 48, is 32; a network of another shape is another system: give 'net' in params.yaml"),
+        ("other", "network was autoencoder, is partial_conv, size was 48, is 32; a"),
+        ("older", "the code of its network has changed; a"),
+    ):
+        result = decide(home, "good", name)
+        assert (result["promote"], result["pictures"]) == (False, COUNT)
+        assert result["why"].startswith(f"cannot be compared with the promoted checkpoint: {line}")
     with pytest.raises(InputError, match="completes 48 x 48 pictures"):
-        decide(home, "good", "large")
+        decide(home, "large", "good")
+    (home / "torn.safetensors").write_bytes((home / "good.safetensors").read_bytes()[:99])
+    with pytest.raises(InputError, match=r"torn.safetensors: not a checkpoint"):
+        decide(home, "good", "torn")
 
 
 def test_members_are_those_that_training_writes(tmp_path: Path) -> None:
