@@ -433,6 +433,26 @@ def test_what_a_kill_has_left_out_is_made(lab: Lab) -> None:
     assert promotion.told(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
 
 
+def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
+    def stage(outs: list[str], *deps: str) -> dict[str, Any]:
+        return {
+            key: [{"path": path, "md5": path[-1]} for path in paths] for key, paths in (("outs", outs), ("deps", deps))
+        }
+
+    lock = {
+        "stages": {
+            "train": stage(["data/models/a", "data/models/b"], "code", "data/aligned/a/train"),
+            "align@a": stage(["data/aligned/a"], "data/ingested/a"),
+            "align@ab": stage(["data/aligned/ab"], "data/ingested/ab"),
+            "ingest@a": stage(["data/ingested/a"], "photos"),
+            "ingest@ab": stage(["data/ingested/ab"], "photos"),
+        }
+    }
+    assert promotion.ingested(lock, "data/models/a") == {"a": "a"}
+    assert promotion.upstream(lock, "data/models/a")["data/models/b"] == "b"
+    assert promotion.ingested({}, "data/models/a") == {}
+
+
 def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
     plant(lab, "a")
     old = promotion.history(lab.git)

@@ -276,7 +276,8 @@ def test_status_says_what_is_promoted(home: Path) -> None:
         "outcome": "promoted", "why": "0.5 dB better", "system": "dcgan", "artifact": "dcgan",
         "path": "data/models/dcgan.safetensors", "md5": "0123456789abcdef", "rev": "HEAD",
     }  # fmt: skip
-    lock = {"stages": {"ingest@faces": {"outs": [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]}}}
+    faces = [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]
+    lock = {"stages": {"train": {"outs": [{"path": decision["path"]}], "deps": faces}}}
     (home / "dvc.lock").write_text(json.dumps(lock))
     git(home, "checkout", "-q", "-b", promotion.CANDIDATES)
     git(home, "add", ".")

@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
@@ -75,7 +75,7 @@ class Promoted:
     path: str  # of the checkpoint
     md5: str
     message: str  # why, in one line
-    data: dict[str, str]  # dataset -> md5 of what was ingested
+    data: dict[str, str]  # of the datasets that it comes from, by name: md5 of what was ingested
 
 
 def current(root: Path) -> Promoted | None:
@@ -91,7 +91,7 @@ def current(root: Path) -> Promoted | None:
     top, moved = live[-1], last_move(log)
     decision = top.decision
     version = next(iter(versions(git, decision.artifact, top.commit)), None)
-    data = ingested(lock(git, top.commit))
+    data = ingested(lock(git, top.commit), decision.path)
     return Promoted(
         top.commit, moved.time, version, decision.system, decision.artifact, decision.path, decision.md5,
         moved.decision.why, data,
@@ -159,9 +159,26 @@ def outputs(content: dict[str, Any]) -> dict[str, str]:
     return {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs", [])}
 
 
-def ingested(content: dict[str, Any]) -> dict[str, str]:
-    """Of a `dvc.lock`, the md5 of every ingested dataset."""
-    found = outputs(content)
+def upstream(content: dict[str, Any], path: str) -> dict[str, str]:
+    """Of a `dvc.lock`, all that the output at `path` comes from, and what was made along with it: md5 by path."""
+    stages = (content.get("stages") or {}).values()
+    found: dict[str, str] = {}
+    todo = [path]
+    while todo:
+        wanted = PurePosixPath(todo.pop())
+        for stage in stages:
+            outs, deps = stage.get("outs", []), stage.get("deps", [])
+            if any(
+                wanted.is_relative_to(out["path"]) or PurePosixPath(out["path"]).is_relative_to(wanted) for out in outs
+            ):
+                todo += [dep["path"] for dep in deps if dep["path"] not in found]
+                found |= {file["path"]: file.get("md5", "") for file in [*outs, *deps]}
+    return found
+
+
+def ingested(content: dict[str, Any], checkpoint: str) -> dict[str, str]:
+    """Of a `dvc.lock`, the md5 of every ingested dataset that the checkpoint comes from."""
+    found = upstream(content, checkpoint)
     return {path.removeprefix(INGESTED): md5 for path, md5 in found.items() if path.startswith(INGESTED)}
 
 
