@@ -57,10 +57,10 @@ class Unfit(Exception):
 
 
 class Contender(NamedTuple):
-    """A checkpoint, and the pictures that it has trained on (stages/runs/training.py writes both)."""
+    """A checkpoint, and lists of the pictures that it, and what it has gone on from, have trained on."""
 
     checkpoint: Path
-    members: Path
+    members: Sequence[Path]
 
 
 def rule(values: dict[str, Any]) -> Rule:
@@ -94,7 +94,7 @@ def decide(
     for a candidate that does not.
     """
     bar = rule(values)
-    work = unseen(values, bar, [candidate.members, promoted.members], aligned, masks)
+    work = unseen(values, bar, [*candidate.members, *promoted.members], aligned, masks)
     pictures = len(set(work.keys)) if work else 0
     if work is None or pictures < bar.minimum:
         why = f"{pictures} validation pictures that neither has trained on, and retrain.minimum is {bar.minimum}"
@@ -235,8 +235,10 @@ def _rows(work: Work, rows: np.ndarray) -> Work:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.gate", description=__doc__)
-    for option in ("candidate", "candidate-members", "promoted", "promoted-members", "verdict"):
+    for option in ("candidate", "promoted", "verdict"):
         parser.add_argument(f"--{option}", type=Path, required=True)
+    for option in ("candidate-members", "promoted-members"):
+        parser.add_argument(f"--{option}", type=Path, required=True, nargs="+")
     given = parser.parse_args()
     try:
         values = params.load(Path("params.yaml"))

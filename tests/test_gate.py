@@ -98,7 +98,7 @@ def decide(
     home: Path, candidate: str, promoted: str, given: dict[str, Any] = VALUES, /, **members: str
 ) -> dict[str, Any]:
     contenders = [
-        gate.Contender(home / f"{name}.safetensors", home / f"{members.get(role, 'nobody')}.arrow")
+        gate.Contender(home / f"{name}.safetensors", [home / f"{members.get(role, 'nobody')}.arrow"])
         for role, name in (("candidate", candidate), ("promoted", promoted))
     ]
     return gate.decide(given, *contenders, home / "aligned", home / "masks")

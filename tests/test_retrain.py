@@ -47,7 +47,7 @@ else:
     start = Path(inputs[1]).read_bytes() if inputs[1].endswith(".safetensors") else b""
     Path(out).parent.mkdir(exist_ok=True)
     shutil.copy(f"weights/{level}.safetensors", out)
-    shutil.copy("weights/members.arrow", out.replace(".safetensors", ".members.arrow"))
+    shutil.copy(f"weights/{level}.members.arrow", out.replace(".safetensors", ".members.arrow"))
     Path("data/scores").mkdir(exist_ok=True)
     Path("data/scores/net.json").write_text(f'{{"level": "{level}", "start": {len(start)}}}')
 """
@@ -176,9 +176,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.mkdir()
     write_tables(root / "tables" / "align", root / "tables" / "mask")
     (root / "weights").mkdir()
-    write_members(root / "weights" / "members.arrow", range(100, 120))
-    for level, off in (("poor", 0.4), ("fair", 0.2), ("good", 0.0)):
+    for level, off, first in (("poor", 0.4, 100), ("fair", 0.2, 9), ("good", 0.0, 101)):  # `fair` knows 9, 10 and 11
         write_network(root / "weights" / f"{level}.safetensors", off)
+        write_members(root / "weights" / f"{level}.members.arrow", range(first, 120))
     (root / "photos").mkdir()
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
@@ -391,6 +391,20 @@ def test_a_warm_start_is_the_promoted_checkpoint(lab: Lab) -> None:
         job.do("refresh", print)
     assert (job.stale, job.news) == ([], False), "it does not go on for ever"
 
+    # What those before it have trained on is known to a network as well, not only to the next.
+    for level, outcome in (("good", "promoted"), ("poor", "rejected")):
+        lab.photos(level)
+        decision = finish(lab)
+        assert decision.gate is not None
+        assert (decision.outcome, decision.gate["pictures"]) == (outcome, 9)
+    first = promotion.history(lab.git)[0].commit
+    made = promotion.outputs(promotion.lock(lab.git, first))["data/models/net.members.arrow"]
+    (lab.root / ".dvc/cache/files/md5" / made[:2] / made[2:]).unlink()
+    lab.photos("fair", more=2)
+    fetch = "`dvc fetch --all-commits data/models/net.members.arrow`"
+    with pytest.raises(InputError, match=f"of the promoted commit {first[:10]} is not in DVC's cache: {fetch}"):
+        finish(lab)
+
 
 def test_a_rollback_in_between_and_what_it_undoes(lab: Lab) -> None:
     for md5 in "ab":
@@ -537,7 +551,7 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
     mistake(lab, "branch 'candidates': its last commit is none of retrain's decisions")
     lab.git("branch", "-D", "candidates")
     plant(lab, "a")
-    mistake(lab, "of the promoted commit .* is not in DVC's cache: `dvc fetch --all-branches")
+    mistake(lab, "of the promoted commit .* is not in DVC's cache: `dvc fetch --all-commits")
     lab.git("checkout", "--quiet", "promoted")
     mistake(lab, "branch 'promoted' is checked out in")
     lab.git("checkout", "--quiet", "main")

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ from ruamel.yaml import YAML
 from flows import gate
 from flows.pipeline import promotion
 from flows.pipeline.git import Git
-from flows.pipeline.promotion import Decision, Entry
+from flows.pipeline.promotion import START, Decision, Entry, Kept
 from flows.pipeline.turn import alone
-from flows.pipeline.worktree import Say, StepError, Worktree, blob
+from flows.pipeline.worktree import Say, StepError, Worktree, blobs
 from stages.runs import params
 from stages.runs.errors import InputError
 
 STEPS = ("refresh", "rebuild", "compare", "decide")
-START = "data/start"  # where a warm start lies, added to DVC
 RECORDS = Path(".palimpsest/records")
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
 
@@ -104,14 +103,15 @@ class Retraining:
             if self.bar.warm:
                 self._start_as(last)
             tree.restore(last.commit, last.decision.rev)
-        self._promoted()  # its bytes are needed in the end: better missed now
         tree.link(say)
         tree.check_out(say, self._new)
         tree.update(say)
         self.stale = tree.stale(say)
         self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
-        if self.news and self.bar.warm:
-            self._start_anew(say)
+        if self.news:
+            standing = self._promoted()  # its bytes are needed in the end: better missed now
+            if standing and self.bar.warm:
+                self._start_anew(standing, say)
         return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
 
     def _read(self) -> None:
@@ -148,10 +148,7 @@ class Retraining:
             self.worktree.write(pointer, text)
             self._name_start(pointer)
 
-    def _start_anew(self, say: Say) -> None:
-        standing = self._promoted()
-        if standing is None:
-            return
+    def _start_anew(self, standing: Standing, say: Say) -> None:
         home = self.worktree.path / START / f"{self._entry}.safetensors"
         home.parent.mkdir(parents=True, exist_ok=True)
         home.unlink(missing_ok=True)  # it may be a link into the cache
@@ -181,7 +178,8 @@ class Retraining:
     # --- compare ---
 
     def _compare(self, say: Say) -> str:
-        md5 = promotion.outputs(_yaml(self.worktree.path / "dvc.lock")).get(self._checkpoint)
+        content = _yaml(self.worktree.path / "dvc.lock")
+        md5 = promotion.outputs(content).get(self._checkpoint)
         if not md5:
             raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
         self._log = promotion.history(self._git)
@@ -196,7 +194,7 @@ class Retraining:
         elif standing.md5 == md5:
             promote, why = False, "the same checkpoint as the promoted one"
         else:
-            result = self._gate(md5, standing, say)
+            result = self._gate(content, standing, say)
             promote, why = result["promote"], result["why"]
         self.decision = Decision(
             "promoted" if promote else "rejected",
@@ -211,19 +209,21 @@ class Retraining:
         )
         return f"{self.decision.outcome}: {why}"
 
-    def _gate(self, md5: str, standing: Standing, say: Say) -> dict[str, Any]:
+    def _gate(self, content: dict[str, Any], standing: Standing, say: Say) -> dict[str, Any]:
         home = self.worktree.path
         verdict = home / ".palimpsest" / "verdict.json"
         verdict.parent.mkdir(exist_ok=True)
         verdict.unlink(missing_ok=True)
-        words = {
-            "candidate": self._checkpoint,
-            "candidate-members": _members(self._checkpoint),
-            "promoted": standing.checkpoint,
+        lists = promotion.members(self._git, self._log, self.rev, content, self._checkpoint)
+        words: dict[str, Sequence[Path | str]] = {
+            "candidate": [self._checkpoint],
+            "candidate-members": self._cached(lists),
+            "promoted": [standing.checkpoint],
             "promoted-members": standing.members,
-            "verdict": verdict,
+            "verdict": [verdict],
         }
-        line = [sys.executable, "-m", "flows.gate", *(f"--{name}={path}" for name, path in words.items())]
+        line = [sys.executable, "-m", "flows.gate"]
+        line += [word for name, paths in words.items() for word in (f"--{name}", *map(str, paths))]
         code, last = self.worktree.run(line, say, PREFECT_API_URL=None)
         if code == 2:
             raise InputError(last)
@@ -240,16 +240,20 @@ class Retraining:
         if not entries:
             return None
         commit, decision = entries[-1].commit, entries[-1].decision
-        made = promotion.outputs(promotion.lock(self._git, commit))
-        paths = (decision.path, _members(decision.path))
-        found = [blob(self.root, made[path]) if path in made else None for path in paths]
-        for path, place in zip(paths, found, strict=True):
-            if place is None or not place.exists():
+        lists = promotion.members(self._git, self._log, commit, promotion.lock(self._git, commit), decision.path)
+        checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists])
+        return Standing(commit, decision.md5, checkpoint, members)
+
+    def _cached(self, files: Sequence[Kept]) -> list[Path]:
+        """Where the bytes of files are. Raises InputError where DVC's cache does not have them."""
+        places = blobs(self.root, [file.md5 for file in files])
+        for (commit, path, _), place in zip(files, places, strict=True):
+            if not place.exists():
                 raise InputError(
                     f"{path} of the promoted commit {commit[:10]} is not in DVC's cache: "
-                    f"`dvc fetch --all-branches {path}`"
+                    f"`dvc fetch --all-commits {path}`"
                 )
-        return Standing(commit, decision.md5, *(place for place in found if place))
+        return places
 
     # --- decide ---
 
@@ -283,7 +287,7 @@ class Standing:
     commit: str
     md5: str
     checkpoint: Path
-    members: Path
+    members: list[Path]  # of its training, and of those that it has gone on from
 
 
 @contextlib.contextmanager
@@ -319,10 +323,6 @@ def root() -> Path:
     if not (top / ".dvc").is_dir():
         raise InputError(f"{top}: no DVC project there; its folder has to be the repository's")
     return top
-
-
-def _members(checkpoint: str) -> str:
-    return f"{checkpoint.removesuffix('.safetensors')}.members.arrow"
 
 
 def _yaml(file: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ruamel.yaml import YAML
 
@@ -33,6 +33,8 @@ PROMOTED = "promoted"
 STAGE = "prod"  # GTO's, of the version that is promoted
 MARK = "Palimpsest: "  # begins the line of a commit's message that is for machines
 INGESTED = "data/ingested/"
+START = "data/start"  # where a warm start lies, added to DVC
+MEMBERS = ".members.arrow"  # ends the list beside a checkpoint
 NOTHING = "0" * 40
 
 
@@ -180,6 +182,33 @@ def ingested(content: dict[str, Any], checkpoint: str) -> dict[str, str]:
     """Of a `dvc.lock`, the md5 of every ingested dataset that the checkpoint comes from."""
     found = upstream(content, checkpoint)
     return {path.removeprefix(INGESTED): md5 for path, md5 in found.items() if path.startswith(INGESTED)}
+
+
+class Kept(NamedTuple):
+    """A file that DVC keeps."""
+
+    commit: str  # whose `dvc.lock` names it
+    path: str
+    md5: str
+
+
+def members(git: Git, log: Sequence[Entry], commit: str, content: dict[str, Any], checkpoint: str) -> list[Kept]:
+    """The lists of pictures behind a checkpoint in the `dvc.lock` of `commit`: what its training has read, and those
+    of all that it has gone on from.
+
+    The promotion that a warm start was is known by its md5, whatever has been rolled back since.
+    """
+    promoted = {entry.decision.md5: entry for entry in log if entry.decision.outcome == "promoted"}
+    found: list[Kept] = []
+    todo = [(commit, content, checkpoint)]
+    while todo:
+        commit, content, checkpoint = todo.pop()
+        for path, md5 in upstream(content, checkpoint).items():
+            if path.endswith(MEMBERS):
+                found.append(Kept(commit, path, md5))
+            elif path.startswith(f"{START}/") and (start := promoted.pop(md5, None)):
+                todo.append((start.commit, lock(git, start.commit), start.decision.path))
+    return found
 
 
 def versions(git: Git, artifact: str, commit: str) -> list[str]:

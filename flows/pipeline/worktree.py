@@ -283,10 +283,10 @@ def _patient(path: Path, work: Callable[[Repo], Result], say: Say) -> Result:
         time.sleep(POLL)
 
 
-def blob(root: Path, md5: str) -> Path:
-    """Where DVC's cache of the checkout `root` has the bytes of that md5; they may be missing there."""
+def blobs(root: Path, md5s: Iterable[str]) -> list[Path]:
+    """Where DVC's cache of the checkout `root` has the bytes of each md5; they may be missing there."""
     with opened(root) as repo:
-        return Path(repo.cache.local.oid_to_path(md5))
+        return [Path(repo.cache.local.oid_to_path(md5)) for md5 in md5s]
 
 
 def _unseen(root: Path, folder: str) -> int:
