@@ -148,7 +148,7 @@ def test_pictures_that_either_has_trained_on_are_left_out(home: Path, role: str)
 
 def test_no_validation_pictures_at_all(home: Path, tmp_path: Path) -> None:
     write_tables(tmp_path / "aligned", tmp_path / "masks", count=0)
-    contender = gate.Contender(home / "good.safetensors", home / "nobody.arrow")
+    contender = gate.Contender(home / "good.safetensors", [home / "nobody.arrow"])
     result = gate.decide(VALUES, contender, contender, tmp_path / "aligned", tmp_path / "masks")
     assert (result["promote"], result["pictures"]) == (False, 0)
 

@@ -212,10 +212,12 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
     lab.git("commit", "-qam", "A remote")
     (lab.root / "none.txt").write_text("a dirty working copy")
+    (lab.root / "dvc.yaml").write_text("half an edit")
     (lab.root / "note").write_text("untracked")
     head = lab.git("rev-parse", "HEAD")
     with lab.untouched():
         first = lab.run(PREFECT_API_URL=api)
+    assert "not committed, so without what has changed in: dvc.yaml" in first
     assert first[-1].startswith("retrain: net promoted: the first candidate of this system")
     assert sorted(lab.trace()) == ["align", "ingest", "mask", "train"]
     now = promotion.current(lab.root)
@@ -225,6 +227,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert lab.git("rev-parse", "promoted", f"{now.commit}^").split() == [now.commit, head]
     assert lab.git("show", "promoted:none.txt") == "none", "what is committed, not what lies there"
     assert lab.git("show", "promoted:data/scores/net.json") == '{"level": "fair", "start": 0}'
+    lab.git("checkout", "--quiet", "dvc.yaml")
     again = lab.run(PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers
     assert len(again) == 1
     assert again[0].startswith("retrain: nothing new since the last decision; promoted now: face-net v1.0.0")
@@ -546,7 +549,23 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
     mistake(lab, r"dvc.yaml: artifacts: none has the path data/models/dcgan.safetensors; add, and commit")
     lab.commit(retrain=VALUES["retrain"] | {"margin": "much"})
     mistake(lab, "params.yaml: retrain.margin")
-    lab.commit(retrain=VALUES["retrain"])
+    good = lab.commit(retrain=VALUES["retrain"])
+    for name, text, line in (
+        ("dvc.yaml", "stages: {", "dvc.yaml: not valid YAML: "),
+        (
+            "dvc.yaml",
+            json.dumps(PIPELINE | {"artifacts": {"face-net": None}}),
+            "dvc.yaml: artifacts: must be a mapping",
+        ),
+        ("params.yaml", None, "params.yaml: commit .* has none; `git add params.yaml` and commit it"),
+    ):
+        if text:
+            (lab.root / name).write_text(text)
+        else:
+            lab.git("rm", "--quiet", "--cached", name)
+        lab.git("commit", "--quiet", "--all", "-m", "A mistake")
+        mistake(lab, line)
+        lab.git("reset", "--quiet", "--hard", good)
     lab.git("branch", "candidates")
     mistake(lab, "branch 'candidates': its last commit is none of retrain's decisions")
     lab.git("branch", "-D", "candidates")

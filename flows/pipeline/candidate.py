@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flows import gate
 from flows.pipeline import promotion
@@ -30,6 +31,14 @@ from stages.runs.errors import InputError
 
 STEPS = ("refresh", "rebuild", "compare", "decide")
 RECORDS = Path(".palimpsest/records")
+SOURCES = (
+    "params.yaml",
+    "dvc.yaml",
+    "tombstones.txt",
+    "stages",
+    "flows",
+    ":(glob)**/*.dvc",
+)  # what decides a candidate
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
 
 
@@ -116,11 +125,19 @@ class Retraining:
 
     def _read(self) -> None:
         """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
+        for name in ("params.yaml", "dvc.yaml"):
+            if not (self.worktree.path / name).exists():
+                raise InputError(f"{name}: commit {self.rev[:10]} has none; `git add {name}` and commit it")
         self._values = params.load(self.worktree.path / "params.yaml")
         self.bar = gate.rule(self._values)
         self._checkpoint = gate.checkpoint(gate.system(self._values, self.bar.system))
-        artifacts = (_yaml(self.worktree.path / "dvc.yaml").get("artifacts") or {}).items()
-        names = [name for name, about in artifacts if about.get("path") == self._checkpoint]
+        try:
+            artifacts = _yaml(self.worktree.path / "dvc.yaml").get("artifacts") or {}
+            names = [name for name, about in artifacts.items() if about.get("path") == self._checkpoint]
+        except YAMLError as error:
+            raise InputError(f"dvc.yaml: not valid YAML: {error}") from None
+        except AttributeError:
+            raise InputError("dvc.yaml: artifacts: must be a mapping: NAME: {path: PATH, type: model}") from None
         if not names:
             raise InputError(
                 f"dvc.yaml: artifacts: none has the path {self._checkpoint}; add, and commit: "
@@ -300,6 +317,10 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     """
     git = Git(root)
     promotion.ready(git)
+    # `status` is the one that leaves the index alone.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    if changed:
+        say(f"not committed, so without what has changed in: {', '.join(line[3:] for line in changed)}")
     commit = git.commit(rev)
     if commit is None:
         raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")

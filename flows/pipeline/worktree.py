@@ -100,6 +100,7 @@ class Worktree:
         merge(values, theirs.load_one("local"))
         values.setdefault("cache", {}).setdefault("dir", str(self.root / ".dvc" / "cache"))
         file = self.path / ".dvc" / Config.CONFIG_LOCAL
+        file.parent.mkdir(exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # it may hold a remote's password
         with Config(str(file.parent), validate=False).edit("local", validate=False) as conf:
             conf.update(_plain(values))
