@@ -171,9 +171,13 @@ IDENTITY = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("template")
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+def make_template(home: Path) -> Path:
+    """A folder with what a Lab needs, to be copied."""
     root = home / "lab"
-    root.mkdir()
+    root.mkdir(parents=True)
     write_tables(root / "tables" / "align", root / "tables" / "mask")
     (root / "weights").mkdir()
     for level, off, first in (("poor", 0.4, 100), ("fair", 0.2, 9), ("good", 0.0, 101)):  # `fair` knows 9, 10 and 11

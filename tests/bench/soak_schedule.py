@@ -4,11 +4,15 @@ The kinds are `scheduler`, its `run` and its `server`. A run is overdue when the
 After the kill, a scheduler that is started again (or that is still there) must catch up, once, to the `dvc.lock` of
 plain `dvc repro`; SIGTERM must end it with exit code 0; Prefect must know of no run that still runs; and no process
 may be left. Exits 1 at the first that does not.
+
+And `retrain`, killed once for a first candidate and once for a better one. The next run must end with one decision for
+each, its branches, tags and remote whole; with nothing of the user's touched; and with no process left.
 """
 
 import contextlib
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,11 +28,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import dvc_project
 from conftest import api
 from dvc_project import ENV, Project, post, wait
+from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import NEVER, Scheduler, the
 
 from flows import journal, timetable
+from flows.pipeline import promotion
 
 DAILY = {"retrain": NEVER, "rebuild": "0 3 * * *"}
+RETRAINING = float(os.environ.get("RETRAINING", "20"))  # seconds that a retraining takes
 SPREAD = float(os.environ.get("SPREAD", "12"))  # seconds in which an overdue run begins and ends
 
 
@@ -89,6 +96,66 @@ def finish(project: Project, scheduler: Scheduler) -> None:
     scheduler.stop()
 
 
+def kill_a_retraining(lab: Lab, api: str) -> str:
+    """At any time, or soon after its decision, which leaves tags and a push to be done; where it was then."""
+    before = lab.git.commit("candidates")
+    process = lab.start(PREFECT_API_URL=api)
+    late = random.random() < 0.4
+    while late and lab.git.commit("candidates") == before and process.poll() is None:
+        time.sleep(0.001)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(random.uniform(0, RETRAINING / 5 if late else RETRAINING))
+    process.kill()
+    said, _ = process.communicate()
+    return said.splitlines()[-1] if said else "nothing said"
+
+
+def retrain(rounds: int, folder: Path, api: str) -> None:
+    """Raises AssertionError where a kill has left something."""
+    os.environ.update(IDENTITY)
+    template = make_template(folder / "template")
+    for number in range(rounds):
+        home = folder / f"retrain{number}"
+        shutil.copytree(template, home)
+        lab = Lab(home)
+        subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, check=True)
+        lab.git("commit", "-qam", "A remote")
+        lab.unplug()
+        decided: list[str] = []
+        for level in ("fair", "good"):
+            lab.photos(level)
+            (lab.root / "dvc.yaml").write_text("half an edit")
+            with lab.untouched():
+                when = kill_a_retraining(lab, api)
+                before = [entry.decision.outcome for entry in promotion.history(lab.git)][len(decided) :]
+                last = lab.run(PREFECT_API_URL=api)[-1]
+            decided = [entry.decision.outcome for entry in promotion.history(lab.git)]
+            print(f"retrain {number}: {level}, killed at {when!r}, {before} by then; then {last!r}", flush=True)
+            check(lab, level, decided)
+        shutil.rmtree(home)
+
+
+def check(lab: Lab, level: str, decided: list[str]) -> None:
+    """One promotion a level; the branches and tags that belong to them; the checkpoint in the remote; nobody left."""
+    count = ("fair", "good").index(level) + 1
+    assert decided == ["promoted"] * count, decided
+    now = promotion.current(lab.root)
+    assert now is not None
+    assert now.commit == lab.git.commit("promoted") == lab.git.commit("candidates")
+    tags = {f"face-net{mark}" for number in range(count) for mark in (f"@v{number + 1}.0.0", f"#prod#{number + 1}")}
+    assert set(lab.git("tag", "--list").split()) == tags
+    assert lab.git("rev-parse", f"{now.artifact}@{now.version}^{{commit}}") == now.commit
+    clone = lab.home / f"clone of {level}"
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    tag = f"{now.artifact}@{now.version}"
+    subprocess.run(["git", "clone", "--quiet", "-b", tag, str(lab.root), str(clone)], **quiet)
+    subprocess.run(["dvc", "pull", "data/models/net.safetensors"], cwd=clone, **quiet)
+    pulled = (clone / "data/models/net.safetensors").read_bytes()
+    assert pulled == (lab.root / "weights" / f"{level}.safetensors").read_bytes()
+    left = [one for one in psutil.process_iter(["cwd"]) if Path(one.info["cwd"] or "/").is_relative_to(lab.home)]
+    assert not left, left
+
+
 KINDS = {"scheduler": kill_the_scheduler, "run": kill_the_run, "server": kill_the_server}
 
 
@@ -104,6 +171,9 @@ def main(rounds: int, kinds: list[str]) -> int:
 
         with contextlib.contextmanager(api.__wrapped__)(Factory) as address:
             for kind in kinds:
+                if kind == "retrain":
+                    retrain(rounds, Path(folder), address)
+                    continue
                 kill = KINDS[kind]
                 for number in range(rounds):
                     name = f"{kill.__name__}{number}"
@@ -126,4 +196,4 @@ def main(rounds: int, kinds: list[str]) -> int:
 if __name__ == "__main__":
     dvc_project.PATIENCE = 600  # beside whatever else the machine does for so long
     os.environ.update(ENV)
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, sys.argv[2:] or list(KINDS)))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, sys.argv[2:] or [*KINDS, "retrain"]))
