@@ -31,14 +31,8 @@ from stages.runs.errors import InputError
 
 STEPS = ("refresh", "rebuild", "compare", "decide")
 RECORDS = Path(".palimpsest/records")
-SOURCES = (
-    "params.yaml",
-    "dvc.yaml",
-    "tombstones.txt",
-    "stages",
-    "flows",
-    ":(glob)**/*.dvc",
-)  # what decides a candidate
+# What a candidate comes from, beside data that Git does not have.
+SOURCES = ("params.yaml", "dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
 
 
