@@ -440,6 +440,8 @@ def test_what_a_kill_has_left_out_is_made(lab: Lab) -> None:
     """Between the decision and its tags; and in Git's own transaction of two branches."""
     first = plant(lab, "a")
     assert lab.git("tag", "--list") == ""
+    for name in ("heads/candidates", "heads/promoted", "tags/net-net@v1.0.0", "tags/net-net#prod#1"):
+        (lab.root / ".git" / "refs" / f"{name}.lock").touch()
     promotion.settle(lab.root)
     assert set(lab.git("tag", "--list").split()) == {"net-net@v1.0.0", "net-net#prod#1"}
     second = plant(lab, "b")

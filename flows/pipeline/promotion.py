@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -366,9 +366,16 @@ def _gto(git: Git, action: Literal["register", "assign", "unassign"], artifact: 
         raise InputError(f"gto {action} {artifact}: {' '.join(str(error).split())}") from None
 
 
-def _alone(git: Git) -> contextlib.AbstractContextManager[int]:
+@contextlib.contextmanager
+def _alone(git: Git) -> Iterator[None]:
     """The branches and tags for this process alone: a rollback need not wait for a retraining to end."""
-    return alone(common(git) / "palimpsest-promotion.lock")
+    home = common(git)
+    with alone(home / "palimpsest-promotion.lock"):
+        # Git's locks on them are then a killed process's: nobody else writes these.
+        for name in (f"heads/{CANDIDATES}", f"heads/{PROMOTED}", "tags/*@v*", f"tags/*#{STAGE}*"):
+            for left in (home / "refs").glob(f"{name}.lock"):
+                left.unlink()
+        yield
 
 
 def common(git: Git) -> Path:

@@ -104,7 +104,7 @@ def kill_a_retraining(lab: Lab, api: str) -> str:
     while late and lab.git.commit("candidates") == before and process.poll() is None:
         time.sleep(0.001)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(random.uniform(0, RETRAINING / 5 if late else RETRAINING))
+        process.wait(random.uniform(0, RETRAINING / 10 if late else RETRAINING))
     process.kill()
     said, _ = process.communicate()
     return said.splitlines()[-1] if said else "nothing said"
