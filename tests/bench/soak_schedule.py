@@ -146,10 +146,11 @@ def check(lab: Lab, level: str, decided: list[str]) -> None:
     assert set(lab.git("tag", "--list").split()) == tags
     assert lab.git("rev-parse", f"{now.artifact}@{now.version}^{{commit}}") == now.commit
     clone = lab.home / f"clone of {level}"
-    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     tag = f"{now.artifact}@{now.version}"
-    subprocess.run(["git", "clone", "--quiet", "-b", tag, str(lab.root), str(clone)], **quiet)
-    subprocess.run(["dvc", "pull", "data/models/net.safetensors"], cwd=clone, **quiet)
+    subprocess.run(
+        ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "-b", tag, str(lab.root), str(clone)], check=True
+    )
+    subprocess.run(["dvc", "pull", "--quiet", "data/models/net.safetensors"], cwd=clone, check=True)
     pulled = (clone / "data/models/net.safetensors").read_bytes()
     assert pulled == (lab.root / "weights" / f"{level}.safetensors").read_bytes()
     left = [one for one in psutil.process_iter(["cwd"]) if Path(one.info["cwd"] or "/").is_relative_to(lab.home)]
