@@ -456,6 +456,37 @@ def test_what_a_kill_has_left_out_is_made(lab: Lab) -> None:
     assert promotion.told(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
 
 
+KILLED_PUSH = """
+import os
+from dvc_data.index.index import DataIndex
+commit = DataIndex.commit
+def commit_and_die(index):
+    commit(index)
+    os._exit(137)
+DataIndex.commit = commit_and_die
+from dvc.cli import main
+main(["push"])
+"""
+
+
+def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
+    """Killed while DVC lists what there is to push: it takes such a list for the whole."""
+    lab.photos("fair")
+    finish(lab)
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    lab.git("commit", "-qam", "A remote")
+    finish(lab)  # it makes the remote known to the worktree, and pushes
+    shutil.rmtree(lab.home / "remote")
+    (lab.root / ".git" / "worktrees" / lab.worktree.name / "palimpsest-pushed").unlink()
+    lab.git("-C", str(lab.worktree), "checkout", "--quiet", "--force", "--detach", "promoted")
+    assert subprocess.run([sys.executable, "-c", KILLED_PUSH], cwd=lab.worktree, env=ENV).returncode == 137
+    with job_of(lab) as job:
+        job.do("refresh", print)
+    made = promotion.outputs(promotion.lock(lab.git, "promoted"))
+    pushed = {file.parent.name + file.name for file in (lab.home / "remote").rglob("*") if file.is_file()}
+    assert {md5 for path, md5 in made.items() if not path.endswith(".json")} <= pushed
+
+
 def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
     def stage(outs: list[str], *deps: str) -> dict[str, Any]:
         return {

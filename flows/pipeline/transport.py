@@ -17,6 +17,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 
+from flows.pipeline.run import opened
 from stages.runs.errors import InputError
 
 
@@ -54,6 +55,15 @@ def adopt(repo: Repo, default: Remote) -> None:
     with repo.config.edit("local") as config:
         config["core"]["remote"] = default.name
         config["remote"][default.name] = {"url": default.url}
+
+
+def forget_lists(root: Path) -> None:
+    """Before `dvc push` and `dvc pull` at `root`: let DVC list anew what is to be carried.
+
+    It keeps these lists, and takes the part of one that a killed process has left for the whole (DVC 3.67.1).
+    """
+    with opened(root) as repo, repo.lock:
+        repo.drop_data_index()
 
 
 def portable(stage: Stage) -> bool:

@@ -23,7 +23,7 @@ from dvc.config import Config, merge
 from dvc.lock import LockError
 from dvc.repo import Repo
 
-from flows.pipeline import git, tether
+from flows.pipeline import git, tether, transport
 from flows.pipeline.git import Git, GitError
 from flows.pipeline.run import mend_rwlock, opened
 from stages.runs.errors import InputError
@@ -217,6 +217,7 @@ class Worktree:
 
     def push(self, say: Say) -> str | None:
         """Send the data of the commit that is checked out to DVC's remote; what went wrong, in one line."""
+        transport.forget_lists(self.path)
         code, last = self.run([sys.executable, "-m", "dvc", "push"], say)
         if code:
             return f"`dvc push`: {last}"
