@@ -45,7 +45,8 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
     assert lines[-1] == "rebuild: 5 ran"
     assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
     assert project.lock() == plain
-    assert {policy for _, policy, _ in project.trace().values()} == {"PASSIVE"}
+    policies = {name: policy for name, (_, policy, _) in project.trace().items()}
+    assert policies == {**dict.fromkeys(("gen", "a", "b", "report"), "PASSIVE"), "c": "None"}, "it has both cores"
     assert project.run("repro")[-1] == "Data and pipelines are up to date."
 
     again = project.run("rebuild", PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers
