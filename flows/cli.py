@@ -81,16 +81,18 @@ def rebuild(
             from flows import server
 
             elsewhere = _cluster().address(runner, work) if runner else None
-            server.use(plan.root)
+            ready = server.use(plan.root)
             from flows.rebuild import Rebuild, launch
 
             if elsewhere:
+                ready()
                 with _cluster().crew(work, elsewhere, _say) as crew:
                     job = Rebuild(crew, room=crew.fits)
-                    kept = launch(job, targets or [])
+                    kept = launch(job, targets or [], ready)
             else:
                 job = Rebuild(work, jobs)
-                kept = launch(job, targets or [])
+                job.begin()
+                kept = launch(job, targets or [], ready)
             entry.end("failed" if job.failed else "completed", job.summary())
             if not kept:
                 _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
@@ -130,7 +132,7 @@ def retrain(
                 raise typer.Exit(int(bool(job.trouble)))
             from flows import server
 
-            server.use(root)
+            server.use(root)()
             from flows.retrain import launch
 
             kept = launch(job, _say)

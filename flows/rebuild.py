@@ -42,13 +42,23 @@ class Rebuild:
         self.ended = False  # nothing more will be done
         self._done: queue.SimpleQueue[PrefectFuture[State] | None] = queue.SimpleQueue()
         self._affected = work.plan.affected()
+        self._begun: dict[str, Node] = {}
+
+    def begin(self) -> None:
+        """Begin the first stages, before the flow does: Prefect's server takes its time to start."""
+        self._forget()
+        first = [node for name, node in self.work.plan.nodes.items() if name in self._affected]
+        for node in sorted(first, key=_urgent):
+            if not self._affected.intersection(node.upstream) and self._fits(node, self._begun):
+                self._begun[node.name] = node
+                self.work.begin(node.name, self._environment(node))
 
     def run(self) -> State:
         """Run every stage of the plan, inside a flow: those that the most work waits for first."""
         nodes = self.work.plan.nodes
-        if self.work.force:
-            for name in nodes:
-                forget(self.work.plan.root, name)
+        if not self._begun:
+            self._forget()
+        begun = {**self._begun}  # and not yet a task
         sorter = TopologicalSorter({name: node.upstream for name, node in nodes.items()})
         sorter.prepare()
         futures: dict[str, PrefectFuture[State]] = {}
@@ -58,10 +68,11 @@ class Rebuild:
         try:
             while sorter.is_active():
                 ready += [nodes[name] for name in sorter.get_ready()]
-                ready.sort(key=lambda node: -node.height)
+                ready.sort(key=_urgent)
                 for node in [*ready]:
-                    if self._fits(node, running):
+                    if node.name in begun or self._fits(node, begun | running):
                         ready.remove(node)
+                        begun.pop(node.name, None)
                         running[node.name] = node
                         future = stage.with_options(name=node.name).submit(
                             node.name,
@@ -91,6 +102,11 @@ class Rebuild:
             return Failed(message=self.summary())
         self.work.finish()
         return Completed(message=self.summary())
+
+    def _forget(self) -> None:
+        if self.work.force:
+            for name in self.work.plan.nodes:
+                forget(self.work.plan.root, name)
 
     def stop(self) -> None:
         """Begin nothing more; the stages that run are told to save what they need to go on. For another thread."""
@@ -141,6 +157,11 @@ class Rebuild:
             self.failed[name] = state.message or state.name or "crashed"
 
 
+def _urgent(node: Node) -> tuple[int, int]:
+    """Sorts stages: first those that the most work waits for, and that find no room later."""
+    return -node.height, -node.cores
+
+
 # A stage's own record of what it is to make is DVC's: Prefect keeps no results.
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
@@ -175,8 +196,9 @@ def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bo
             return state
 
 
-def launch(job: Rebuild, targets: list[str]) -> bool:
-    """Run a rebuild that is prepared already as a flow; what becomes of it is noted in `job`.
+def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
+    """Run a rebuild that is prepared already as a flow when Prefect's server is `ready`; what becomes of it is noted in
+    `job`.
 
     False where Prefect's server was lost on the way. That is no failure: DVC has recorded what every stage made.
     At Ctrl-C and the like the stages save what they need to go on, and then it goes through. A second one kills them.
@@ -196,7 +218,13 @@ def launch(job: Rebuild, targets: list[str]) -> bool:
         except BaseException as error:
             failures.append(str(error) or type(error).__name__)
 
-    over = server.beside(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
+    try:
+        ready()
+        over = server.beside(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
+    finally:
+        if not job.ended:
+            job.work.stop()  # what has begun, and the flow did not come to
+        job.work.settle()
     if failures and not job.ended:
         raise InputError(" ".join(failures[0].split()))
     return over and not failures

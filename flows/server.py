@@ -53,26 +53,27 @@ SETTINGS = {
 }
 
 
-def use(root: Path) -> None:
+def use(root: Path) -> Callable[[], None]:
     """Point Prefect at the server that `PREFECT_API_URL` names, else at this working copy's scheduler's, else at one
-    that runs while this process does.
+    that runs while this process does. What is returned waits until it answers.
 
     Its runs are kept in `.palimpsest/prefect` of the working copy (or `PREFECT_HOME`).
 
-    Raises InputError where the one does not answer or the other does not start.
+    Raises InputError where the one does not answer or, when it is waited for, the other does not start.
     """
     if not elsewhere(root):
         served = timetable.read(root)
         if served and served.alive and served.api:
             os.environ["PREFECT_API_URL"] = served.api
             if answers("admin/version"):  # and wants no password
-                return
+                return lambda: None
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         process = launch(root, "127.0.0.1", port)
         import prefect.main  # noqa: F401 (its second of imports, while the server starts)
 
-        wait(process, root)
+        return lambda: wait(process, root)
+    return lambda: None
 
 
 def prepare(root: Path) -> None:

@@ -1,5 +1,6 @@
 """`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
 
+import contextlib
 import io
 import json
 import os
@@ -35,18 +36,20 @@ def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]
 def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: str) -> None:
     for name in "abc":
         project.control(f"{name}.hold").touch()
-    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
+    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api, OMP_WAIT_POLICY="ACTIVE")
+    wait(lambda: "c" in project.trace())
+    assert not {"a", "b"} & project.trace().keys(), "it takes both cores, and would find no room later"
+    project.control("c.hold").unlink()
     wait(lambda: {"a", "b"} <= project.trace().keys())  # at once: neither can end
     assert any("is busy" in line for line in project.run("repro", "-s", "mid@a", code=255)), "a user's own is kept out"
-    assert "c" not in project.trace(), "it takes both cores"
-    for name in "abc":
+    for name in "ab":
         project.control(f"{name}.hold").unlink()
     lines = end(process)
     assert lines[-1] == "rebuild: 5 ran"
     assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
     assert project.lock() == plain
     policies = {name: policy for name, (_, policy, _) in project.trace().items()}
-    assert policies == {**dict.fromkeys(("gen", "a", "b", "report"), "PASSIVE"), "c": "None"}, "it has both cores"
+    assert policies == {**dict.fromkeys(("gen", "a", "b", "report"), "PASSIVE"), "c": "ACTIVE"}, "it has both cores"
     assert project.run("repro")[-1] == "Data and pipelines are up to date."
 
     again = project.run("rebuild", PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers
@@ -76,6 +79,28 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, a
         "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Completed", "mid@c": "Skipped", "report": "Completed",
     }  # fmt: skip
     assert project.lock() == plain, "as if nothing had failed"
+
+
+def test_the_first_stage_does_not_wait_for_the_server(project: Project, plain: str) -> None:
+    project.control("gen.hold").touch()
+    process = project.start("rebuild", "--jobs", "2")  # with a server of its own
+    servers: list[psutil.Process] = []
+
+    def stopped() -> bool:
+        with contextlib.suppress(ValueError):  # it is not there yet
+            servers.append(server_of(process))
+            servers[0].suspend()
+        return bool(servers)
+
+    wait(stopped)
+    wait(lambda: "gen" in project.trace())
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    assert gone(int(project.trace()["gen"][0]))
+    wait(lambda: gone(servers[0].pid))
+    project.control("gen.hold").unlink()
+    build()
+    assert project.lock() == plain
 
 
 def test_a_killed_server_loses_no_work(project: Project, plain: str) -> None:

@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import queue
 import select
 import shutil
 import signal
@@ -74,6 +75,7 @@ class Workspace:
         self._held = held  # the descriptor that keeps other rebuilds out while it is open anywhere
         self._mutex = threading.RLock()  # DVC's objects and locks are not for threads
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._begun: dict[str, Begun] = {}
         self._logged: set[str] = set()  # stages that have written their log anew
         self._door = threading.Lock()  # for the two that follow; never held for long
         self._stopped = False
@@ -81,6 +83,15 @@ class Workspace:
     def log(self, name: str) -> Path:
         """Where the output of the stage's last run is."""
         return self.plan.root / LOGS / f"{name.replace(os.sep, '_')}.log"
+
+    def begin(self, name: str, environment: dict[str, str]) -> None:
+        """Begin to bring a stage up to date before there is anybody to listen: `run` tells what it has said."""
+        self._begun[name] = Begun(lambda say: self._bring(name, environment, say))
+
+    def settle(self) -> None:
+        """Wait for the stages that have begun."""
+        for begun in self._begun.values():
+            begun.thread.join()
 
     def run(self, name: str, environment: dict[str, str], say: Say) -> Outcome:
         """Bring one stage up to date, when those before it are; `say` gets each line of its output.
@@ -92,6 +103,11 @@ class Workspace:
         """
         if name not in self._affected:
             return Outcome("Skipped", "unchanged")
+        if begun := self._begun.get(name):
+            return begun.told(say)
+        return self._bring(name, environment, say)
+
+    def _bring(self, name: str, environment: dict[str, str], say: Say) -> Outcome:
         try:
             return self._run(self.plan.nodes[name], environment, say)
         except (StageError, DvcException, OSError, sqlite3.Error) as error:  # SQLite keeps DVC's state
@@ -283,6 +299,31 @@ class Workspace:
 def root() -> Path:
     """The working copy that the current folder lies in. Raises DvcException outside one."""
     return Path(Repo.find_root())
+
+
+class Begun:
+    """A stage that runs in a thread of its own, and is listened to later."""
+
+    def __init__(self, work: Callable[[Say], Outcome]) -> None:
+        self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._end: Outcome | BaseException
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.thread.start()
+
+    def _run(self, work: Callable[[Say], Outcome]) -> None:
+        try:
+            self._end = work(self._said.put)
+        except BaseException as error:
+            self._end = error
+        self._said.put(None)
+
+    def told(self, say: Say) -> Outcome:
+        """Tell what it has said and will say; how it ends. To be called once."""
+        for line in iter(self._said.get, None):
+            say(line)
+        if isinstance(self._end, BaseException):
+            raise self._end
+        return self._end
 
 
 class Output(io.RawIOBase):
