@@ -22,6 +22,8 @@ from flows.pipeline.graph import Node
 from flows.pipeline.run import StageError, Workspace, forget, root, workspace
 from stages.runs.errors import InputError
 
+TRIES = 3  # to begin the flow, where its server is lost meanwhile
+
 
 class Rebuild:
     """One rebuild: which stage runs when, and what has become of each."""
@@ -39,6 +41,7 @@ class Rebuild:
         self.failed: dict[str, str] = {}  # stage -> what happened and where its log is
         self.blocked: list[str] = []  # stages that depend on a failed one
         self.finished: collections.Counter[str] = collections.Counter()  # by state: Completed, Cached, Skipped
+        self.entered = False  # the flow has begun
         self.ended = False  # nothing more will be done
         self._done: queue.SimpleQueue[PrefectFuture[State] | None] = queue.SimpleQueue()
         self._affected = work.plan.affected()
@@ -55,6 +58,7 @@ class Rebuild:
 
     def run(self) -> State:
         """Run every stage of the plan, inside a flow: those that the most work waits for first."""
+        self.entered = True
         nodes = self.work.plan.nodes
         if not self._begun:
             self._forget()
@@ -210,13 +214,17 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
 
     def run() -> None:
         _prepared.set(job)
-        try:
-            with server.sole(rebuild.name, job.work.plan.root):
-                state = rebuild(targets, job.jobs, job.work.force, return_state=True)
-            if not job.ended:
-                failures.append(state.message or state.name or "crashed")
-        except BaseException as error:
-            failures.append(str(error) or type(error).__name__)
+        for _ in range(TRIES):
+            failures.clear()
+            try:
+                with server.sole(rebuild.name, job.work.plan.root):
+                    state = rebuild(targets, job.jobs, job.work.force, return_state=True)
+                if not job.ended:
+                    failures.append(state.message or state.name or "crashed")
+            except BaseException as error:
+                failures.append(str(error) or type(error).__name__)
+            if job.entered or not server.back():  # else its server was lost before it could begin
+                return
 
     try:
         ready()

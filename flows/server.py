@@ -114,15 +114,21 @@ def elsewhere(root: Path) -> bool:
     prepare(root)
     if "PREFECT_API_URL" not in os.environ:
         return False
-    end = time.monotonic() + float(os.environ.get(PATIENCE, 0))
-    while not answers():
-        if time.monotonic() < end:
-            time.sleep(1)
-            continue
+    if not back():
         place = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).netloc
         if answers("api/health"):
             raise InputError(f"PREFECT_API_URL: the address of the Prefect server at {place} must end in /api")
         raise InputError(f"PREFECT_API_URL: no Prefect server answers at {place}; start it, or unset the variable")
+    return True
+
+
+def back() -> bool:
+    """Whether the server that Prefect has been pointed at answers, or does so within PALIMPSEST_PATIENCE seconds."""
+    end = time.monotonic() + float(os.environ.get(PATIENCE, 0))
+    while not answers():
+        if time.monotonic() > end:
+            return False
+        time.sleep(1)
     return True
 
 
