@@ -119,7 +119,8 @@ def _prepare(order: Mapping[str, Any]) -> None:
         for file, text in order["files"].items():
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_bytes(text.encode("latin-1"))
-    transport.forget_lists(Path())
+    if order["upstream"]:
+        transport.forget_lists(Path())
     with Repo() as repo:  # as the files are now
         if order["upstream"]:
             repo.pull([_address(*one) for one in order["upstream"]], force=True)

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -74,10 +75,10 @@ class Workspace:
         self._ledgers = ledgers
         self._held = held  # the descriptor that keeps other rebuilds out while it is open anywhere
         self._mutex = threading.RLock()  # DVC's objects and locks are not for threads
-        self._running: set[subprocess.Popen[bytes]] = set()
         self._begun: dict[str, Begun] = {}
         self._logged: set[str] = set()  # stages that have written their log anew
         self._door = threading.Lock()  # for the two that follow; never held for long
+        self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
     def log(self, name: str) -> Path:
@@ -306,24 +307,22 @@ class Begun:
 
     def __init__(self, work: Callable[[Say], Outcome]) -> None:
         self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._end: Outcome | BaseException
+        self._end: Future[Outcome] = Future()
         self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self.thread.start()
 
     def _run(self, work: Callable[[Say], Outcome]) -> None:
         try:
-            self._end = work(self._said.put)
+            self._end.set_result(work(self._said.put))
         except BaseException as error:
-            self._end = error
+            self._end.set_exception(error)
         self._said.put(None)
 
     def told(self, say: Say) -> Outcome:
         """Tell what it has said and will say; how it ends. To be called once."""
         for line in iter(self._said.get, None):
             say(line)
-        if isinstance(self._end, BaseException):
-            raise self._end
-        return self._end
+        return self._end.result()
 
 
 class Output(io.RawIOBase):
