@@ -17,9 +17,9 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import artifacts, journal, server
+from flows import artifacts, server
 from flows.pipeline.graph import Node
-from flows.pipeline.run import StageError, Workspace, forget, root, workspace
+from flows.pipeline.run import StageError, Workspace, forget
 from stages.runs.errors import InputError
 
 TRIES = 3  # to begin the flow, where its server is lost meanwhile
@@ -183,21 +183,12 @@ _prepared: ContextVar[Rebuild] = ContextVar("_prepared")
 
 @flow(name="rebuild", persist_result=False)
 def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
-    """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once."""
+    """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once.
+
+    `launch` has prepared it; the parameters are for Prefect's page.
+    """
     with TagsContext(current_tags=set()):  # see server.sole
-        if (prepared := _prepared.get(None)) is not None:
-            return prepared.run()
-        with (
-            journal.run(root(), "rebuild") as entry,
-            workspace(targets or (), force=force, say=get_run_logger().info) as work,
-        ):
-            if not work.plan.stale:
-                entry.end("nothing changed", f"{len(work.plan.nodes)} stages are up to date")
-                return Completed(message="nothing changed")
-            job = Rebuild(work, jobs)
-            state = job.run()
-            entry.end("failed" if job.failed else "completed", job.summary())
-            return state
+        return _prepared.get().run()
 
 
 def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:

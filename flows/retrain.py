@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from contextvars import ContextVar
-from pathlib import Path
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +11,7 @@ from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
 from flows import server
-from flows.pipeline.candidate import STEPS, Retraining, retraining, root
+from flows.pipeline.candidate import STEPS, Retraining
 from flows.pipeline.worktree import Say, StepError
 from stages.runs.errors import InputError
 
@@ -31,13 +30,10 @@ _prepared: ContextVar[Retraining] = ContextVar("_prepared")
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(rev: str = "HEAD", worktree: str | None = None) -> State:
-    """Retrain what the commit `rev` holds, in a worktree of its own, and promote it where it is better."""
+def retrain() -> State:
+    """Make a candidate in a worktree of its own, and promote it where it is better; `launch` has prepared it."""
     with TagsContext(current_tags=set()):  # see server.sole
-        if (prepared := _prepared.get(None)) is not None:
-            return _steps(prepared)
-        with retraining(root(), rev, Path(worktree) if worktree else None, get_run_logger().info) as job:
-            return _steps(job)
+        return _steps(_prepared.get())
 
 
 def _steps(job: Retraining) -> State:
