@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
 
 from stages.losses.objective import Reconstruction
 from stages.runs import training
+from stages.runs.params import STRICT
 from stages.runs.training import Inputs, Outputs, Team
 
-Params = Reconstruction
+
+@dataclass(frozen=True, config=STRICT)
+class Params(Reconstruction):
+    upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
 
 
 def train_autoencoder(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
@@ -33,7 +40,7 @@ def train_autoencoder(team: Team, inputs: Inputs, outputs: Outputs, params: Para
 
     table = training.training_split(inputs.aligned, f"train_autoencoder.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
-    arguments = {"size": table.size[0], "width": params.width}
+    arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
     with training.seeded(params.seed):
         network = Autoencoder(**arguments)
     objective = reconstruction.objective(

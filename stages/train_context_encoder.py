@@ -36,6 +36,7 @@ class Params(Training):
     objective: Literal["vae", "gan"] = "vae"
     bottleneck: Annotated[int, Field(ge=1)] = 500  # latent numbers; 500, 2000 and 4000 in the report
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first layers; an eighth of the last's, 64 in the report
+    upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5  # the missing box's side over the picture's; report: 0.25
     overlap: Annotated[int, Field(ge=0)] = 4  # pixels of known border that are predicted too; Pathak: 7
     overlap_weight: Weight = 10.0  # of squared error there; Pathak: 10
@@ -65,7 +66,7 @@ def train_context_encoder(
 
     table = training.training_split(inputs.aligned, f"train_context_encoder.{name}.dataset")
     examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
-    chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap")
+    chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with training.seeded(params.seed):
         network = ContextEncoder(**arguments)

@@ -25,7 +25,8 @@ class Params(Training):
     steps: Annotated[int, Field(ge=1)] = 600  # generator updates
     batch: Annotated[int, Field(ge=2)] = 64  # pictures a step
     width: Annotated[int, Field(ge=1)] = 64  # channels at half the picture's side; 64 in the reports
-    kernel: Literal[4, 5] = 5  # pixels; 5 in report 1, 4 in report 2
+    kernel: Literal[4, 5] = 5  # pixels, of all but `resize`; 5 in report 1, 4 in report 2
+    upsampling: Literal["transposed", "resize"] = "resize"  # how the generator doubles: the reports, or no chequers
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
@@ -56,7 +57,8 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
 
     table = training.training_split(inputs.aligned, f"train_dcgan.{name}.dataset")
     examples = Examples(table, params.batch, {}, params.mirror, params.seed)
-    shape = {"size": table.size[0], "latent": params.latent, "width": params.width, "kernel": params.kernel}
+    chosen = ("latent", "width", "kernel", "upsampling")
+    shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with training.seeded(params.seed):
         generator = Generator(**shape)
         discriminator = Discriminator(shape["size"], params.width, params.kernel, params.d_norm)

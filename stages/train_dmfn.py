@@ -42,6 +42,7 @@ class Params(Training):
     width: Annotated[int, Field(ge=1)] = 64  # the generator's channels at full size
     blocks: Annotated[int, Field(ge=1)] = 8  # fusion blocks
     combine: Literal["dense", "sum"] = "dense"  # how a block joins its dilations: the paper, or its published code
+    upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     d_width: Annotated[int, Field(ge=1)] = 64  # the discriminator's channels after its first convolutions
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's Adam; null: as `rate`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
@@ -87,12 +88,8 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
     table = training.training_split(inputs.aligned, f"train_dmfn.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     size = table.size[0]
-    arguments: dict[str, Any] = {
-        "size": size,
-        "width": params.width,
-        "blocks": params.blocks,
-        "combine": params.combine,
-    }
+    chosen = ("width", "blocks", "combine", "upsampling")
+    arguments: dict[str, Any] = {"size": size, **{key: getattr(params, key) for key in chosen}}
     with training.seeded(params.seed):
         network, discriminator = DMFN(**arguments), Discriminator(size, params.d_width)
     network, discriminator = team.place(network), team.place(discriminator)

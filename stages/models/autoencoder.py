@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stages.models.upsampling import doubled
 from stages.runs.errors import InputError
 
 
@@ -19,12 +20,13 @@ class Autoencoder(nn.Module):
     max-pooling, to 16 times `width` channels (width 32: 32, 64, 128, 256, 512), and as many transposed
     ones back, with ReLU and at the end a sigmoid. S is a multiple of 32: 32 pixels become one.
 
-    The report gives no more of the decoder than its kind of layer: 3 x 3 with stride 2 are chosen here.
+    The report gives no more of the decoder than its kind of layer, `transposed`: 3 x 3 with stride 2 are
+    chosen here. `upsampling` may be `resize` instead (stages/models/upsampling.py).
 
     Raises InputError for a size it cannot take.
     """
 
-    def __init__(self, size: int, width: int):
+    def __init__(self, size: int, width: int, upsampling: str = "transposed"):
         super().__init__()
         if size % 32 or size < 32:
             raise InputError(f"the autoencoder takes pictures of multiples of 32 pixels, not {size}: set align.size")
@@ -34,7 +36,7 @@ class Autoencoder(nn.Module):
             encoder += [nn.Conv2d(above, below, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         decoder: list[nn.Module] = []
         for above, below in pairwise(reversed(channels)):
-            decoder += [nn.ConvTranspose2d(above, below, 3, 2, 1, output_padding=1), nn.ReLU(inplace=True)]
+            decoder += [doubled(above, below, upsampling, kernel=3), nn.ReLU(inplace=True)]
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*decoder[:-1], nn.Sigmoid())
 

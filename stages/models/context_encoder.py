@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
 
+from stages.models.upsampling import doubled
 from stages.runs.errors import InputError
 
 OBJECTIVES = ("vae", "gan")
@@ -37,9 +38,10 @@ class ContextEncoder(nn.Module):
     """(image, hole) -> whole picture, N x 3 x S x S in [-1, 1]: the known pixels with the patch put over them.
 
     The encoder (`alexnet`, `vgg` or `resnet`, styles of `ENCODERS`) halves the picture to 4 x 4 of
-    8 `width` features, a linear bottleneck makes `bottleneck` numbers of them, and stride-2
-    transposed convolutions a patch, tanh at the end. The report's: S 256, width 64, bottleneck 4000,
-    fraction 0.25 and no overlap, whose decoder is 4 x 4 x 512 -> 64 x 64 x 3; Pathak's overlap is 7.
+    8 `width` features, a linear bottleneck makes `bottleneck` numbers of them, and layers that double
+    the side a patch, tanh at the end. `upsampling` says how they double: `transposed`, as in the report
+    (4 x 4, stride 2), or `resize` (stages/models/upsampling.py). The report's: S 256, width 64, bottleneck
+    4000, fraction 0.25 and no overlap, whose decoder is 4 x 4 x 512 -> 64 x 64 x 3; Pathak's overlap is 7.
 
     The box has `fraction` of the picture's side (0.5: the frozen hole `centre`) and is always blanked,
     in training as in use, however small the hole in it; a hole that leaves it cannot be completed
@@ -62,6 +64,7 @@ class ContextEncoder(nn.Module):
         width: int,
         fraction: float = 0.5,
         overlap: int = 4,
+        upsampling: str = "transposed",
     ):
         super().__init__()
         if encoder not in ENCODERS or objective not in OBJECTIVES:
@@ -89,7 +92,7 @@ class ContextEncoder(nn.Module):
             # Variance 1 at first: one large draw would spoil the decoder's running statistics for long.
             nn.init.zeros_(self.log_variance.weight)
             nn.init.zeros_(self.log_variance.bias)
-        self.decoder = _decoder(bottleneck, width, self.patch_side)
+        self.decoder = _decoder(bottleneck, width, self.patch_side, upsampling)
 
     def forward(self, image: Tensor, hole: Tensor, noise: Tensor | None = None) -> Tensor:
         return self._whole(image, hole, self.patch(image, hole, noise).pixels)
@@ -210,7 +213,7 @@ def resnet(channels: Sequence[int]) -> nn.Sequential:
 ENCODERS: dict[str, Callable[[Sequence[int]], nn.Sequential]] = {"alexnet": alexnet, "vgg": vgg, "resnet": resnet}
 
 
-def _decoder(bottleneck: int, width: int, side: int) -> nn.Sequential:
+def _decoder(bottleneck: int, width: int, side: int, upsampling: str) -> nn.Sequential:
     """N x bottleneck -> N x 3 x (side or a little more) twice, from a grid of 4 to 8 pixels a side."""
     steps = _doublings(side)
     grid = -(-side // 2**steps)  # rounded up: what is too much is cropped
@@ -218,8 +221,8 @@ def _decoder(bottleneck: int, width: int, side: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Linear(bottleneck, channels[0] * grid**2, bias=False)]
     layers += [nn.Unflatten(1, (channels[0], grid, grid)), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
     for above, below in pairwise(channels):
-        layers += [nn.ConvTranspose2d(above, below, 4, 2, 1, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1), nn.Tanh())
+        layers += [doubled(above, below, upsampling, 4, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, doubled(channels[-1], 3, upsampling, 4), nn.Tanh())
 
 
 def _doublings(side: int) -> int:

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stages.models.upsampling import doubled
 from stages.runs.errors import InputError
 
 PRIORS = ("uniform", "normal")
@@ -25,9 +26,12 @@ def doublings(size: int) -> int:
 
 
 class Generator(nn.Module):
-    """z (N x latent) -> pictures in [-1, 1]; a linear layer to 4 x 4, then stride-2 transposed convolutions."""
+    """z (N x latent) -> pictures in [-1, 1]; a linear layer to 4 x 4, then doublings of the side.
 
-    def __init__(self, size: int, latent: int, width: int, kernel: int):
+    `upsampling` is `transposed`, as in the reports, with `kernel` 4 or 5, or `resize` (stages/models/upsampling.py).
+    """
+
+    def __init__(self, size: int, latent: int, width: int, kernel: int, upsampling: str = "transposed"):
         super().__init__()
         steps = doublings(size)
         channels = [width << (steps - 1 - i) for i in range(steps)] + [3]
@@ -35,7 +39,7 @@ class Generator(nn.Module):
         layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
         for above, below in pairwise(channels):
             last = below == 3
-            layers.append(_up(above, below, kernel, bias=last))
+            layers.append(doubled(above, below, upsampling, kernel, bias=last))
             layers += [nn.Tanh()] if last else [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
         self.apply(_initialise)
@@ -66,12 +70,6 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.last(self.layers(pictures).flatten(1)).squeeze(1)
-
-
-def _up(above: int, below: int, kernel: int, bias: bool) -> nn.Module:
-    # Both kernels double the side exactly: 5 needs one more row and column at the far edge.
-    padding, extra = {4: (1, 0), 5: (2, 1)}[kernel]
-    return nn.ConvTranspose2d(above, below, kernel, 2, padding, output_padding=extra, bias=bias)
 
 
 def _down(above: int, below: int, kernel: int, bias: bool) -> nn.Module:

@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from stages.models.upsampling import doubled
 from stages.runs.errors import InputError
 
 DILATIONS = (1, 2, 4, 8)
@@ -22,13 +23,16 @@ class DMFN(nn.Module):
     """(image, hole) -> whole picture, N x 3 x S x S in [-1, 1], not composited.
 
     An encoder of `width`, 2 and 4 `width` channels with two strides of 2, `blocks` fusion blocks
-    and a decoder, tanh (Hui et al. 2020). The report's: width 64, 8 blocks. Pixels under the
-    hole are zeroed first; the hole is the fourth channel.
+    and a decoder, tanh (Hui et al. 2020). The report's: width 64, 8 blocks, and a decoder that doubles the
+    side by `transposed` convolutions (4 x 4, stride 2); `upsampling` may be `resize` instead
+    (stages/models/upsampling.py). Pixels under the hole are zeroed first; the hole is the fourth channel.
 
     Raises InputError for a size it cannot take.
     """
 
-    def __init__(self, size: int, width: int = 64, blocks: int = 8, combine: str = "dense"):
+    def __init__(
+        self, size: int, width: int = 64, blocks: int = 8, combine: str = "dense", upsampling: str = "transposed"
+    ):
         super().__init__()
         _check(size)
         self.layers = nn.Sequential(
@@ -39,8 +43,8 @@ class DMFN(nn.Module):
             *_normalised(_conv(2 * width, 4 * width, 3, stride=2)),
             *(FusionBlock(4 * width, combine) for _ in range(blocks)),
             *_normalised(_conv(4 * width, 4 * width, 3)),
-            *_doubled(4 * width, 2 * width),
-            *_doubled(2 * width, width),
+            *_doubled(4 * width, 2 * width, upsampling),
+            *_doubled(2 * width, width, upsampling),
             nn.Conv2d(width, 3, 3, padding=1),
             nn.Tanh(),
         )
@@ -139,13 +143,15 @@ def _conv(above: int, below: int, kernel: int, stride: int = 1, dilation: int = 
     return nn.Conv2d(above, below, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
 
 
-def _normalised(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[nn.Module, ...]:
+def _normalised(layer: nn.Conv2d) -> tuple[nn.Module, ...]:
     return layer, nn.InstanceNorm2d(layer.out_channels), nn.ReLU(inplace=True)
 
 
-def _doubled(above: int, below: int) -> tuple[nn.Module, ...]:
+def _doubled(above: int, below: int, upsampling: str) -> tuple[nn.Module, ...]:
     return (
-        *_normalised(nn.ConvTranspose2d(above, below, 4, 2, 1, bias=False)),
+        doubled(above, below, upsampling, 4, bias=False),
+        nn.InstanceNorm2d(below),
+        nn.ReLU(inplace=True),
         *_normalised(_conv(below, below, 3)),
     )
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, get_type_hints
 import numpy as np
 import pyarrow as pa
 
+from stages.images import png
 from stages.images.table import Table
 from stages.runs import checkpoint, command, record
 from stages.runs.errors import InputError
@@ -371,11 +372,13 @@ class Run:
     def sheet(self, rows: Sequence[Tensor]) -> None:
         """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step."""
         import torch
-        from torchvision.utils import save_image
+        from torchvision.utils import make_grid
 
+        from stages.images.tensors import to_pictures
+
+        grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=1, pad_value=-1)
         path = self.folder / "samples" / f"{self.step + 1:07d}.png"
-        pictures = torch.cat([row.float().cpu() for row in rows])
-        save_image((pictures + 1) / 2, path, nrow=len(rows[0]), padding=1)
+        path.write_bytes(png.encode(to_pictures(grid[None])[0]))
 
     def finish(self, outputs: Outputs, networks: Mapping[str, nn.Module]) -> Callable[[], None]:
         """Write checkpoint (each network under its name), members, history and samples.
