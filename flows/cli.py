@@ -81,6 +81,8 @@ def rebuild(
             from flows import server
 
             elsewhere = _cluster().address(runner, work) if runner else None
+            if not elsewhere and (slow := _slow_precision(plan.root)):
+                _say(slow)  # the stages say it too, but into their logs
             ready = server.use(plan.root)
             from flows.rebuild import Rebuild, launch
 
@@ -219,6 +221,16 @@ def _cluster() -> ModuleType:
     from flows import crew
 
     return crew
+
+
+def _slow_precision(root: Path) -> str | None:
+    """One line where `runtime.precision` has no hardware here; of mistakes in params.yaml the stages tell."""
+    from stages.runs import kernels, params
+
+    with contextlib.suppress(InputError):
+        runtime = params.section(params.load(root / "params.yaml"), "runtime", params.Runtime)
+        return kernels.slow_precision(runtime.device, runtime.precision, runtime.kernels)
+    return None
 
 
 def _say(line: str) -> None:

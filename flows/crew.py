@@ -29,6 +29,7 @@ from flows import worker
 from flows.pipeline import errand, snapshot, transport
 from flows.pipeline.graph import Node
 from flows.pipeline.run import Say, StageError, Workspace, opened
+from stages.runs import params
 from stages.runs.errors import InputError
 from stages.runs.record import home as records
 
@@ -259,6 +260,8 @@ class Crew(Workspace):
             if not new:
                 return
             ours = worker.environment()
+            if self._portable():  # then the CPU decides no bytes
+                ours = {name: value for name, value in ours.items() if name not in ("processor", "features")}
             for where, said in self._client.run(worker.hello, workers=new, on_error="return").items():
                 if isinstance(said, ModuleNotFoundError):
                     said = {"error": f"{said}; `pip install -c constraints.txt -e '.[dask]'` there"}
@@ -276,6 +279,12 @@ class Crew(Workspace):
                     f"{name} {theirs.get(name)} (here {one})" for name, one in ours.items() if theirs.get(name) != one
                 ]:
                     self._say(f"worker {where} may give other bytes than this machine: {', '.join(other)}")
+
+    def _portable(self) -> bool:
+        with contextlib.suppress(InputError):  # some project without these parameters
+            values = params.load(self.plan.root / "params.yaml")
+            return params.section(values, "runtime", params.Runtime).kernels == "portable"
+        return False
 
     def _present(self) -> set[str]:
         try:

@@ -21,7 +21,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages import infer, search
-from stages.runs import params
+from stages.runs import kernels, params
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT, Runtime
 
@@ -183,6 +183,7 @@ def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence
 def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int]) -> infer.System:
     """The system with a given checkpoint. Raises InputError where the two, or the pictures, do not fit."""
     runtime = params.section(values, "runtime", Runtime)
+    kernels.choose(runtime.kernels)  # before torch is imported
     found = system(values, name)
     if isinstance(found, infer.Params):
         return infer.learned(found, path, size, runtime)

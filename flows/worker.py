@@ -34,7 +34,6 @@ from stages.runs.errors import InputError
 POLL = 0.2  # seconds
 GRACE = 60  # seconds for a stage that is to end to save what it needs to go on
 
-INSTRUCTIONS = {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "sve"}
 # Threads that a library takes: Dask sets them for its workers, and another number gives other bytes.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -61,16 +60,11 @@ def environment() -> dict[str, Any]:
     import dvc
 
     found = record.environment()
-    flags: set[str] = set()
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        if line.startswith(("flags", "Features")):
-            flags = INSTRUCTIONS.intersection(line.split())
-            break
     return {
         "python": found["python"],
         "machine": found["machine"],
-        "instructions": " ".join(sorted(flags)),
+        "processor": found["processor"],
+        "features": found["features"],
         "dvc": dvc.__version__,
         **found["libraries"],
     }

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import stages
-from stages.runs import params, record
+from stages.runs import kernels, params, record
 from stages.runs.errors import InputError
 
 SCRATCH = Path(".palimpsest/tmp")
@@ -97,6 +97,9 @@ def _run(
         parameter: params.section(values, dotted.format(name=name), hints[parameter])
         for parameter, dotted in sections.items()
     }
+    for runtime in built.values():
+        if isinstance(runtime, params.Runtime):
+            kernels.choose(runtime.kernels)  # before the stage imports torch
     given = {option: getattr(arguments, option) for option in inputs}
     for option, path in given.items():
         if not path.exists():

@@ -45,6 +45,7 @@ class Runtime:
     device: str = "cpu"  # a torch device: cpu, cuda, cuda:1
     threads: int = 2  # torch's intra-op threads; 1 and 2 give different bytes
     precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay float32)
+    kernels: str = "native"  # native: all that the CPU has; portable: the same bytes on every CPU with AVX2 and FMA
     devices: int = 1  # processes that train together, one a device; for training alone
 
     def __post_init__(self) -> None:
@@ -52,6 +53,8 @@ class Runtime:
             raise ValueError("threads and devices must be at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError("precision must be fp32 or bf16")
+        if self.kernels not in ("portable", "native"):
+            raise ValueError("kernels must be portable or native")
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import stages
+from stages.runs import kernels
 
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
@@ -90,10 +91,32 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
+        "features": " ".join(sorted(kernels.features())),
+        "kernels": kernels.in_use(),
         "accelerator": _accelerator(),
         "cores": os.cpu_count(),
         "libraries": versions,
     }
+
+
+def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What of two `environment`s can make equal inputs end in other bytes; empty: equal inputs should give equal bytes.
+
+    Where this names anything, two outputs that differ are not comparable, rather than proof of another input.
+    The CPU counts only where torch computed, and not where both were held to portable kernels.
+    """
+    names = ["system", "machine", "accelerator", "kernels", "libraries"]
+    held = all(env["kernels"]["onednn"] != "native" and env["kernels"]["mkl"] != "native" for env in (one, other))
+    if not held and (one["kernels"]["torch"] or other["kernels"]["torch"]):
+        names += ["processor", "features"]
+    found = []
+    for name in names:
+        ours, theirs = one[name], other[name]
+        if isinstance(ours, Mapping):
+            found += [f"{name}: {key}: {ours[key]}, {theirs.get(key)}" for key in ours if ours[key] != theirs.get(key)]
+        elif ours != theirs:
+            found.append(f"{name}: {ours}, {theirs}")
+    return found
 
 
 def _processor() -> str:

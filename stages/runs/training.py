@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from stages.images import png
 from stages.images.table import Table
-from stages.runs import checkpoint, command, record
+from stages.runs import checkpoint, command, kernels, record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
@@ -48,7 +48,12 @@ STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimps
 
 
 def prepare(runtime: Runtime) -> torch.device:
-    """Pin threads and algorithms; the device of `runtime`. Raises InputError if it is not here."""
+    """Pin kernels, threads and algorithms; the device of `runtime`.
+
+    A precision that the device has no hardware for is named in one line on standard error. Raises InputError if the
+    device is not here, and if torch was imported before portable kernels were chosen.
+    """
+    kernels.choose(runtime.kernels)
     import torch
 
     torch.set_num_threads(runtime.threads)
@@ -61,7 +66,15 @@ def prepare(runtime: Runtime) -> torch.device:
         torch.autocast(device.type, torch.bfloat16)  # `meta` is a device too, and computes nothing
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"params.yaml: runtime.device: {runtime.device}: {str(error).splitlines()[0]}") from None
+    hardware = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if slow := kernels.slow_precision(device.type, runtime.precision, runtime.kernels, hardware):
+        _say_once(slow)
     return device
+
+
+@functools.cache
+def _say_once(words: str) -> None:
+    print(words, file=sys.stderr)
 
 
 def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
