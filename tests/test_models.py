@@ -60,6 +60,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], tupl
         lambda: Generator(128, 100, 8, 5), noise, (2, 3, 128, 128),
         100 * 2048 + 2 * (128 + 64 + 32 + 16 + 8) + 25 * (128 * 64 + 64 * 32 + 32 * 16 + 16 * 8 + 8 * 3) + 3,
     ),
+    "a generator without chequers": (
+        lambda: Generator(64, 100, 8, 4, "resize"), noise, (2, 3, 64, 64),
+        100 * 1024 + 2 * (64 + 32 + 16 + 8 + 4) + 9 * (64 * 32 + 32 * 16 + 16 * 8 + 8 * 4 + 4 * 3) + 3,
+    ),
     "report 1's discriminator": (
         lambda: Discriminator(64, 64, 5), pictures(64), (2,),
         25 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 64 + 2 * (128 + 256 + 512) + 8192 + 1,
@@ -75,6 +79,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], tupl
     "report 5's autoencoder": (
         lambda: Autoencoder(32, 32), holed(32), (2, 3, 32, 32),
         2 * 9 * (3 * 32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512) + 32 * (1 + 2 + 4 + 8 + 16) + 32 * 15 + 3,
+    ),
+    "an autoencoder without chequers": (
+        lambda: Autoencoder(32, 8, "resize"), holed(32), (2, 3, 32, 32),
+        9 * (3 * 8 + 8 * 16 + 16 * 32 + 32 * 64 + 64 * 128) + 8 * (1 + 2 + 4 + 8 + 16)
+        + 9 * (128 * 64 + 64 * 32 + 32 * 16 + 16 * 8 + 8 * 4 + 4 * 3) + 8 * (8 + 4 + 2 + 1) + 4 + 3,
     ),
     "report 5's partial convolutions": (
         lambda: PartialConvUNet(32, 32), holed(32), (2, 3, 32, 32),
@@ -93,6 +102,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], tupl
         25 * 4 * 4 + 4 + 9 * (4 * 8 + 8 * 8 + 8 * 16) + 2 * (9 * 16 * 4 + 7 * 9 * 4**2 + 16**2)
         + 9 * 16**2 + 16 * 16 * 8 + 9 * 8**2 + 16 * 8 * 4 + 9 * 4**2 + 9 * 4 * 3 + 3,
     ),
+    "a DMFN without chequers": (
+        lambda: DMFN(32, 4, 2, upsampling="resize"), holed(32), (2, 3, 32, 32),
+        25 * 4 * 4 + 4 + 9 * (4 * 8 + 8 * 8 + 8 * 16) + 2 * (9 * 16 * 4 + 7 * 9 * 4**2 + 16**2)
+        + 9 * 16**2 + 9 * 16 * 8 + 9 * 8**2 + 9 * 8 * 4 + 9 * 4**2 + 9 * 4 * 3 + 3,
+    ),
     "DMFN's discriminator": (
         lambda: Adversary(32, 4), holed(32), (2,),
         25 * (3 * 4 + 4 * 8 + 8 * 16) + 2 * (4 + 8 + 16) + 16 * 16 * 32 + 32
@@ -107,6 +121,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Inputs], tupl
         lambda: ContextEncoder(64, "alexnet", "vae", 10, 8), drawn, (2, 3, 64, 64),
         121 * 3 * 8 + 25 * 8 * 16 + 9 * (16 * 32 + 32 * 64) + 2 * 120 + 64 * 16 * 10 + 20 + 2 * (10 * 10 + 10)
         + 10 * 32 * 25 + 2 * 56 + 16 * (32 * 16 + 16 * 8 + 8 * 3) + 3,
+    ),
+    "a context encoder without chequers": (
+        lambda: ContextEncoder(64, "alexnet", "vae", 10, 8, upsampling="resize"), drawn, (2, 3, 64, 64),
+        121 * 3 * 8 + 25 * 8 * 16 + 9 * (16 * 32 + 32 * 64) + 2 * 120 + 64 * 16 * 10 + 20 + 2 * (10 * 10 + 10)
+        + 10 * 32 * 25 + 2 * (56 + 4) + 9 * (32 * 16 + 16 * 8 + 8 * 4 + 4 * 3) + 3,
     ),
 }  # fmt: skip
 

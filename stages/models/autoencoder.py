@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stages.models.upsampling import doubled
+from stages.models.upsampling import doubled, to_picture
 from stages.runs.errors import InputError
 
 
@@ -35,10 +35,10 @@ class Autoencoder(nn.Module):
         for above, below in pairwise(channels):
             encoder += [nn.Conv2d(above, below, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         decoder: list[nn.Module] = []
-        for above, below in pairwise(reversed(channels)):
+        for above, below in pairwise(reversed(channels[1:])):
             decoder += [doubled(above, below, upsampling, kernel=3), nn.ReLU(inplace=True)]
         self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder[:-1], nn.Sigmoid())
+        self.decoder = nn.Sequential(*decoder, *to_picture(channels[1], upsampling, kernel=3, norm=False), nn.Sigmoid())
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         black = torch.where(hole, 0, (image + 1) / 2)

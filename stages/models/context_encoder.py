@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
 
-from stages.models.upsampling import doubled
+from stages.models.upsampling import doubled, to_picture
 from stages.runs.errors import InputError
 
 OBJECTIVES = ("vae", "gan")
@@ -222,7 +222,7 @@ def _decoder(bottleneck: int, width: int, side: int, upsampling: str) -> nn.Sequ
     layers += [nn.Unflatten(1, (channels[0], grid, grid)), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
     for above, below in pairwise(channels):
         layers += [doubled(above, below, upsampling, 4, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, doubled(channels[-1], 3, upsampling, 4), nn.Tanh())
+    return nn.Sequential(*layers, *to_picture(channels[-1], upsampling, 4), nn.Tanh())
 
 
 def _doublings(side: int) -> int:

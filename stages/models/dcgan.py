@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stages.models.upsampling import doubled
+from stages.models.upsampling import doubled, to_picture
 from stages.runs.errors import InputError
 
 PRIORS = ("uniform", "normal")
@@ -34,14 +34,13 @@ class Generator(nn.Module):
     def __init__(self, size: int, latent: int, width: int, kernel: int, upsampling: str = "transposed"):
         super().__init__()
         steps = doublings(size)
-        channels = [width << (steps - 1 - i) for i in range(steps)] + [3]
+        channels = [width << (steps - 1 - i) for i in range(steps)]
         self.first = nn.Linear(latent, channels[0] * 16, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
         for above, below in pairwise(channels):
-            last = below == 3
-            layers.append(doubled(above, below, upsampling, kernel, bias=last))
-            layers += [nn.Tanh()] if last else [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers)
+            layers.append(doubled(above, below, upsampling, kernel, bias=False))
+            layers += [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, *to_picture(channels[-1], upsampling, kernel), nn.Tanh())
         self.apply(_initialise)
 
     def forward(self, z: Tensor) -> Tensor:

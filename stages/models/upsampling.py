@@ -43,3 +43,18 @@ def doubled(above: int, below: int, upsampling: str, kernel: int, bias: bool = T
     # All kernels double the side exactly: odd ones need one more row and column at the far edge.
     padding, extra = {3: (1, 1), 4: (1, 0), 5: (2, 1)}[kernel]
     return nn.ConvTranspose2d(above, below, kernel, 2, padding, output_padding=extra, bias=bias)
+
+
+def to_picture(above: int, upsampling: str, kernel: int, norm: bool = True) -> list[nn.Module]:
+    """The last doubling: layers N x `above` x H x W -> N x 3 x 2H x 2W, without the activation that ends a network.
+
+    With `resize` it ends in half the channels, and one more 3 x 3 convolution makes colours of them: else the 2 x 2
+    squares that were one value before would show as blocks. `norm` puts batch normalisation between the two.
+    """
+    if upsampling == "transposed":
+        return [doubled(above, 3, upsampling, kernel)]
+    half = max(3, above // 2)
+    layers: list[nn.Module] = [doubled(above, half, upsampling, kernel, bias=not norm)]
+    if norm:
+        layers.append(nn.BatchNorm2d(half))
+    return [*layers, nn.ReLU(inplace=True), nn.Conv2d(half, 3, 3, padding=1)]
