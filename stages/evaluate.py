@@ -1,14 +1,14 @@
 """Score completed pictures against the truth, raw and blended, with 95 % bootstrap intervals.
 
 One row a picture, kind of hole and blending goes to the table; means with their intervals go to a second one
-(`stages/metrics/means.py`); the few means that a person compares go to the score file, for `dvc metrics show`.
+(`stages/metrics/means.py`); the few that a person compares go to the score file, for `dvc metrics show`.
 Without LPIPS all three are the same bytes on every x86-64 CPU and with any number of threads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,13 +87,16 @@ def headline(means: Means) -> dict[str, Any]:
     if not means:
         return {"n": 0}
 
-    def shown(metric: str, group: tuple[str, str], digits: int, blendings: tuple[str, ...] = BLENDINGS) -> Any:
+    def shown(
+        metric: str, group: tuple[str, str], digits: int, blendings: Sequence[str] = BLENDINGS
+    ) -> dict[str, float]:
         return {blending: round(means[blending, *group][metric].mean, digits) for blending in blendings}
 
     everything = means["raw", *OVERALL]
     whole = {metric: shown(metric, OVERALL, 4) for metric in ("ssim", "l1", "lpips") if metric in everything}
     kinds = [key[1:] for key, metrics in means.items() if key[:2] == ("raw", "kind") and "psnr_hole" in metrics]
     room = NUMBERS - 1 - len(BLENDINGS) * len(whole)
+    psnr: dict[str, Any]
     if len(kinds) <= room:
         blendings = BLENDINGS if len(BLENDINGS) * len(kinds) <= room else BLENDINGS[:1]
         psnr = {kind[1]: shown("psnr_hole", kind, 2, blendings) for kind in kinds}

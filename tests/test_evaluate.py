@@ -22,7 +22,7 @@ from stages.runs.params import Runtime, build
 
 ROOT = Path(__file__).parent.parent
 DVC = str(Path(sys.executable).with_name("dvc"))
-RAW = ("raw", "ratio")
+RAW_BINS = ("raw", "ratio")
 PLAIN = {"lpips": "none", "perceptual_weights": "none", "bootstrap": 200, "seed": 5}
 
 
@@ -88,7 +88,9 @@ def test_the_means_are_what_they_say(data, tmp_path):
     assert entry.mean == pytest.approx(mean, rel=1e-5)
     assert found["raw", *OVERALL]["ssim"].n == 12
     # Pixel holes miss about .1 to .5; the centre hole .25.
-    bins = {label: metrics["l1"].n for (blending, group, label), metrics in found.items() if (blending, group) == RAW}
+    bins = {
+        label: metrics["l1"].n for (blending, group, label), metrics in found.items() if (blending, group) == RAW_BINS
+    }
     assert sum(bins.values()) == 12
     assert bins["20-30"] >= 6
     # Half the error: 6 dB better, and the paired difference says so with certainty.
@@ -170,7 +172,7 @@ def test_bins_take_in_their_upper_end(ratio, name):
     columns = {"image_id": ["a"] * 2, "path": ["a"] * 2, "kind": ["half"] * 2, "blending": ["raw", "blended"]}
     columns |= {"ratio": np.array([ratio, ratio]), "l1": np.array([0.5, 0.25])}
     found = means.summarise(columns, draws=10, seed=1)
-    assert [label for blending, group, label in found if (blending, group) == RAW] == [name]
+    assert [label for blending, group, label in found if (blending, group) == RAW_BINS] == [name]
     assert found["difference", "kind", "half"] == {"l1": Interval(1, -0.25, -0.25, -0.25)}
 
 
@@ -215,7 +217,7 @@ def written(out: Path) -> dict[str, bytes]:
     return {file: (out / file).read_bytes() for file in FILES.values()}
 
 
-# As on a CPU of 2003: no instruction beyond what every x86-64 has, where a library has a choice.
+# As on a CPU of 2003: where a library has a choice, nothing beyond what every x86-64 has.
 OLD_CPU = {
     "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
     "OPENCV_CPU_DISABLE": "SSE4.1,SSE4.2,AVX,FP16,AVX2,FMA3,AVX512-SKX,AVX512-ICL",
@@ -227,7 +229,7 @@ OLD_CPU = {
 
 
 def test_an_old_cpu_gives_the_same_bytes(tmp_path):
-    """Photos-like pictures of 64 pixels; 1 thread and 2."""
+    """Vector units off, library by library, another BLAS kernel, and one thread instead of two."""
     pretend.dataset(tmp_path, size=64, count=9)
     pretend.system(tmp_path, "soft", noise=20, size=64, count=9)
     runs = {

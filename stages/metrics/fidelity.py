@@ -6,10 +6,10 @@ alone: what lies outside cannot change it. A picture whose hole is empty has no 
 
 Values are in [0, 1]: an 8-bit level is divided by 255, so that L1 0.1 means 25.5 levels.
 
-The numbers are the same on every CPU and with any number of threads. Pictures are whole levels, so sums of levels
-and of their squares are whole numbers: exact in int64 and, below 2^53, in float64, in whatever order they are added.
-One float64 division ends each. SSIM's window has taps of few bits, so that its sums are exact as well. The logarithms
-alone may differ in their last bit, and are rounded far above it.
+The numbers are the same on every CPU, whatever its vector unit, and with any number of threads. Pictures are whole
+levels, so sums of levels and of their squares are whole numbers: exact in int64 and, below 2^53, in float64, in
+whatever order they are added. One float64 division ends each. SSIM's window has taps of few bits, so that its sums are
+exact as well. The logarithms alone may differ in their last bit, and are rounded far above it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TAPS = np.array([270, 1991, 9438, 28668, 55838, 69734, 55838, 28668, 9438, 1991,
 
 # Scores are multiples of these. Sums of scores are exact, in any order, as long as they stay below 2^53 of them.
 EXACT = 2.0**-30  # of what is a quotient of whole numbers: the same everywhere before it is rounded
-COARSE = 2.0**-16  # of logarithms: 1.5e-5 dB, ten decimal places above the last bit of 100 dB
+COARSE = 2.0**-16  # of logarithms, and of LPIPS: 1.5e-5 dB is a billion times the last bit of 100 dB
 SIMILARITY = 2.0**-24  # of the values of an `ssim_map`
 
 
