@@ -31,7 +31,7 @@ TAPS = np.array([270, 1991, 9438, 28668, 55838, 69734, 55838, 28668, 9438, 1991,
 # Scores are multiples of these. Sums of scores are exact, in any order, as long as they stay below 2^53 of them.
 EXACT = 2.0**-30  # of what is a quotient of whole numbers: the same everywhere before it is rounded
 COARSE = 2.0**-16  # of logarithms, and of LPIPS: 1.5e-5 dB is a billion times the last bit of 100 dB
-SIMILARITY = 2.0**-24  # of the values of an `ssim_map`
+SIMILARITY = 2.0**-24  # of the values of an `ssim_map`: up to 1, float32 has all of them
 
 
 def score(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> dict[str, np.ndarray]:
@@ -83,14 +83,14 @@ def patch_sse(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> np.nd
 
 
 def ssim_map(output: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Structural similarity around every pixel and channel, float64 N x H x W x 3 (Wang et al. 2004, eq. 13).
+    """Structural similarity around every pixel and channel, float32 N x H x W x 3 (Wang et al. 2004, eq. 13).
 
     Gaussian window of 11 taps and sigma 1.5, biased covariances, edges mirrored; the map of
     `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, channel_axis=-1, full=True)`, but for the taps' few bits: a mean differs by some 1e-6.
     """
-    similarity = np.empty(output.shape)
-    work = np.empty((5, *output.shape[1:]))  # fresh memory would cost as much as the arithmetic
+    similarity = np.empty(output.shape, np.float32)
+    work = np.empty((6, *output.shape[1:]))  # fresh memory would cost as much as the arithmetic
     for x, y, out in zip(output, target, similarity, strict=True):
         _ssim_map(x, y, out, work)
     return similarity
@@ -171,18 +171,18 @@ def _blocks(pictures: np.ndarray, block: int) -> np.ndarray:
 
 
 def _ssim_map(x: np.ndarray, y: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
-    """The map of one pair, uint8 H x W x 3, into `out`; `work` is room for five more such arrays of float64.
+    """The map of one pair, uint8 H x W x 3, into `out`; `work` is room for six such arrays of float64.
 
     The four filtered pictures are exact: see `TAPS`. What follows is elementwise, each operation rounded as IEEE 754
     says. Both fractions of SSIM are taken by halves, which saves two passes: C1 / 2 goes to half a numerator.
     """
-    a, b, mean_x, mean_y, covariance = work
+    a, b, mean_x, mean_y, covariance, variances = work
     np.copyto(a, x)
     np.copyto(b, y)
     _blur(a, mean_x)
     _blur(b, mean_y)
-    _blur(np.multiply(a, b, out=out), covariance)
-    variances = _blur(_squares(a, b), out)
+    _blur(np.multiply(a, b, out=variances), covariance)
+    _blur(_squares(a, b), variances)
 
     product = np.multiply(mean_x, mean_y, out=a)
     squares = _squares(mean_x, mean_y)
@@ -194,10 +194,10 @@ def _ssim_map(x: np.ndarray, y: np.ndarray, out: np.ndarray, work: np.ndarray) -
     variances += C2
     product *= covariance
     squares *= variances
-    np.divide(product, squares, out=out)
-    out *= 4 / SIMILARITY
-    np.rint(out, out=out)
-    out *= SIMILARITY
+    product /= squares
+    product *= 4 / SIMILARITY
+    np.rint(product, out=product)
+    np.multiply(product, SIMILARITY, out=out, casting="same_kind")
 
 
 def _blur(a: np.ndarray, into: np.ndarray) -> np.ndarray:
