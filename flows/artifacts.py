@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +36,15 @@ def publish(root: Path) -> None:
 
 
 def scores(folder: Path) -> Iterator[dict[str, object]]:
-    """A row per system, raw or blended, and kind of hole."""
-    for file in sorted(folder.glob("*.json")):
-        summary = json.loads(file.read_text(encoding="utf-8"))
-        for variant in ("raw", "blended"):
-            for kind, metrics in summary.get(variant, {}).items():
-                if means := {name: metrics[name]["mean"] for name in METRICS if name in metrics}:
-                    yield {"system": file.stem, "variant": variant, "hole": kind, **means}
+    """A row per system, raw or blended, and kind of hole ("overall": all of them)."""
+    from stages.metrics.means import OVERALL, SUFFIX, read_means
+
+    for file in sorted(folder.glob(f"*{SUFFIX}")):
+        for (blending, group, label), metrics in read_means(file).items():
+            shown = {name: metrics[name].mean for name in METRICS if name in metrics}
+            if shown and blending != "difference" and group in (OVERALL[0], "kind"):
+                hole = label if group == "kind" else group
+                yield {"system": file.name.removesuffix(SUFFIX), "variant": blending, "hole": hole, **shown}
 
 
 def sheets(report: Path) -> list[Path]:

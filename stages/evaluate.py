@@ -1,16 +1,14 @@
 """Score completed pictures against the truth, raw and blended, with 95 % bootstrap intervals.
 
-One row a picture, kind of hole and blending goes to the table; means go to the score file: over all
-holes, by kind of hole, and by the missing part of the picture in the steps of Liu et al. 2018
-(table 1). Intervals are percentiles over resampled pictures, not rows: the holes of one
-picture are no independent witnesses (Efron and Tibshirani 1993, chapter 13). `difference` is
-blended minus raw, hole by hole, resampled as pairs.
+One row a picture, kind of hole and blending goes to the table; means with their intervals go to a second one
+(`stages/metrics/means.py`); the few that a person compares go to the score file, for `dvc metrics show`.
+Without LPIPS all three are the same bytes on every x86-64 CPU and with any number of threads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,17 +21,14 @@ from tqdm import tqdm
 
 from stages.images.table import KEY, Table
 from stages.metrics import fidelity
+from stages.metrics.means import KEYS, OVERALL, Means, summarise, write_means
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT, Runtime
 
-# Bins of the missing part of the picture, in percent; each takes in its upper end, as Liu et al.'s do.
-BINS = ("00-01", "01-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-100")
-ENDS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
 CHUNK = 256  # rows scored at once: bounds memory
-BLOCK = 100  # resamples drawn at once: bounds memory
-KEYS = (*KEY, "blending", "ratio")  # columns before the metrics
-DIGITS = 6  # significant digits in the score file
+BLENDINGS = ("raw", "blended")
+NUMBERS = 24  # in a score file, at most: `dvc metrics show` is then a table that can be read
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,7 +60,7 @@ def measure(
     pictures, masks, mixed = truth.find([key[:2] for key in keys]), holes.find(keys), blended.find(keys)
 
     ratio = np.empty(len(keys))
-    parts: dict[str, list[dict[str, np.ndarray]]] = {"raw": [], "blended": []}
+    parts: dict[str, list[dict[str, np.ndarray]]] = {blending: [] for blending in BLENDINGS}
     for start in tqdm(range(0, max(len(keys), 1), CHUNK), desc="score", mininterval=1, disable=None):
         rows = np.arange(start, min(start + CHUNK, len(keys)))
         target, hole = truth.pictures(pictures[rows]), holes.holes(masks[rows])
@@ -74,7 +69,7 @@ def measure(
             output = table.pictures(where)
             if ((output != target).any(axis=3) & ~hole).any():
                 raise InputError(f"{table.path}: known pixels were changed; remove it and run `dvc repro`")
-            perceptual = {"lpips": lpips(output, target)} if lpips else {}
+            perceptual = {"lpips": fidelity.rounded(lpips(output, target), fidelity.COARSE)} if lpips else {}
             parts[blending].append(fidelity.score(output, target, hole) | perceptual)
 
     columns: dict[str, Any] = {name: [key[i] for key in keys] * 2 for i, name in enumerate(KEY)}
@@ -83,74 +78,31 @@ def measure(
     return columns | {name: np.concatenate([part[name] for part in both]) for name in both[0]}
 
 
-def bootstrap(values: np.ndarray, pictures: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Mean and 95 % interval of every column: 3 x M of (mean, low, high), NaN where nothing counts.
+def headline(means: Means) -> dict[str, Any]:
+    """The score file: `n` completed pictures, and the means that a person compares, `NUMBERS` in all at most.
 
-    `values` is float rows x M, NaN where a row has no number; `pictures` tells the picture of
-    each row, int N. Each draw takes as many pictures as there are, with replacement, each with all its rows.
+    psnr_hole -> kind of hole -> raw, blended (dB); and over all holes ssim, l1 and lpips -> raw, blended. Where there
+    are too many kinds for that, psnr_hole has the raw ones alone; where still too many, it is over all holes.
     """
-    _, picture = np.unique(pictures, return_inverse=True)
-    count = int(picture.max()) + 1
-    totals, numbers = np.zeros((2, count, values.shape[1]))
-    np.add.at(totals, picture, np.nan_to_num(values, nan=0.0))
-    np.add.at(numbers, picture, ~np.isnan(values))
-    rng = np.random.default_rng(seed)
-    means = []
-    for start in range(0, draws, BLOCK):
-        block = min(BLOCK, draws - start)
-        drawn = rng.integers(count, size=(block, count)) + count * np.arange(block)[:, None]
-        times = np.bincount(drawn.reshape(-1), minlength=block * count).reshape(block, count)
-        means.append(_ratio(times @ totals, times @ numbers))
-    resampled = np.ma.masked_invalid(np.concatenate(means))
-    low, high = (_percentile(resampled, q) for q in (2.5, 97.5))
-    return np.stack([_ratio(totals.sum(axis=0), numbers.sum(axis=0)), low, high])
+    if not means:
+        return {"n": 0}
 
+    def shown(
+        metric: str, group: tuple[str, str], digits: int, blendings: Sequence[str] = BLENDINGS
+    ) -> dict[str, float]:
+        return {blending: round(means[blending, *group][metric].mean, digits) for blending in blendings}
 
-def _ratio(total: np.ndarray, number: np.ndarray) -> np.ndarray:
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
-
-
-def _percentile(resampled: np.ma.MaskedArray, q: float) -> np.ndarray:
-    """Percentile of each column's valid draws, NaN where there are none."""
-    columns = [column.compressed() for column in resampled.T]
-    return np.array([np.percentile(column, q) if len(column) else np.nan for column in columns])
-
-
-def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> dict[str, Any]:
-    """The score file: raw, blended or difference -> overall, each kind, or ratio -> bin -> metric -> mean, low, high.
-
-    `n` beside the metrics counts completed pictures. A metric without a number is left out.
-    """
-    metrics = [name for name in columns if name not in KEYS]
-    rows = len(columns["kind"]) // 2
-    scores = np.stack([np.asarray(columns[name]) for name in metrics], axis=1)
-    values = {"raw": scores[:rows], "blended": scores[rows:], "difference": scores[rows:] - scores[:rows]}
-    keys = list(zip(columns["image_id"][:rows], columns["path"][:rows], strict=True))
-    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
-    pictures = np.array([numbers[key] for key in keys], np.int64)
-    kinds = np.array(columns["kind"][:rows], object)
-    bins = np.searchsorted(ENDS, columns["ratio"][:rows], side="left")
-
-    def group(blending: str, rows: np.ndarray) -> dict[str, Any]:
-        if not rows.any():
-            return {"n": 0}
-        table = bootstrap(values[blending][rows], pictures[rows], draws, seed)
-        named = {name: dict(zip(("mean", "low", "high"), map(_rounded, column), strict=True))
-                 for name, column in zip(metrics, table.T, strict=True) if not np.isnan(column).any()}  # fmt: skip
-        return {"n": int(rows.sum()), **named}
-
-    return {
-        blending: {
-            "overall": group(blending, np.ones(rows, bool)),
-            **{kind: group(blending, kinds == kind) for kind in sorted(set(kinds))},
-            "ratio": {name: group(blending, bins == i) for i, name in enumerate(BINS) if (bins == i).any()},
-        }
-        for blending in values
-    }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
+    everything = means["raw", *OVERALL]
+    whole = {metric: shown(metric, OVERALL, 4) for metric in ("ssim", "l1", "lpips") if metric in everything}
+    kinds = [key[1:] for key, metrics in means.items() if key[:2] == ("raw", "kind") and "psnr_hole" in metrics]
+    room = NUMBERS - 1 - len(BLENDINGS) * len(whole)
+    psnr: dict[str, Any]
+    if len(kinds) <= room:
+        blendings = BLENDINGS if len(BLENDINGS) * len(kinds) <= room else BLENDINGS[:1]
+        psnr = {kind[1]: shown("psnr_hole", kind, 2, blendings) for kind in kinds}
+    else:
+        psnr = shown("psnr_hole", OVERALL, 2)
+    return {"n": everything["psnr"].n, "psnr_hole": psnr} | whole
 
 
 def evaluate(
@@ -160,11 +112,16 @@ def evaluate(
     blended: Path,
     scores: Path,
     table: Path,
+    means: Path,
     params: Params,
     runtime: Runtime,
     name: str,
 ) -> None:
-    """Score inpainted/completed.arrow and blended/blended.arrow; write the summary (JSON) and the table (Parquet)."""
+    """Score inpainted/completed.arrow and blended/blended.arrow.
+
+    Writes what a person compares (`scores`, JSON), every row (`table`, Parquet) and the means with their intervals
+    (`means`, Parquet).
+    """
     lpips = None
     if params.lpips != "none":  # torch is imported for LPIPS alone
         from stages.metrics.perceptual import Lpips
@@ -173,8 +130,9 @@ def evaluate(
         lpips = Lpips(params.lpips, training.prepare(runtime))
     raw, mixed = Table(inpainted / "completed.arrow"), Table(blended / "blended.arrow")
     columns = measure(raw, mixed, Table(aligned / "test.arrow"), Table(masks / "test.arrow"), lpips)
-    summary = summarise(columns, params.bootstrap, params.seed)
-    scores.write_text(json.dumps(summary, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    found = summarise(columns, params.bootstrap, params.seed)
+    write_means(found, means)
+    scores.write_text(json.dumps(headline(found), indent=1, allow_nan=False) + "\n")
     arrays = {
         key: pa.array(list(values), pa.string() if key in KEYS[:4] else pa.float64(), from_pandas=True)
         for key, values in columns.items()
@@ -187,5 +145,5 @@ if __name__ == "__main__":
         evaluate,
         sections={"params": "evaluate", "runtime": "runtime"},
         inputs=("aligned", "masks", "inpainted", "blended"),
-        outputs=("scores", "table"),
+        outputs=("scores", "table", "means"),
     )

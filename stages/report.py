@@ -28,6 +28,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.table import SPLITS, Key, Table
+from stages.metrics.means import OVERALL, SUFFIX, Interval, Means, read_means
 from stages.runs import command, record
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -128,7 +129,7 @@ def leftovers(folders: Folders, datasets: Iterable[str], models: Iterable[str], 
     expected = {
         **dict.fromkeys((folders.ingested, folders.aligned, folders.masks), datasets),
         **dict.fromkeys((folders.inpainted, folders.blended), systems),
-        folders.scores: {f"{name}{end}" for name in systems for end in (".json", ".parquet")},
+        folders.scores: {f"{name}{end}" for name in systems for end in (".json", ".parquet", SUFFIX)},
         folders.models: {f"{name}{end}" for name in models for end in (".safetensors", ".members.arrow")},
         folders.histories: {f"{name}.csv" for name in models},
         folders.samples: models,
@@ -182,19 +183,6 @@ def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
 # --- Scores ---
 
 
-def read_scores(folder: Path, system: str) -> dict[str, Any]:
-    path = folder / f"{system}.json"
-    try:
-        scores = json.loads(path.read_text())
-        if all(scores[blending]["overall"]["n"] >= 0 for blending in ("raw", "blended")):
-            return scores
-        raise ValueError("a negative count")
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found; `dvc repro` makes it") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a score file; remove it and run `dvc repro`") from None
-
-
 def best(values: Sequence[float | None], rule: str) -> float | None:
     """The best of the values, those missing aside: the one that `rule` (high, low, one) prefers."""
     given = [value for value in values if value is not None]
@@ -203,88 +191,94 @@ def best(values: Sequence[float | None], rule: str) -> float | None:
     return {"high": max(given), "low": min(given), "one": min(given, key=lambda v: abs(math.log(max(v, 1e-9))))}[rule]
 
 
-def cells(entries: Sequence[Mapping[str, float] | None], metric: str) -> list[str]:
+def cells(entries: Sequence[Interval | None], metric: str) -> list[str]:
     """One column of a table: mean over interval, the best in bold."""
     form = METRICS[metric].form
-    winner = best([entry["mean"] if entry else None for entry in entries], METRICS[metric].best)
+    winner = best([entry.mean if entry else None for entry in entries], METRICS[metric].best)
     made = []
     for entry in entries:
         if entry is None:
             made.append("–")
             continue
-        mean = format(entry["mean"], form)
+        mean = format(entry.mean, form)
         shown = f"<b>{mean}</b>" if winner is not None and mean == format(winner, form) else mean
-        made.append(f"{shown}<small>{format(entry['low'], form)} to {format(entry['high'], form)}</small>")
+        made.append(f"{shown}<small>{format(entry.low, form)} to {format(entry.high, form)}</small>")
     return made
 
 
-Lines = list[tuple[str, str, dict[str, Any]]]  # system, blending, and what the score file has under it
+class Line(NamedTuple):
+    """A system, raw or blended: a row of a table."""
+
+    system: str
+    blending: str
+    means: Means
+
+    def group(self, group: str, label: str) -> dict[str, Interval]:
+        """Metric -> mean; nothing where the system has completed no such hole."""
+        return self.means.get((self.blending, group, label), {})
+
+    @property
+    def head(self) -> str:
+        return f"{escape(self.system)} <i>{self.blending}</i>"
 
 
-def score_table(lines: Lines, group: str) -> str:
-    """Every metric of one kind of hole, or of all ("overall")."""
-    groups = [scores.get(group, {}) for *_, scores in lines]
+def score_table(lines: Sequence[Line], group: str, label: str) -> str:
+    """Every metric of one kind of hole, or of all."""
+    groups = [line.group(group, label) for line in lines]
     metrics = [m for m in METRICS if any(m in g for g in groups)]
     columns = [cells([g.get(metric) for g in groups], metric) for metric in metrics]
-    rows = [
-        [f"{escape(system)} <i>{blending}</i>", str(g.get("n", 0)), *values]
-        for (system, blending, _), g, *values in zip(lines, groups, *columns, strict=True)
-    ]
+    counts = [max((found.n for found in g.values()), default=0) for g in groups]
+    rows = [[line.head, str(count), *values] for line, count, *values in zip(lines, counts, *columns, strict=True)]
     return grid(["system", "n", *(METRICS[m].heading for m in metrics)], rows)
 
 
-def matrix(lines: Lines, metric: str, groups: Sequence[tuple[str, str]], within: str | None, caption: str) -> str:
-    """One metric: systems down, groups (key, heading) across; `within` is the level above the groups."""
-    levels = [scores.get(within, {}) if within else scores for *_, scores in lines]
-    columns = [cells([level.get(key, {}).get(metric) for level in levels], metric) for key, _ in groups]
-    rows = [
-        [f"{escape(system)} <i>{blending}</i>", *values]
-        for (system, blending, _), *values in zip(lines, *columns, strict=True)
-    ]
-    return grid(["system", *(escape(heading) for _, heading in groups)], rows, caption)
+def matrix(lines: Sequence[Line], metric: str, group: str, labels: Mapping[str, str], caption: str) -> str:
+    """One metric: systems down; across the labels of a group, each under its heading."""
+    columns = [cells([line.group(group, label).get(metric) for line in lines], metric) for label in labels]
+    rows = [[line.head, *values] for line, *values in zip(lines, *columns, strict=True)]
+    return grid(["system", *map(escape, labels.values())], rows, caption)
 
 
-def gains(scores: Mapping[str, Any], kinds: Sequence[str], metric: str) -> str:
+def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> str:
     """Blended minus raw, per system and kind; coloured where the interval leaves out 0."""
     rule, form = METRICS[metric].best, METRICS[metric].form
     rows = []
-    for system, entry in scores.items():
+    for system, means in systems.items():
         row = [escape(system)]
-        for kind in ("overall", *kinds):
-            gain = entry["difference"].get(kind, {}).get(metric)
+        for group in (OVERALL, *(("kind", kind) for kind in kinds)):
+            gain = means.get(("difference", *group), {}).get(metric)
             if gain is None:
                 row.append("–")
                 continue
-            sign = np.sign(gain["low"]) if gain["low"] * gain["high"] > 0 else 0
+            sign = np.sign(gain.low) if gain.low * gain.high > 0 else 0
             tone = {0: "", 1: "up" if rule == "high" else "down", -1: "down" if rule == "high" else "up"}[int(sign)]
-            low, high = format(gain["low"], "+" + form), format(gain["high"], "+" + form)
-            row.append(f"<span class='{tone}'>{format(gain['mean'], '+' + form)}</span><small>{low} to {high}</small>")
+            low, high = format(gain.low, "+" + form), format(gain.high, "+" + form)
+            row.append(f"<span class='{tone}'>{format(gain.mean, '+' + form)}</span><small>{low} to {high}</small>")
         rows.append(row)
     caption = f"What blending changes: {METRICS[metric].heading}, blended minus raw, hole by hole."
     return grid(["system", "all holes", *map(escape, kinds)], rows, caption)
 
 
-def score_section(scores: Mapping[str, Any], kinds: Sequence[str]) -> str:
-    """The tables of one dataset's systems; `scores` is system -> score file."""
-    lines: Lines = [
-        (system, blending, entry[blending]) for system, entry in scores.items() for blending in ("raw", "blended")
-    ]
-    present = [k for k in kinds if any(k in line for *_, line in lines)]
+def score_section(systems: Mapping[str, Means], kinds: Sequence[str]) -> str:
+    """The tables of one dataset's systems."""
+    lines = [Line(system, blending, means) for system, means in systems.items() for blending in ("raw", "blended")]
+    present = [kind for kind in kinds if any(line.group("kind", kind) for line in lines)]
     # Only systems that complete every kind can be compared over all holes.
-    able = [line for line in lines if all(kind in line[2] for kind in present)]
-    bins = sorted({key for *_, line in able for key in line["ratio"]})
-    across = [(kind, kind) for kind in present]
-    body = score_table(able, "overall") if able else ""
-    if some := sorted({system for system, *_ in lines} - {system for system, *_ in able}):
+    able = [line for line in lines if all(line.group("kind", kind) for kind in present)]
+    body = score_table(able, *OVERALL) if able else ""
+    if some := sorted({line.system for line in lines} - {line.system for line in able}):
         body += f"<p>Not every kind of hole is completed by {escape(', '.join(some))}: see by kind.</p>\n"
     for metric in ("psnr_hole", "ssim_hole"):
-        body += matrix(lines, metric, across, None, f"{METRICS[metric].heading}, by kind of hole.")
-    percent = [(key, "–".join(str(int(end)) for end in key.split("-")) + " %") for key in bins]
-    caption = f"{METRICS['psnr_hole'].heading}, by the missing part of the picture."
-    body += matrix(able, "psnr_hole", percent, "ratio", caption) if able else ""
-    body += gains(scores, present, "psnr_hole")
+        caption = f"{METRICS[metric].heading}, by kind of hole."
+        body += matrix(lines, metric, "kind", {kind: kind for kind in present}, caption)
+    if able:
+        bins = sorted({label for line in able for _, group, label in line.means if group == "ratio"})
+        percent = {label: "–".join(str(int(end)) for end in label.split("-")) + " %" for label in bins}
+        caption = f"{METRICS['psnr_hole'].heading}, by the missing part of the picture."
+        body += matrix(able, "psnr_hole", "ratio", percent, caption)
+    body += gains(systems, present, "psnr_hole")
     for kind in present:
-        body += folded(f"Every metric: {escape(kind)}", score_table(lines, kind))
+        body += folded(f"Every metric: {escape(kind)}", score_table(lines, "kind", kind))
     return body
 
 
@@ -702,7 +696,7 @@ def report(
         systems = [name for name, system in blend.items() if system.get("dataset") == dataset]
         kinds = list(entry.get("mask", {}).get("kinds", {}))
         if systems:
-            numbers = {system: read_scores(scores, system) for system in systems}
+            numbers = {system: read_means(scores / f"{system}{SUFFIX}") for system in systems}
             made = sheets(folders, dataset, kinds, systems, params.pictures, report)
             sections.append((f"Pictures: {escape(dataset)}", made))
             sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))

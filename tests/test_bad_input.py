@@ -227,7 +227,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pretend.curves(home, "x")
     (home / "scores").mkdir()
     call("evaluate", home, home)
-    shutil.move(home / "scores.json", home / "scores" / "x.json")
+    for end in (".json", ".parquet", ".means.parquet"):
+        shutil.move(home / f"scores{end}", home / "scores" / f"x{end}")
     return home
 
 
@@ -260,7 +261,7 @@ def call(stage: str, data: Path, out: Path) -> None:
             blend.blend(aligned, masks, inpainted, out / "blended", built(blend.Params, "blend.x"), "x")
         case "evaluate":
             section = built(evaluate.Params, "evaluate")
-            outputs = (out / "scores.json", out / "scores.parquet")
+            outputs = (out / f"scores{end}" for end in (".json", ".parquet", ".means.parquet"))
             evaluate.evaluate(aligned, masks, inpainted, blended, *outputs, section, runtime, "x")
         case "report":
             sections = {name: SECTIONS[name] for name in ("datasets", "train_dcgan", "search", "infer", "blend")}
@@ -281,7 +282,7 @@ TABLES = {  # what each stage reads of other stages
     ],
     "report": [
         *("ingested/x/part-00000.parquet", "aligned/x/rejected.parquet", "inpainted/x/completed.arrow"),
-        *("inpainted/x/curves.parquet", "models/x.safetensors", "models/x.members.arrow", "scores/x.json"),
+        *("inpainted/x/curves.parquet", "models/x.safetensors", "models/x.members.arrow", "scores/x.means.parquet"),
     ],
 }
 
@@ -294,8 +295,6 @@ def another(path: Path) -> None:
             pq.write_table(foreign, path)
         case ".safetensors":
             save_file({"a": np.zeros(3)}, path, metadata={"palimpsest": '{"network": "dcgan"}'})
-        case ".json":
-            path.write_text('{"raw": 3}')
         case _:
             kind = table.writing_pictures if "masks" in path.parts else table.writing_holes
             options = ({"number": pa.int64()},) if "masks" in path.parts else ()

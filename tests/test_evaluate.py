@@ -1,6 +1,7 @@
 """Scores of a pretended pipeline: hand-worked summaries, intervals, and inputs that do not fit."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,15 @@ import pytest
 
 from stages import evaluate as stage
 from stages.images import table
-from stages.metrics import fidelity
+from stages.metrics import fidelity, means
+from stages.metrics.means import OVERALL, Interval, Means
+from stages.runs import params
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
 
 ROOT = Path(__file__).parent.parent
+DVC = str(Path(sys.executable).with_name("dvc"))
+RAW_BINS = ("raw", "ratio")
 PLAIN = {"lpips": "none", "perceptual_weights": "none", "bootstrap": 200, "seed": 5}
 
 
@@ -38,28 +43,32 @@ def paths(data: Path, system: str = "soft") -> dict[str, Path]:
     }
 
 
-def evaluated(data: Path, out: Path, **changes) -> tuple[dict, list[dict]]:
-    """The score file and the table's rows, with `changes` to the input paths."""
+FILES = {"scores": "soft.json", "table": "soft.parquet", "means": "soft.means.parquet"}
+
+
+def evaluated(data: Path, out: Path, **changes) -> tuple[dict, Means, list[dict]]:
+    """The score file, the means and the table's rows, with `changes` to the input paths."""
     out.mkdir(exist_ok=True)
-    scores, rows = out / "soft.json", out / "soft.parquet"
-    given = {**paths(data), **changes}
-    stage.evaluate(**given, scores=scores, table=rows, params=stage.Params(**PLAIN), runtime=Runtime(), name="soft")
-    return json.loads(scores.read_text()), pq.read_table(rows).to_pylist()
+    outputs = {name: out / file for name, file in FILES.items()}
+    given = {**paths(data), **changes, **outputs}
+    stage.evaluate(**given, params=stage.Params(**PLAIN), runtime=Runtime(), name="soft")
+    rows = pq.read_table(outputs["table"]).to_pylist()
+    return json.loads(outputs["scores"].read_text()), means.read_means(outputs["means"]), rows
 
 
 def run(data: Path, out: Path, params: dict, **environment: str) -> subprocess.CompletedProcess:
     """The stage as `dvc.yaml` runs it, from the repository's root."""
     out.mkdir(exist_ok=True)
     (out / "params.yaml").write_text(json.dumps({"evaluate": params, "runtime": {}}))
-    options = {**paths(data), "scores": out / "soft.json", "table": out / "soft.parquet", "params": out / "params.yaml"}
+    options = {**paths(data), **{name: out / file for name, file in FILES.items()}, "params": out / "params.yaml"}
     words = [word for name, path in options.items() for word in (f"--{name}", str(path))]
     line = [sys.executable, "-m", "stages.evaluate", "soft", *words]
-    environment |= {"PALIMPSEST_RECORDS": str(out / "records"), "OMP_NUM_THREADS": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **environment, "PALIMPSEST_RECORDS": str(out / "records")}
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_every_row_is_scored_as_fidelity_scores_it(data, tmp_path):
-    _, rows = evaluated(data, tmp_path)
+    _, _, rows = evaluated(data, tmp_path)
     assert len(rows) == 2 * 6 * 2
     row = next(r for r in rows if r["path"] == "0003.png" and r["kind"] == "pixels" and r["blending"] == "raw")
     completed = table.Table(data / "inpainted" / "soft" / "completed.arrow")
@@ -71,22 +80,89 @@ def test_every_row_is_scored_as_fidelity_scores_it(data, tmp_path):
     assert {name: row[name] for name in expected} == {name: value[0] for name, value in expected.items()}
 
 
-def test_the_summary_means_what_it_says(data, tmp_path):
-    summary, rows = evaluated(data, tmp_path)
+def test_the_means_are_what_they_say(data, tmp_path):
+    scores, found, rows = evaluated(data, tmp_path)
     mean = np.mean([r["psnr_hole"] for r in rows if r["kind"] == "centre" and r["blending"] == "raw"])
-    entry = summary["raw"]["centre"]
-    assert entry["n"] == 6
-    assert entry["psnr_hole"]["mean"] == pytest.approx(mean, rel=1e-5)
-    assert summary["raw"]["overall"]["n"] == 12
+    entry = found["raw", "kind", "centre"]["psnr_hole"]
+    assert entry.n == 6
+    assert entry.mean == pytest.approx(mean, rel=1e-5)
+    assert found["raw", *OVERALL]["ssim"].n == 12
     # Pixel holes miss about .1 to .5; the centre hole .25.
-    bins = summary["raw"]["ratio"]
-    assert sum(entry["n"] for entry in bins.values()) == 12
-    assert bins["20-30"]["n"] >= 6
+    bins = {
+        label: metrics["l1"].n for (blending, group, label), metrics in found.items() if (blending, group) == RAW_BINS
+    }
+    assert sum(bins.values()) == 12
+    assert bins["20-30"] >= 6
     # Half the error: 6 dB better, and the paired difference says so with certainty.
-    gain = summary["difference"]["centre"]["psnr_hole"]
-    assert 5 < gain["low"] <= gain["mean"] <= gain["high"] < 7
-    means = [summary[blending]["centre"]["psnr_hole"]["mean"] for blending in ("blended", "raw")]
-    assert gain["mean"] == pytest.approx(means[0] - means[1], abs=1e-3)
+    gain = found["difference", "kind", "centre"]["psnr_hole"]
+    assert 5 < gain.low <= gain.mean <= gain.high < 7
+    pair = [found[blending, "kind", "centre"]["psnr_hole"].mean for blending in ("blended", "raw")]
+    assert gain.mean == pytest.approx(pair[0] - pair[1], abs=1e-3)
+    # What a person compares is of the same means.
+    both = ("raw", "blended")
+    assert scores == {
+        "n": 12,
+        "psnr_hole": {
+            kind: {blending: round(found[blending, "kind", kind]["psnr_hole"].mean, 2) for blending in both}
+            for kind in ("centre", "pixels")
+        },
+        **{name: {one: round(found[one, *OVERALL][name].mean, 4) for one in both} for name in ("ssim", "l1")},
+    }
+
+
+def many(kinds: int, lpips: bool) -> Means:
+    """Means of so many kinds of hole: kind k has k dB raw, and half a decibel more when blended."""
+    found: Means = {}
+    for blending, more in (("raw", 0), ("blended", 0.5)):
+        whole = dict.fromkeys(("ssim", "l1", "psnr", "mse", *["lpips"] * lpips), Interval(9, 0.25, 0, 1))
+        found[blending, *OVERALL] = whole | {"psnr_hole": Interval(9, 40 + more, 0, 1)}
+        for kind in range(kinds):
+            found[blending, "kind", f"k{kind}"] = {"psnr_hole": Interval(3, kind + more, 0, 99)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kinds", "lpips", "numbers", "last"),
+    [
+        (7, False, 19, {"raw": 6, "blended": 6.5}),
+        (8, True, 23, {"raw": 7, "blended": 7.5}),
+        (9, False, 23, {"raw": 8, "blended": 8.5}),
+        (9, True, 16, {"raw": 8}),
+        (17, True, 24, {"raw": 16}),
+        (18, True, 9, None),
+    ],
+)
+def test_a_score_file_holds_what_can_be_read(kinds, lpips, numbers, last):
+    """Too many kinds: first the blended ones go, then all kinds, for the mean over all holes."""
+    scores = stage.headline(many(kinds, lpips))
+    assert len(list(leaves(scores))) == numbers <= stage.NUMBERS
+    assert scores["psnr_hole"].get(f"k{kinds - 1}") == last
+    assert (scores["psnr_hole"] == {"raw": 40, "blended": 40.5}) == (last is None)
+
+
+def leaves(node):
+    for value in node.values():
+        if isinstance(value, dict):
+            yield from leaves(value)
+        else:
+            yield value
+
+
+def test_dvc_shows_a_table_that_a_person_can_read(data, tmp_path):
+    """A line as of the default: its kinds of hole and its longest name."""
+    kinds = ("centre", "eye_bar", "half", "lines", "pixels", "random_box", "strokes")
+    found = many(0, lpips=False)
+    for blending in ("raw", "blended"):
+        found |= {(blending, "kind", kind): {"psnr_hole": Interval(24, 21.5, 0, 99)} for kind in kinds}
+    name = max(params.load(ROOT / "params.yaml")["blend"], key=len)
+    file = tmp_path / "data" / "scores" / f"{name}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(stage.headline(found)))
+    subprocess.run([DVC, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    line = [DVC, "metrics", "show", f"data/scores/{name}.json"]
+    shown = subprocess.run(line, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert [len(re.split(r"\s{2,}", text.strip())) for text in shown] == [20, 20]
+    assert max(map(len, shown)) <= 500
 
 
 @pytest.mark.parametrize(
@@ -95,34 +171,34 @@ def test_the_summary_means_what_it_says(data, tmp_path):
 def test_bins_take_in_their_upper_end(ratio, name):
     columns = {"image_id": ["a"] * 2, "path": ["a"] * 2, "kind": ["half"] * 2, "blending": ["raw", "blended"]}
     columns |= {"ratio": np.array([ratio, ratio]), "l1": np.array([0.5, 0.25])}
-    summary = stage.summarise(columns, draws=10, seed=1)
-    assert list(summary["raw"]["ratio"]) == [name]
-    assert summary["difference"]["half"] == {"n": 1, "l1": {"mean": -0.25, "low": -0.25, "high": -0.25}}
+    found = means.summarise(columns, draws=10, seed=1)
+    assert [label for blending, group, label in found if (blending, group) == RAW_BINS] == [name]
+    assert found["difference", "kind", "half"] == {"l1": Interval(1, -0.25, -0.25, -0.25)}
 
 
 def test_bootstrap_by_hand():
     # Two pictures, 0 and 1: a draw's mean is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4.
-    mean, low, high = stage.bootstrap(np.array([[0.0], [1.0]]), np.array([0, 1]), draws=500, seed=1)
+    mean, low, high = means.bootstrap(np.array([[0.0], [1.0]]), np.array([0, 1]), draws=500, seed=1)
     assert (mean[0], low[0], high[0]) == (0.5, 0, 1)
     # One picture has nothing to vary with, however many its rows.
-    assert (stage.bootstrap(np.array([[0.0], [1.0]]), np.array([7, 7]), draws=50, seed=1) == 0.5).all()
+    assert (means.bootstrap(np.array([[0.0], [1.0]]), np.array([7, 7]), draws=50, seed=1) == 0.5).all()
 
 
 def test_bootstrap_resamples_pictures_not_rows():
     rng = np.random.default_rng(0)
     values = np.repeat(rng.normal(size=(40, 1)), 25, axis=0)  # 25 rows a picture, all alike
     pictures = np.repeat(np.arange(40), 25)
-    _, low, high = stage.bootstrap(values, pictures, draws=2000, seed=1)[:, 0]
+    _, low, high = means.bootstrap(values, pictures, draws=2000, seed=1)[:, 0]
     expected = 2 * 1.96 * values[::25].std() / np.sqrt(40)
     assert high - low == pytest.approx(expected, rel=0.1)
     # The same seed, the same interval; blocks of draws do not show.
-    again = stage.bootstrap(values, pictures, draws=2000, seed=1)[:, 0]
+    again = means.bootstrap(values, pictures, draws=2000, seed=1)[:, 0]
     assert (again[1], again[2]) == (low, high)
 
 
 def test_bootstrap_leaves_out_what_has_no_number():
     values = np.array([[1.0, np.nan], [3.0, np.nan], [np.nan, np.nan]])
-    table = stage.bootstrap(values, np.arange(3), draws=200, seed=1)
+    table = means.bootstrap(values, np.arange(3), draws=200, seed=1)
     assert table[0, 0] == 2
     assert 1 <= table[1, 0] <= table[2, 0] <= 3
     assert np.isnan(table[:, 1]).all()
@@ -132,21 +208,45 @@ def test_the_command_gives_the_same_bytes_twice_and_leaves_torch_alone(data, tmp
     for name in ("one", "two"):
         done = run(data, tmp_path / name, PLAIN)
         assert done.returncode == 0, done.stderr
-    for file in ("soft.json", "soft.parquet"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    text = (tmp_path / "one" / "soft.json").read_text()
-    assert "NaN" not in text
-    assert text == json.dumps(json.loads(text), indent=1, sort_keys=True) + "\n"
+    assert written(tmp_path / "one") == written(tmp_path / "two")
     code = "import sys, stages.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def written(out: Path) -> dict[str, bytes]:
+    return {file: (out / file).read_bytes() for file in FILES.values()}
+
+
+# As on a CPU of 2003: where a library has a choice, nothing beyond what every x86-64 has.
+OLD_CPU = {
+    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
+    "OPENCV_CPU_DISABLE": "SSE4.1,SSE4.2,AVX,FP16,AVX2,FMA3,AVX512-SKX,AVX512-ICL",
+    "OPENCV_IPP": "disabled",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "ARROW_USER_SIMD_LEVEL": "NONE",
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-AVX,-FMA4",
+}
+
+
+def test_an_old_cpu_gives_the_same_bytes(tmp_path):
+    """Vector units off, library by library, another BLAS kernel, and one thread instead of two."""
+    pretend.dataset(tmp_path, size=64, count=9)
+    pretend.system(tmp_path, "soft", noise=20, size=64, count=9)
+    runs = {
+        "new": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+        "old": OLD_CPU,
+        "haswell": {"OPENBLAS_CORETYPE": "Haswell"},
+    }
+    for name, environment in runs.items():
+        done = run(tmp_path, tmp_path / name, PLAIN, **environment)
+        assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "new") == written(tmp_path / "old") == written(tmp_path / "haswell")
 
 
 def test_no_test_pictures_is_no_crash(tmp_path):
     pretend.dataset(tmp_path, count=0)
     pretend.system(tmp_path, "soft", noise=1, count=0)
-    summary, rows = evaluated(tmp_path, tmp_path / "out")
-    assert rows == []
-    assert summary["raw"] == {"overall": {"n": 0}, "ratio": {}}
+    assert evaluated(tmp_path, tmp_path / "out") == ({"n": 0}, {}, [])
 
 
 @pytest.mark.parametrize("weights", ["none", "random"])
@@ -199,3 +299,22 @@ def test_tables_that_do_not_fit_are_refused(data, tmp_path):
     (tmp_path / "broken" / "completed.arrow").write_bytes(b"no table")
     with pytest.raises(InputError, match="not a table"):
         evaluated(data, tmp_path / "out", inpainted=tmp_path / "broken")
+
+
+def test_a_damaged_table_of_means_is_named(tmp_path):
+    path = tmp_path / f"soft{means.SUFFIX}"
+    with pytest.raises(InputError, match=r"soft\.means\.parquet: not found; `dvc repro` makes it"):
+        means.read_means(path)
+    found = many(3, lpips=True)
+    means.write_means(found, path)
+    assert means.read_means(path) == found
+    whole = path.read_bytes()
+    pq.write_table(pq.read_table(path).drop_columns(["high"]), path)
+    for damaged in (path.read_bytes(), whole[: len(whole) // 2], b"", b"no table"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"soft\.means\.parquet: not a table of mean scores; remove it"):
+            means.read_means(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match="not a table of mean scores"):
+        means.read_means(path)

@@ -22,6 +22,7 @@ from flows.pipeline import tether
 from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
 from flows.pipeline.turn import alone
 from flows.rebuild import Rebuild
+from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
 from stages.runs.errors import InputError
 
 
@@ -356,8 +357,12 @@ def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeyp
 def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
     build()
     (project.home / "data" / "scores").mkdir()
-    score = {"raw": {"centre": {"psnr_hole": {"mean": 20.5}}}, "blended": {"centre": {"psnr_hole": {"mean": 21.5}}}}
-    (project.home / "data" / "scores" / "net.json").write_text(json.dumps(score))
+    scores = {("raw", *OVERALL): 20.5, ("blended", "kind", "centre"): 21.5}
+    scores |= {("difference", "kind", "centre"): 1, ("raw", "ratio", "10-20"): 20}  # on the report's page alone
+    means = {
+        group: {"psnr_hole": Interval(6, mean, 0, 99), "l1": Interval(6, 0, 0, 0)} for group, mean in scores.items()
+    }
+    write_means(means, project.home / "data" / "scores" / f"net{SUFFIX}")
     kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
     for state in kept:
         state.mkdir(parents=True)
@@ -366,8 +371,8 @@ def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> 
     assert project.lock() == plain
     (table,) = [one for one in post(api, "artifacts", {}) if one["key"] == "scores"]
     assert json.loads(table["data"]) == [
-        {"system": "net", "variant": variant, "hole": "centre", "psnr_hole": mean}
-        for variant, mean in (("raw", 20.5), ("blended", 21.5))
+        {"system": "net", "variant": "raw", "hole": "overall", "psnr_hole": 20.5},
+        {"system": "net", "variant": "blended", "hole": "centre", "psnr_hole": 21.5},
     ]
 
 

@@ -18,6 +18,7 @@ import pretend
 import pytest
 
 from stages import evaluate, report
+from stages.metrics.means import OVERALL, SUFFIX, read_means, write_means
 from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
@@ -48,7 +49,7 @@ def fill(data: Path) -> Path:
         pretend.system(data, system, noise)
         places = [data / "aligned" / "faces", data / "masks" / "faces"]
         places += [data / folder / system for folder in ("inpainted", "blended")]
-        outputs = [data / "scores" / f"{system}{end}" for end in (".json", ".parquet")]
+        outputs = [data / "scores" / f"{system}{end}" for end in (".json", ".parquet", SUFFIX)]
         evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), system)
     pretend.curves(data, "net")
     return data
@@ -138,16 +139,16 @@ def test_it_counts_what_came_in_and_why_it_went(text):
     assert "<td>align</td><td>no face found</td><td>1</td>" in text
 
 
-def test_scores_are_the_score_files_with_the_best_in_bold(data, text):
-    scores = {name: json.loads((data / "scores" / f"{name}.json").read_text()) for name in SECTIONS["blend"]}
-    entry = scores["telea & <co>"]["blended"]["overall"]["psnr_hole"]
-    low, high = f"{entry['low']:.2f}", f"{entry['high']:.2f}"
-    assert f"<td><b>{entry['mean']:.2f}</b><small>{low} to {high}</small></td>" in text
-    worse = scores["net"]["raw"]["overall"]["psnr_hole"]["mean"]
+def test_scores_are_the_means_with_the_best_in_bold(data, text):
+    means = {name: read_means(data / "scores" / f"{name}{SUFFIX}") for name in SECTIONS["blend"]}
+    entry = means["telea & <co>"]["blended", *OVERALL]["psnr_hole"]
+    assert f"<td><b>{entry.mean:.2f}</b><small>{entry.low:.2f} to {entry.high:.2f}</small></td>" in text
+    worse = means["net"]["raw", *OVERALL]["psnr_hole"].mean
     assert f"<td>{worse:.2f}<small>" in text
-    gain = scores["net"]["difference"]["centre"]["psnr_hole"]
-    assert gain["low"] > 0
-    assert f"<span class='up'>{gain['mean']:+.2f}</span>" in text
+    gain = means["net"]["difference", "kind", "centre"]["psnr_hole"]
+    assert gain.low > 0
+    assert f"<span class='up'>{gain.mean:+.2f}</span>" in text
+    assert re.search(r"<th scope=row>net <i>raw</i></th><td>12</td>", text), "two holes in each of six pictures"
 
 
 def test_best_by_hand():
@@ -184,6 +185,7 @@ def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
     ("file", "section"),
     [
         ("scores/net.json", "blend"),
+        ("scores/net.means.parquet", "blend"),
         ("blended/net", "blend"),
         ("inpainted/net", "blend"),
         ("models/net.safetensors", "train_dcgan"),
@@ -227,8 +229,7 @@ def test_without_learned_models_and_test_pictures(tmp_path):
     pretend.ingested(tmp_path, count=0)
     pretend.system(tmp_path, "telea", noise=1, count=0)
     (tmp_path / "scores").mkdir()
-    empty = {"overall": {"n": 0}, "ratio": {}}
-    (tmp_path / "scores" / "telea.json").write_text(json.dumps(dict.fromkeys(("raw", "blended", "difference"), empty)))
+    write_means({}, tmp_path / "scores" / f"telea{SUFFIX}")
     sections = {**SECTIONS, "train_dcgan": {}, "search": {}}
     sections |= {part: {"telea": {"dataset": "faces"}} for part in ("infer", "blend")}
     page = (made(tmp_path, tmp_path / "report", sections) / "index.html").read_text()
@@ -242,7 +243,7 @@ def test_a_system_of_fewer_kinds_is_left_off_the_other_sheets(tmp_path):
         for path in (data / folder).glob("net*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     pretend.system(data, "net", 30, count=2, kinds=("pixels",))
-    shutil.copy(data / "scores" / "telea & <co>.json", data / "scores" / "net.json")
+    shutil.copy(data / "scores" / f"telea & <co>{SUFFIX}", data / "scores" / f"net{SUFFIX}")
     widths = {}
     for kind in ("centre", "pixels"):
         sheet = cv2.imread(str(made(data, tmp_path / kind) / f"sheet-faces-{kind}.png"))
@@ -263,7 +264,7 @@ def test_random_perceptual_weights_are_said(data, tmp_path):
 def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
     sections = copy.deepcopy(SECTIONS)
     sections["infer"]["new"] = sections["blend"]["new"] = {"dataset": "faces"}
-    with pytest.raises(InputError, match=r"scores/new\.json: not found"):
+    with pytest.raises(InputError, match=r"scores/new\.means\.parquet: not found"):
         made(data, tmp_path / "one", sections)
     broken = fill(tmp_path / "data")
     shutil.move(broken / "ingested" / "faces" / "part-00000.parquet", tmp_path / "table")

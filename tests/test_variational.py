@@ -82,10 +82,10 @@ def test_patch_sse_counts_the_hole_alone_in_unit_scale():
 
 def test_patch_sse_is_evaluates():
     rng = np.random.default_rng(0)
-    output, target = rng.random((2, 3, 12, 12, 3), np.float32)
+    output, target = rng.integers(0, 256, (2, 3, 12, 12, 3), np.uint8)
     hole = np.zeros((3, 12, 12), bool)
     hole[:, 3:9, 3:9] = True
-    inner = [torch.from_numpy(x[:, 1:11, 1:11]).permute(0, 3, 1, 2) * 2 - 1 for x in (output, target)]
+    inner = [torch.from_numpy(x[:, 1:11, 1:11]).permute(0, 3, 1, 2) / 127.5 - 1 for x in (output, target)]
     ours = variational.patch_sse(*inner, overlap=2)
     assert ours.tolist() == pytest.approx(fidelity.patch_sse(output, target, hole).tolist(), rel=1e-5)
 

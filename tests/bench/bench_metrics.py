@@ -27,12 +27,12 @@ def interleaved(ours: Callable[[], object], theirs: Callable[[], object]) -> tup
 
 
 def pictures(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two batches of 8-bit levels as float32 in [0, 1]: soft blobs, and the same with noise."""
+    """Two batches of uint8 pictures: soft blobs, and the same with noise."""
     rng = np.random.default_rng(0)
     soft = np.stack([cv2.GaussianBlur(rng.random((size, size, 3)), (0, 0), 3) for _ in range(BATCH)])
     x = np.clip((soft - 0.5) * 1000 + 128, 0, 255)
     y = np.clip(x + rng.normal(0, 8, x.shape), 0, 255)
-    return x.astype(np.uint8).astype(np.float32) / 255, y.astype(np.uint8).astype(np.float32) / 255
+    return x.astype(np.uint8), y.astype(np.uint8)
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
 
         def theirs(x: np.ndarray = x, y: np.ndarray = y) -> np.ndarray:
             options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-            pairs = zip(x, y, strict=True)
+            pairs = zip(x.astype(np.float32) / 255, y.astype(np.float32) / 255, strict=True)  # its faster way
             return np.array([structural_similarity(a, b, channel_axis=-1, data_range=1, **options) for a, b in pairs])
 
         fast, slow = interleaved(ours, theirs)
