@@ -244,7 +244,7 @@ def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, n
         raise InputError(f"{ingested}: none of {total} pictures could be aligned: {reasons}; see datasets.{name}.align")
     columns = list(zip(*rejected, strict=True)) or [()] * len(REJECTED)
     table = pa.Table.from_arrays([pa.array(column, pa.string()) for column in columns], schema=REJECTED)
-    pq.write_table(table, aligned / "rejected.parquet")
+    pq.write_table(table, aligned / "rejected.parquet", compression="none")
 
 
 if __name__ == "__main__":
