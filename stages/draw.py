@@ -269,6 +269,7 @@ def _start() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)
+    np.empty(2**24, np.uint8)  # glibc keeps what is freed up to the largest block freed so far: a sixth faster
 
 
 def draw(portraits: Path, params: Params) -> None:

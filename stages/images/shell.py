@@ -118,13 +118,18 @@ class Shell:
         """The inverse of `project` for points in the outline, by fixed-point steps; (t, v)."""
         sin, cos = math.sin(self.pose.yaw), math.cos(self.pose.yaw)
         rise, run = math.tan(self.pose.pitch), 1 / math.cos(self.pose.pitch)
+        # With s = sin(t + lead) and c = cos(t + lead): d cos t cos(yaw) - a sin t sin(yaw) = c near + s far.
+        cos_lead, sin_lead = np.cos(self.lead), np.sin(self.lead)
+        near = self.d * cos_lead * cos + self.a * sin_lead * sin
+        far = self.d * sin_lead * cos - self.a * cos_lead * sin
+        reach = np.maximum(self.reach, 1e-3)
         v, relief = y * run, np.zeros_like(y)
         for _ in range(6):
             row = self.at(v)
-            reach = self.reach[row]
-            t = np.arcsin(np.clip((x - relief * sin) / np.maximum(reach, 1e-3), -1, 1)) - self.lead[row]
+            s = np.clip((x - relief * sin) / reach[row], -1, 1)
+            t = np.arcsin(s) - self.lead[row]
             relief = sample(self.canvas.relief, self.canvas.column(t), self.canvas.row(v))
-            depth = (self.d[row] * np.cos(t) + relief) * cos - self.a[row] * np.sin(t) * sin
+            depth = np.sqrt(1 - s * s) * near[row] + s * far[row] + relief * cos
             v = y * run + depth * rise
         return t, v
 
@@ -228,12 +233,10 @@ def enlarge(image: Array, height: int, width: int) -> Array:
 def _longer(image: Array, many: int) -> Array:
     """`image` with `many` rows in place of its own."""
     place = (np.arange(many) + 0.5) * (len(image) / many) - 0.5
-    first = np.floor(place).astype(int) - 1  # of the four rows around each place
-    padded = np.pad(image, ((2, 2), (0, 0)), "edge")
-    longer = np.zeros((many, image.shape[1]))
-    for tap in range(4):
-        away = np.abs(place - first - tap)
-        near = (1.25 * away - 2.25) * away * away + 1
-        far = -0.75 * (((away - 5) * away + 8) * away - 4)
-        longer += np.where(away < 1, near, far)[:, None] * padded[first + tap + 2]
-    return longer
+    row = np.floor(place).astype(int) + np.array([[-1], [0], [1], [2]])  # the four around each place
+    away = np.abs(place - row)
+    near = (1.25 * away - 2.25) * away * away + 1
+    far = -0.75 * (((away - 5) * away + 8) * away - 4)
+    weights = np.where(away < 1, near, far)[..., None]
+    taps = np.clip(row, 0, len(image) - 1)
+    return sum(weight * image[tap] for weight, tap in zip(weights, taps, strict=True))
