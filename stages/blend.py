@@ -17,6 +17,9 @@ coupled  report 2's proposal, to tie the channels: Adam on
              sum_p sqrt(sum_c |S(x_c) - S(g_c)|^2(p) + eps^2),
          convex, one norm a pixel over all channels. (A quadratic term between channels, say
          |S(u_c) - S(u_d)|^2, would have the same minimisers as none: it would test nothing.)
+
+The stage works in float64: BLAS adds in another order on each type of CPU, and the descents enlarge what
+that changes. In float64 it stays far below the last rounding, so the bytes are the same.
 """
 
 from __future__ import annotations
@@ -40,10 +43,11 @@ Links = list[tuple[np.ndarray, np.ndarray]]
 Solver = Callable[[np.ndarray], np.ndarray]  # A^-1 b, float64 n x m
 
 FFT_SIDES = 400  # height + width from which a fast transform beats two matrix products
-CHUNK = 2**15  # floats of a batch of rectangles worked on at once: larger ones fault pages in anew
+CHUNK = 2**15  # numbers of a batch of rectangles worked on at once: larger ones fault pages in anew
 FACTOR_MANY = 12  # images of one hole from which CHOLMOD's slow factor and fast solve pay
 BAND_ENTRIES = 2**23  # of a banded factor; larger holes go to CHOLMOD, which fills in less
 SYSTEM_ENTRIES = 2**20  # of the right-hand sides of an irregular hole, solved at once
+HAIR = 1e-6  # levels
 EPSILON = 0.01  # intensity per pixel; rounds the coupled norm off at zero
 
 
@@ -67,17 +71,18 @@ def poisson_blend(
 ) -> np.ndarray:
     """`known` outside the hole, bit for bit; inside it the guide's gradients, fitted to the known rim.
 
-    known, guide: float32 N x H x W x 3 in [0, 1]; hole: bool N x H x W, True = missing. Returns
-    float32 N x H x W x 3, not clipped, in `out` where given (a reused array saves page faults).
+    known, guide: N x H x W x 3 in [0, 1], both float32 or both float64, the type that is worked in; hole:
+    bool N x H x W, True = missing. Returns N x H x W x 3 of that type, not clipped, in `out` where given
+    (a reused array saves page faults).
     What `known` holds under the hole is never read, be it NaN. A hole that covers the whole picture
     leaves u free by a constant; u's mean is taken as 0, which returns the guide.
     `iterations` and `rate` are of the methods that descend. Raises ValueError for other shapes or types.
     """
     _check(known, guide, hole)
     if out is None:
-        out = np.empty(known.shape, np.float32)
-    elif out.shape != known.shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be a contiguous float32 {known.shape}")
+        out = np.empty(known.shape, known.dtype)
+    elif out.shape != known.shape or out.dtype != known.dtype or not out.flags.c_contiguous:
+        raise ValueError(f"out must be a contiguous {known.dtype} {known.shape}")
     elif np.may_share_memory(out, guide):
         raise ValueError("out must not be the guide's memory")
     np.copyto(out, known)
@@ -94,8 +99,10 @@ def poisson_blend(
 def _check(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> None:
     if known.ndim != 4 or known.shape[3] != 3 or guide.shape != known.shape or hole.shape != known.shape[:3]:
         raise ValueError(f"known {known.shape}, guide {guide.shape}, hole {hole.shape}: N x H x W x 3 twice, N x H x W")
-    if known.dtype != np.float32 or guide.dtype != np.float32 or hole.dtype != np.bool_:
-        raise ValueError(f"known {known.dtype}, guide {guide.dtype}, hole {hole.dtype}: must be float32 twice, bool")
+    if known.dtype not in (np.float32, np.float64) or guide.dtype != known.dtype or hole.dtype != np.bool_:
+        raise ValueError(
+            f"known {known.dtype}, guide {guide.dtype}, hole {hole.dtype}: must be float32 or float64 twice, bool"
+        )
 
 
 def _groups(hole: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -161,13 +168,13 @@ def _basis(n: int, low: bool, high: bool) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _spectrum(
-    height: int, width: int, ends: tuple[bool, bool, bool, bool]
+    height: int, width: int, ends: tuple[bool, bool, bool, bool], kind: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """float32: the vertical basis, the horizontal one, and 1 / eigenvalue as height x 1 x width."""
+    """The vertical basis, the horizontal one, and 1 / eigenvalue as height x 1 x width, of type `kind`."""
     vertical, tall = _basis(height, ends[0], ends[1])
     horizontal, wide = _basis(width, ends[2], ends[3])
     inverse = 1 / (tall[:, None] + wide[None, :])  # positive: at least one end is known
-    return vertical.astype(np.float32), horizontal.astype(np.float32), inverse[:, None, :].astype(np.float32)
+    return vertical.astype(kind), horizontal.astype(kind), inverse[:, None, :].astype(kind)
 
 
 def _solve_rectangle(
@@ -181,12 +188,12 @@ def _solve_rectangle(
     top, bottom, left, right = box
     height, width = bottom - top, right - left
     ends = (top > 0, bottom < known.shape[1], left > 0, right < known.shape[2])
-    vertical, horizontal, inverse = _spectrum(height, width, ends)
+    vertical, horizontal, inverse = _spectrum(height, width, ends, known.dtype)
 
     def strip(known_there: bool, y: int | slice, x: int | slice, length: int) -> np.ndarray:
         """y - g along one side, (image, channel) x length; zero where the picture ends there."""
         if not known_there:
-            return np.zeros((count, length), np.float32)
+            return np.zeros((count, length), known.dtype)
         step: np.ndarray = known[rows, y, x] - guide[rows, y, x]
         return step.transpose(0, 2, 1).reshape(count, length)
 
@@ -325,7 +332,7 @@ def _sobel_energy_slope(u: np.ndarray, coupled: bool) -> np.ndarray:
     vertical = _windows(_windows(u, smooth, 2), across, 1)
     if coupled:
         energy = (horizontal**2 + vertical**2).sum(axis=3, keepdims=True)
-        norm = np.sqrt(energy + np.float32(EPSILON**2))
+        norm = np.sqrt(energy + EPSILON**2)
         horizontal, vertical = horizontal / norm, vertical / norm
     return _spread(_spread(horizontal, across, 2), smooth, 1) + _spread(_spread(vertical, across, 1), smooth, 2)
 
@@ -349,10 +356,11 @@ def _spread(sums: np.ndarray, weights: np.ndarray, axis: int) -> np.ndarray:
 def _levels(x: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """uint8: `x` (0 to 1) rounded and clipped in the hole, the input's own bytes elsewhere.
 
-    Exact halves are common (the mean of four levels): a hair on top sends all of them up, whichever
-    side the solver's last bit put them, so that a result hangs neither on its batch nor on threads.
+    Exact halves are common (the mean of four levels): a hair on top, wide against float64's errors, sends
+    all of them up, whichever side the solver's last bit put them. So a result hangs neither on its batch nor
+    on threads or the type of CPU.
     """
-    rounded = np.floor(x * np.float32(255) + np.float32(0.501)).clip(0, 255).astype(np.uint8)
+    rounded = np.floor(x * 255 + (0.5 + HAIR)).clip(0, 255).astype(np.uint8)
     return np.where(hole[..., None], rounded, picture)
 
 
@@ -375,8 +383,8 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
         raise InputError(f"blend.{name}.dataset: not the one of {guides.path}? {error}") from None
 
     blended.mkdir(parents=True)
-    # So many rows at once that a float32 batch takes 32 MB.
-    step = max(1, 2**23 // (guides.size[0] * guides.size[1] * 3))
+    # So many rows at once that a float64 batch takes 32 MB.
+    step = max(1, 2**22 // (guides.size[0] * guides.size[1] * 3))
     columns = table.COMPLETED
     with (
         table.writing_pictures(blended / "blended.arrow", guides.size, columns) as writer,
@@ -387,8 +395,8 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
             picture, hole = pictures.pictures(picture_rows[batch]), holes.holes(hole_rows[batch])
             guide = guides.pictures(range(start, start + len(picture)))
             x = poisson_blend(
-                picture.astype(np.float32) / 255,
-                guide.astype(np.float32) / 255,
+                picture / 255,
+                guide / 255,
                 hole,
                 params.method,
                 iterations=params.iterations,

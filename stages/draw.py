@@ -2,13 +2,18 @@
 
 Nobody's picture: each face is a `Person` drawn from a generator keyed by (seed, index), so a larger
 count leaves the first pictures as they are. Written are `0000.png`, ... and `landmarks.csv`, in the
-columns of CelebA's landmark file.
+columns of CelebA's landmark file: the same bytes on every CPU.
 """
 
 from __future__ import annotations
 
 import csv
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +24,9 @@ from pydantic.dataclasses import dataclass
 from stages.images.person import Beard, Eyes, Glasses, Hair, Light, Mouth, Nose, Person, Pose, Skull
 from stages.runs import command
 from stages.runs.params import STRICT
+
+CHUNK = 16  # pictures a task: enough to hide what passing them between processes costs
+FEW = 64  # pictures; below, starting processes costs more than they save
 
 POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
 
@@ -46,10 +54,11 @@ class Params:
     count: Annotated[int, Field(ge=1, le=100_000)]  # pictures
     size: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
     seed: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
 
 
 def _linear(srgb: object) -> np.ndarray:
-    return (np.asarray(srgb, np.float32) / 255) ** 2
+    return (np.asarray(srgb) / 255) ** 2
 
 
 def person(seed: int, index: int) -> Person:
@@ -57,7 +66,7 @@ def person(seed: int, index: int) -> Person:
     rng = np.random.default_rng((seed, index))
     uniform, normal = rng.uniform, rng.normal
     tone = uniform(0, len(SKINS) - 1.001)
-    skin = _between(SKINS, tone) * uniform(0.95, 1.05, 3).astype(np.float32)
+    skin = _between(SKINS, tone) * uniform(0.95, 1.05, 3)
     masculine = rng.random() < 0.5
     age = uniform(0, 1) ** 1.5
     hair = _hair(rng, masculine, age, tone)
@@ -67,7 +76,7 @@ def person(seed: int, index: int) -> Person:
         uniform(0.03, 0.085) if smile > 0.05 and rng.random() < 0.65 else uniform(0.02, 0.05) * (rng.random() < 0.2)
     )
     lipstick = not masculine and rng.random() < 0.55
-    lips = _linear((186, 62, 70)) * uniform(0.7, 1.2) if lipstick else skin * np.array([0.82, 0.46, 0.46], np.float32)
+    lips = _linear((186, 62, 70)) * uniform(0.7, 1.2) if lipstick else skin * np.array([0.82, 0.46, 0.46])
     full = uniform(0, 1)
     return Person(
         pose=_pose(rng),
@@ -129,7 +138,7 @@ def _light(rng: np.random.Generator) -> Light:
     key = tint * rng.uniform(0.75, 1.05) * (1.15 - 0.6 * fill)
     sky = fill * (2 - tint) * rng.uniform(0.9, 1.2)
     ground = fill * rng.uniform(0.5, 0.9) * np.array([1.05, 1, 0.95])
-    return Light(*(part.astype(np.float32) for part in (direction, key, sky, ground)))
+    return Light(direction, key, sky, ground)
 
 
 def _eyes(rng: np.random.Generator, masculine: bool, tone: float) -> Eyes:
@@ -233,22 +242,49 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
     return _linear(np.clip(common + rng.uniform(-50, 50, (4, 1)) + rng.uniform(-14, 14, (4, 3)), 5, 250))
 
 
+def drawn(seed: int, size: int, index: int) -> tuple[bytes, list[str]]:
+    """Portrait number `index` as a PNG file, and its landmarks as the table has them."""
+    from stages.images import png, portrait
+
+    picture, landmarks = portrait.render(person(seed, index), size)
+    return png.encode(picture), [f"{value:.3f}" for value in landmarks.reshape(-1)]
+
+
+def in_order(params: Params) -> Iterator[tuple[bytes, list[str]]]:
+    """Every portrait in its order, drawn by `params.workers` processes."""
+    one = partial(drawn, params.seed, params.size)
+    if params.workers == 1 or params.count < FEW:
+        yield from map(one, range(params.count))
+        return
+    # Spawned, not forked: OpenCV's threads do not survive a fork.
+    pool = ProcessPoolExecutor(params.workers, get_context("spawn"), _start)
+    try:
+        yield from pool.map(one, range(params.count), chunksize=CHUNK)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    from stages.images.opencv import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
+    np.empty(2**24, np.uint8)  # glibc keeps what is freed up to the largest block freed so far: a sixth faster
+
+
 def draw(portraits: Path, params: Params) -> None:
     """Draw `count` portraits and their landmarks into the folder `portraits`."""
     from tqdm import tqdm
-
-    from stages.images import portrait
-    from stages.images.opencv import cv2
 
     portraits.mkdir()
     with (portraits / "landmarks.csv").open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["path", *(f"{point}_{axis}" for point in POINTS for axis in "xy")])
-        for index in tqdm(range(params.count), desc="draw", unit="picture", mininterval=1, disable=None):
-            picture, landmarks = portrait.render(person(params.seed, index), params.size)
+        pictures = tqdm(in_order(params), "draw", params.count, unit="picture", mininterval=1, disable=None)
+        for index, (picture, landmarks) in enumerate(pictures):
             path = portraits / f"{index:04d}.png"
-            path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
-            rows.writerow([path.name, *(f"{value:.3f}" for value in landmarks.reshape(-1))])
+            path.write_bytes(picture)
+            rows.writerow([path.name, *landmarks])
 
 
 if __name__ == "__main__":

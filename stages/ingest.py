@@ -13,7 +13,6 @@ the same pixels or the same person:
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import sys
@@ -27,12 +26,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from stages.images import sources, table
+from stages.images import png, sources, table
 from stages.images.sources import BadPicture, Item
 from stages.runs import command
 from stages.runs.errors import InputError
@@ -113,7 +111,7 @@ def examine(item: Item) -> Examined:
         return Examined(reason=item.reason)
     if isinstance(item.content, np.ndarray):
         pixels = np.ascontiguousarray(item.content)
-        data, image_id = _png(pixels), pixel_digest(pixels)
+        data, image_id = png.encode(pixels), pixel_digest(pixels)
     else:
         try:
             data = _read(item.content)
@@ -144,12 +142,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BadPicture(f"cannot be read: {error.strerror}") from None
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def split_of(key: str, shares: Split) -> str:
@@ -297,10 +289,14 @@ class Shards:
         if not self._rows:
             return
         shard = pa.Table.from_pylist(self._rows, schema=SCHEMA)
-        # Pictures are compressed already; their dictionary and statistics would only cost.
+        # Pictures are compressed already: compressing again, their dictionary and statistics would only cost.
         names = [name for name in SCHEMA.names if name not in ("image", "landmarks")]
         with pq.ParquetWriter(
-            self._folder / f"part-{self._count:05d}.parquet", SCHEMA, use_dictionary=names, write_statistics=names
+            self._folder / f"part-{self._count:05d}.parquet",
+            SCHEMA,
+            compression="none",
+            use_dictionary=names,
+            write_statistics=names,
         ) as writer:
             writer.write_table(shard)
         self._rows.clear()

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from stages.images import png
 from stages.images.table import SPLITS, Key, Table
 from stages.metrics.means import OVERALL, SUFFIX, Interval, Means, read_means
 from stages.runs import command, record
@@ -358,7 +359,7 @@ def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], p
                 sheet.paste(tile, (left, head + row * (high + near)))
             left += wide + near
         left += far - near
-    sheet.save(path)
+    path.write_bytes(png.encode(np.asarray(sheet)))
 
 
 # --- Curves ---
@@ -378,6 +379,7 @@ PLOT: dict[Any, Any] = {
 def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
     """Small plots, four a row: `draw(axes, title)` fills each. Same bytes from the same numbers."""
     import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     across = min(4, len(titles))
@@ -394,7 +396,9 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
         for axes in grid[len(titles) :]:
             axes.set_axis_off()
         drawing.supxlabel(label, fontsize=8, color=FAINT)
-        drawing.savefig(path, metadata={"Software": None})
+        canvas = FigureCanvasAgg(drawing)
+        canvas.draw()
+        path.write_bytes(png.encode(np.asarray(canvas.buffer_rgba())[..., :3]))
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from scipy.sparse import csc_array
 from scipy.sparse.linalg import spsolve
 
-from stages.blend import poisson_blend
+from stages.blend import _levels, poisson_blend
 from stages.images import table
 
 ROOT = Path(__file__).parent.parent
@@ -92,6 +92,16 @@ def test_exact_is_the_direct_solution(name: str, count: int) -> None:
     for k in {0, count - 1}:
         assert np.abs(x[k] - direct(known[k], guide[k], hole)).max() <= 1e-5
         assert (x[k][~hole] == known[k][~hole]).all()
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_in_float64_it_is_exact_to_float64(name: str) -> None:
+    hole = HOLES[name]
+    known, guide = (pictures.astype(float) for pictures in batch(1, *hole.shape))
+    x = poisson_blend(known, guide, hole[None])
+    assert x.dtype == np.float64
+    assert np.abs(x[0] - direct(known[0], guide[0], hole)).max() <= 1e-12
+    assert (x[0][~hole] == known[0][~hole]).all()
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))), st.integers(0, 99))
@@ -192,6 +202,8 @@ def test_wrong_arguments_are_refused() -> None:
     hole = np.zeros((2, 8, 8), bool)
     with pytest.raises(ValueError, match="N x H x W"):
         poisson_blend(known, guide, hole[:1])
+    with pytest.raises(ValueError, match="float32 or float64 twice"):
+        poisson_blend(known.astype(np.float16), guide.astype(np.float16), hole)
     with pytest.raises(ValueError, match="float32"):
         poisson_blend(known, guide, hole.astype(np.uint8))
     with pytest.raises(ValueError, match="contiguous"):
@@ -295,3 +307,9 @@ def test_a_mistyped_method_is_one_line(made: Path) -> None:
 def test_no_torch() -> None:
     code = "import sys, stages.blend; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_halves_go_up_whatever_the_last_bit_and_nothing_else_does() -> None:
+    picture, hole = np.zeros((1, 1, 5, 3), np.uint8), np.ones((1, 1, 5), bool)
+    levels = np.array([10.5 - 1e-10, 10.5 + 1e-10, 10.499, -4, 300])[None, None, :, None].repeat(3, 3)
+    assert _levels(levels / 255, picture, hole)[0, 0, :, 0].tolist() == [11, 11, 10, 0, 255]

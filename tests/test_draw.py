@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stages import draw
 from stages.images import portrait
 from stages.images.person import Pose
-from stages.images.shell import Canvas, Shell, bell
+from stages.images.shell import Canvas, Shell, bell, enlarge, sample
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
@@ -73,6 +73,28 @@ def test_the_number_of_opencv_threads_changes_no_byte(tmp_path: Path) -> None:
         assert drawn(tmp_path / "b", 4, size=256) == alone
     finally:
         cv2.setNumThreads(before)
+
+
+def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
+    assert draw.FEW <= 70
+    together = drawn(tmp_path / "a", 70, size=32)
+    assert len(together) == 71
+    draw.draw(tmp_path / "b", draw.Params(count=70, size=32, seed=1, workers=1))
+    assert written(tmp_path / "b") == together
+
+
+def test_between_pixels_it_is_bilinear_and_beyond_the_border_the_border() -> None:
+    plane = np.array([[0, 10, 20], [100, 110, 120]], float)
+    column, row = np.array([0, 0.5, 1.25, -3, 9]), np.array([0, 0.5, 0, 0.75, 1])
+    np.testing.assert_allclose(sample(plane, column, row), [0, 55, 12.5, 75, 120])
+    np.testing.assert_allclose(sample(np.stack([plane, -plane]), column, row)[1], [0, -55, -12.5, -75, -120])
+
+
+def test_enlarging_is_cubic_convolution() -> None:
+    small = np.random.default_rng(0).uniform(-1, 1, (4, 9))
+    found = enlarge(small, 61, 70)
+    np.testing.assert_allclose(found, cv2.resize(small, (70, 61), interpolation=cv2.INTER_CUBIC), atol=1e-5)
+    np.testing.assert_allclose(enlarge(small, 4, 9), small, atol=1e-12)
 
 
 def test_a_larger_count_leaves_the_first_pictures_as_they_are(tmp_path: Path) -> None:
@@ -132,7 +154,7 @@ poses = st.builds(
 
 def ball(pose: Pose, pixels: float) -> Shell:
     """An egg with a nose."""
-    canvas = Canvas(-1.5, 1.5, pixels, np.zeros(3, np.float32))
+    canvas = Canvas(-1.5, 1.5, pixels, np.zeros(3))
     canvas.bump(0, 0.5, 0.12, 0.1, 0.25)
     v = np.linspace(canvas.v[0, 0], canvas.v[-1, 0], Shell.ROWS)
     round_off = np.sqrt(1 - (v / 1.51) ** 2)
@@ -155,7 +177,7 @@ def test_a_spot_is_seen_where_its_projection_says(pose: Pose, t: float, v: float
 
 def test_a_frontal_unit_ball_is_projected_as_by_hand() -> None:
     upright = Pose(yaw=0, pitch=0, roll=0, scale=1, x=0, y=0)
-    canvas = Canvas(-1, 1, 50, np.zeros(3, np.float32))
+    canvas = Canvas(-1, 1, 50, np.zeros(3))
     flat = np.ones(Shell.ROWS)
     points = Shell(canvas, flat, flat, upright).project(np.array([0, np.pi / 6, -np.pi / 2]), np.array([0, 0.5, -0.5]))
     np.testing.assert_allclose(points, [[0, 0], [0.5, 0.5], [-1, -0.5]], atol=1e-6)

@@ -4,6 +4,8 @@ Landmarks are five points (x, y), float64, 5 x 2: the eye at image left, the eye
 nose, the mouth's corner at image left, the one at image right. The CENTRE of pixel (0, 0) is the
 coordinate (0, 0). A transform is 2 x 3: it takes original coordinates to those of the crop.
 
+The arithmetic is written element by element: BLAS and LAPACK sum in another order on each type of CPU.
+
 Two detectors: YuNet (Wu et al. 2023, "YuNet: a tiny millisecond-level face detector") through
 `cv2.FaceDetectorYN`, and the Haar cascades of report 3 (Viola and Jones 2001), which find the eyes
 alone: nose and mouth are then placed as the template has them.
@@ -46,13 +48,13 @@ def template(size: int) -> np.ndarray:
 
 
 def similarity(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """The 2 x 3 similarity (turn, scale, shift) that puts both eyes exactly on the template."""
+    """The 2 x 3 similarity (turn, scale, shift) that puts both eyes on the template, to nine decimals."""
     from_left, from_right, to_left, to_right = (
         complex(*point) for point in (*landmarks[:2], *template(size)[:2])
     )  # in the complex plane a similarity is z -> turn * z + shift
     turn = (to_right - to_left) / (from_right - from_left)
     shift = to_left - turn * from_left
-    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+    return np.round([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]], 9)
 
 
 def centre(height: int, width: int, size: int) -> np.ndarray:
@@ -65,13 +67,14 @@ def centre(height: int, width: int, size: int) -> np.ndarray:
 
 def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     """`points`, N x 2, moved by a 2 x 3 transform."""
-    return points @ transform[:, :2].T + transform[:, 2]
+    return points[..., :1] * transform[:, 0] + points[..., 1:] * transform[:, 1] + transform[:, 2]
 
 
 def invert(transform: np.ndarray) -> np.ndarray:
     """The 2 x 3 transform that goes back, from the crop to the original."""
-    back = np.linalg.inv(transform[:, :2])
-    return np.column_stack([back, -back @ transform[:, 2]])
+    (a, b, x), (c, d, y) = transform.tolist()
+    area = a * d - b * c
+    return np.array([[d, -b, b * y - d * x], [-c, a, c * x - a * y]]) / area
 
 
 def outside(transform: np.ndarray, size: int, height: int, width: int, grid: int = 32) -> float:
@@ -121,7 +124,7 @@ def ordered(landmarks: np.ndarray) -> np.ndarray:
     if across[0] * down[1] - across[1] * down[0] < 0:
         points[:2] = points[1::-1]
         across = -across
-    if across @ (points[4] - points[3]) < 0:
+    if (across * (points[4] - points[3])).sum() < 0:
         points[3:] = points[:2:-1]
     return points
 
@@ -158,6 +161,9 @@ def _resized(picture: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]
 class YuNet:
     """Five landmarks by YuNet; a Detector.
 
+    Its outputs differ by some 1e-5 px from one type of CPU to another, so they are rounded to `STEP`; about
+    one landmark in several thousand lies so near a rounding's edge that another CPU may still decide otherwise.
+
     `model` is the .onnx file's path. A face scores at least `score` (0..1).
     Raises InputError, with `key` as the parameter to mend, where the file is no YuNet model.
     """
@@ -169,6 +175,7 @@ class YuNet:
     # The face found is looked at once more, alone, at this size (px): its landmarks then err by about half as much.
     CLOSE = 288
     AROUND = 0.3  # of the face's size, seen beside it
+    STEP = 1 / 16  # px of the scaled picture
 
     def __init__(self, model: Path, score: float = 0.9, key: str = "detector_model"):
         try:
@@ -201,7 +208,7 @@ class YuNet:
         found = self._net.detect(cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR))[1]
         if found is None:
             return np.empty((0, 14))
-        faces = found[:, :14].astype(np.float64) / np.tile(factors, 7)
+        faces = np.round(found[:, :14].astype(np.float64) / self.STEP) * self.STEP / np.tile(factors, 7)
         faces[:, 4:] += np.tile(0.5 / factors - 0.5, 5)
         return faces
 

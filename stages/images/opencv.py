@@ -28,3 +28,7 @@ try:
     import cv2
 except ImportError as error:
     cv2 = _Missing(error)  # type: ignore[assignment]
+else:
+    # Intel's IPP computes the same in another way on each type of CPU; OpenCV's own code is enough here.
+    if hasattr(cv2, "ipp"):
+        cv2.ipp.setUseIPP(False)

@@ -3,7 +3,7 @@
 The unit of length is about half a face's width, 68 mm. `v` is a height, down from the eyes; `t` an
 angle around the head, 0 in front, growing to the image's right. Proportions follow published
 averages of adult faces: eyes 63 mm apart, the mouth about one such distance below them. Colours
-are float32 (3,), linear light in [0, 1].
+are float64 (3,), linear light in [0, 1].
 """
 
 from __future__ import annotations

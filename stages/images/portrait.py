@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.images.opencv import cv2
 from stages.images.person import Array, Hair, Person, Pose, Skull
-from stages.images.shell import TURN, Canvas, Shell, bell, edge, lay, sample
+from stages.images.shell import TURN, Canvas, Shell, bell, edge, enlarge, lay, sample
 
 UNIT = 0.245  # a head's unit as a share of the picture's side, at scale 1
 OVER = 2  # supersampling, each way
@@ -54,7 +54,7 @@ def render(person: Person, size: int) -> tuple[Array, Array]:
 class View:
     """The camera: from units in front of the head to a picture that is supersampled `OVER` times.
 
-    `crop` gives the same camera on a part of the picture.
+    `crop` and `window` give the same camera on a part of the picture.
     """
 
     def __init__(self, pose: Pose, size: int):
@@ -63,7 +63,7 @@ class View:
         self.rows = self.columns = slice(0, size)
         self.middle = np.array([(0.5 + pose.x) * size - 0.5, (0.48 + pose.y) * size - 0.5])
         self.turn = np.array([[np.cos(pose.roll), -np.sin(pose.roll)], [np.sin(pose.roll), np.cos(pose.roll)]])
-        pixels = np.arange(size, dtype=np.float32)
+        pixels = np.arange(size)
         x, y = ((pixels - m) / self.scale for m in self.middle.tolist())
         c, s = math.cos(pose.roll), math.sin(pose.roll)
         # Every pixel of the final picture in the head's upright units.
@@ -79,9 +79,13 @@ class View:
         corners = self.pixels(polygon)
         low = np.clip(np.floor(corners.min(0)).astype(int) - margin, 0, self.size - 1)
         high = np.clip(np.ceil(corners.max(0)).astype(int) + margin, low + 1, self.size)
+        return self.window(slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0])))
+
+    def window(self, rows: slice, columns: slice) -> View:
+        """Some rows and columns of the whole picture."""
         part = copy(self)
-        part.rows, part.columns = slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
-        part.x, part.y = self.x[part.rows, part.columns], self.y[part.rows, part.columns]
+        part.rows, part.columns = rows, columns
+        part.x, part.y = self.x[rows, columns], self.y[rows, columns]
         return part
 
     def of(self, picture: Array) -> Array:
@@ -98,35 +102,38 @@ class View:
         """The opacity of a polygon in units, supersampled."""
         mask = np.zeros((self.x.shape[0] * OVER, self.x.shape[1] * OVER), np.uint8)
         cv2.fillPoly(mask, [self.corners(polygon)], 255, cv2.LINE_AA, 4)
-        return mask.astype(np.float32) * np.float32(1 / 255)
+        return mask / 255
 
     def grow(self, small: Array) -> Array:
         """Anything smooth, H x W or channels x H x W, enlarged to the supersampled view."""
-        if small.ndim == 3:
-            return np.stack([self.grow(plane) for plane in small])
-        height, width = self.x.shape
-        return cv2.resize(small, (width * OVER, height * OVER), interpolation=cv2.INTER_LINEAR)
+        height, width = (side * OVER for side in self.x.shape)
+        large = np.empty((*small.shape[:-2], height, width))
+        for plane, out in zip(small.reshape(-1, *small.shape[-2:]), large.reshape(-1, height, width), strict=True):
+            cv2.resize(plane, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+        return large
 
     def bend(self, shell: Shell, unrolled: Array) -> Array:
         """What is painted over a shell's canvas, channels x H x W, as seen: supersampled."""
         t, v = shell.locate(self.x, self.y)
         column, row = self.grow(shell.canvas.column(t)), self.grow(shell.canvas.row(v))
-        return np.stack([sample(plane, column, row) for plane in unrolled])
+        return sample(unrolled, column, row)
 
     def landmarks(self, person: Person, head: Shell) -> Array:
         eyes, nose, mouth = person.eyes, person.nose, person.mouth
         t = [-eyes.apart, eyes.apart, 0, -mouth.width, mouth.width]
         v = [eyes.middle, eyes.middle, nose.tip, mouth.corner, mouth.corner]
-        return self.pixels(head.project(np.array(t), np.array(v)).astype(np.float64))
+        return self.pixels(head.project(np.array(t), np.array(v)))
 
     def develop(self, picture: Array, person: Person, rng: np.random.Generator) -> Array:
         """Downsampled, gamma 2, a lens's blur and light grain; uint8."""
-        picture = cv2.resize(cv2.merge(list(picture)), (self.size, self.size), interpolation=cv2.INTER_AREA)
+        planes = [cv2.resize(plane, (self.size, self.size), interpolation=cv2.INTER_AREA) for plane in picture]
+        picture = np.stack(planes, axis=-1)
         picture = np.sqrt(np.clip(picture, 0, None))
-        picture = np.where(picture > 0.8, 0.8 + 0.2 * np.tanh((picture - 0.8) / 0.2), picture)  # soft highlights
+        bright = picture > 0.8
+        picture[bright] = 0.8 + 0.2 * np.tanh((picture[bright] - 0.8) / 0.2)  # soft highlights
         if person.blur * self.size > 0.15:
             picture = cv2.GaussianBlur(picture, (0, 0), person.blur * self.size)
-        grain = rng.standard_normal((self.size, self.size, 1), np.float32) * person.grain
+        grain = rng.standard_normal((self.size, self.size, 1)) * person.grain
         return np.clip(picture * 255 + grain + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -225,7 +232,7 @@ def _mouth(canvas: Canvas, person: Person) -> None:
         part.paint(inside, [0.05, 0.012, 0.012])
         if mouth.teeth:
             teeth = inside * edge(inner_top + mouth.open * 1.5 * arch + 0.01 - part.v, soft) * edge(0.88 - abs(x), 0.2)
-            part.paint(teeth, np.multiply.outer(np.array([0.78, 0.74, 0.68], np.float32), 1 - 0.5 * x * x))
+            part.paint(teeth, np.multiply.outer(np.array([0.78, 0.74, 0.68]), 1 - 0.5 * x * x))
             part.gloss *= 1 - inside
     else:
         part.paint(bell(part.v, line, 0.014 + part.step * 0.4) * edge(1.06 - abs(x), 0.12) * 0.8, mouth.colour * 0.18)
@@ -251,7 +258,7 @@ def _eye(canvas: Canvas, person: Person, side: int) -> None:
 
     shade = 1 - 0.6 * edge(upper + 0.03 - part.v, 0.06)  # the lid's shadow
     round_off = 1 - 0.35 * x * x
-    part.paint(inside, np.multiply.outer(np.array([0.66, 0.63, 0.61], np.float32), shade * round_off))
+    part.paint(inside, np.multiply.outer(np.array([0.66, 0.63, 0.61]), shade * round_off))
     iris_t, iris_v = middle + eyes.gaze[0], eyes.middle + eyes.gaze[1]
     radius = np.hypot(part.t - iris_t, part.v - iris_v)
     ring = edge(radius - 0.078, 0.03)
@@ -275,9 +282,7 @@ def _brow(canvas: Canvas, person: Person, side: int, rng: np.random.Generator) -
     x = (part.t - middle) * side / 0.30  # -1 at the nose
     spine = -eyes.brow - eyes.brow_arch * (1 - (x - 0.25) ** 2) - eyes.brow_tilt * x
     thick = eyes.brow_thick * np.clip(1.05 - 0.55 * edge(x - 0.3, 1.4), 0.2, 1)
-    fuzz = cv2.resize(
-        rng.uniform(0.7, 1, (3, 14)).astype(np.float32), part.relief.shape[::-1], interpolation=cv2.INTER_CUBIC
-    )
+    fuzz = enlarge(rng.uniform(0.7, 1, (3, 14)), *part.relief.shape)
     hair = np.exp(-(np.abs((part.v - spine) / thick) ** 2.5)) * edge(1.02 - abs(x), 0.25) * fuzz
     colour = np.minimum(person.hair.colour, 0.25) * 0.6 + 0.004
     part.paint(hair * eyes.brow_strength, colour)
@@ -315,8 +320,7 @@ def _cast(person: Person, canvas: Canvas) -> Array | None:
 
 def _strands(canvas: Canvas, rng: np.random.Generator, across: int, down: int) -> Array:
     """Smooth noise, about -1..1, streaked down the canvas."""
-    noise = rng.uniform(-1, 1, (down, across)).astype(np.float32)
-    return cv2.resize(noise, canvas.relief.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return enlarge(rng.uniform(-1, 1, (down, across)), *canvas.relief.shape)
 
 
 def _opening(hair: Hair, t: Array, v: Array, jitter: Array | float) -> Array:
@@ -363,10 +367,10 @@ def _hair(person: Person, view: View, rng: np.random.Generator) -> Shell:
 
 def _backdrop(person: Person, view: View, rng: np.random.Generator) -> Array:
     side = 64
-    y, x = np.mgrid[0:side, 0:side].astype(np.float32) / (side - 1)
+    y, x = np.mgrid[0:side, 0:side] / (side - 1)
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.clip(0.5 + (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle), 0, 1)[..., None]
-    colours = person.backdrop.astype(np.float32)
+    colours = person.backdrop
     canvas = colours[0] * ramp + colours[1] * (1 - ramp)
     for blob in range(person.blobs):
         cx, cy, rx, ry = rng.uniform([0, 0, 0.06, 0.06], [1, 1, 0.3, 0.4])
@@ -382,11 +386,12 @@ def _backdrop(person: Person, view: View, rng: np.random.Generator) -> Array:
 def _bust(picture: Array, person: Person, view: View, face: Array) -> None:
     """Neck and shoulders, which stay upright while the head turns."""
     light, size = person.light, view.size
-    pixels = np.arange(size, dtype=np.float32)
-    roll = person.pose.roll
     foot = view.pixels(np.array([[0.0, 1.0]]))[0].tolist()
-    x = (pixels[None, :] - foot[0] + 0.5 * roll * (pixels[:, None] - foot[1])) / view.scale
-    y = (pixels[:, None] - foot[1]) / view.scale + 1.0 + 0 * x
+    first = max(0, math.floor(foot[1] - 0.5 * view.scale))  # above is no neck
+    part = view.window(slice(first, size), view.columns)
+    row, column = np.mgrid[first:size, 0:size]
+    x = (column - foot[0] + 0.5 * person.pose.roll * (row - foot[1])) / view.scale
+    y = (row - foot[1]) / view.scale + 1.0
     slender = 0.54 * person.skull.width + 0.08 * np.clip(y - 1.7, 0, 1) ** 2 * 6
     step = 1 / view.scale
 
@@ -396,23 +401,25 @@ def _bust(picture: Array, person: Person, view: View, face: Array) -> None:
         diffuse = np.multiply.outer(light.key, np.clip((facing + 0.3) / 1.3, 0, 1))
         return diffuse + ((light.sky + light.ground) / 2)[:, None, None]
 
-    shadow = cv2.resize(face, (size // 2, size // 2), interpolation=cv2.INTER_AREA)
-    drop = np.array([[1, 0, -0.1 * view.scale * light.direction[0]], [0, 1, 0.17 * view.scale]], np.float32)
-    shadow = cv2.warpAffine(cv2.GaussianBlur(shadow, (0, 0), 0.07 * view.scale), drop, (size // 2, size // 2))
-    shadow = 1 - 0.72 * cv2.resize(shadow, (size, size))
+    half = size // 2
+    soft = cv2.GaussianBlur(cv2.resize(face, (half, half), interpolation=cv2.INTER_AREA), (0, 0), 0.07 * view.scale)
+    down, across = ((pixels + 0.5) * (half / size) - 0.5 for pixels in (row, column))
+    fallen = sample(soft, across + 0.1 * view.scale * light.direction[0], down - 0.17 * view.scale)
+    shadow = 1 - 0.72 * fallen
     skin, clothes = person.skin[:, None, None], person.clothes[:, None, None]
 
     neck = edge(slender - abs(x), step) * edge(y - 0.6, 0.1)
-    lay(picture, view.grow(neck), view.grow(skin * 0.92 * shade(np.clip(x / slender, -1, 1) * 0.95, 0.15) * shadow))
+    round_off = shade(np.clip(x / slender, -1, 1) * 0.95, 0.15)
+    lay(part.of(picture), part.grow(neck), part.grow(skin * 0.92 * round_off * shadow))
     shoulder = 1.92 + 0.22 * abs(x) ** 1.4 + 0.9 * np.clip(abs(x) - 1.35, 0, None) ** 2
     throat = 1.85 + person.collar * np.clip(1 - (x / 0.66) ** 2, -0.2, 1)
     cloth = edge(y - np.maximum(shoulder, throat), step * 1.5)
     chest = edge(y - shoulder, step) * edge(0.75 - abs(x), 0.1)
-    lay(picture, view.grow(chest), view.grow(skin * 0.9 * shade(x * 0.4, -0.2) * shadow))
+    lay(part.of(picture), part.grow(chest), part.grow(skin * 0.9 * shade(x * 0.4, -0.2) * shadow))
     seam = 1 - 0.35 * bell(y, np.maximum(shoulder, throat) + 0.05, 0.035)
     folds = seam * (1 + 0.08 * np.sin(5 * x + 2 * y))
     cloths = clothes * folds * shade(np.clip(x / 2.4, -0.9, 0.9), -0.35) * np.sqrt(shadow)
-    lay(picture, view.grow(cloth), view.grow(cloths))
+    lay(part.of(picture), part.grow(cloth), part.grow(cloths))
 
 
 def _ears(picture: Array, person: Person, view: View, head: Shell) -> None:
@@ -454,4 +461,4 @@ def _glasses(picture: Array, person: Person, view: View, head: Shell) -> None:
     width = max(1, round(glasses.thick * view.scale * OVER))
     for points, closed in lines:
         cv2.polylines(mask, [part.corners(points)], closed, 255, width, cv2.LINE_AA, 4)
-    lay(part.of(picture), mask.astype(np.float32) / 255 * 0.95, glasses.colour * frame)
+    lay(part.of(picture), mask / 255 * 0.95, glasses.colour * frame)

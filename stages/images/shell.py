@@ -4,6 +4,9 @@ A point of a shell has an angle `t` (0 in front, growing to the image's right) a
 (down). A canvas over (t, v) holds its colour, relief and gloss; it is lit there from the relief's
 normals, and sampled by the inverse of the camera's projection. Whatever is painted at a (t, v) is
 therefore seen exactly where `Shell.project` says. Colours are linear light in [0, 1].
+
+All is float64: two types of CPU differ in the last bits of a sine, and the one rounding at the very
+end (`View.develop`) hides that, where it would not hide float32's errors. Nothing on the way may jump.
 """
 
 from __future__ import annotations
@@ -31,23 +34,23 @@ def bell(x: Array, middle: Array | float, width: Array | float) -> Array:
 
 def lay(picture: Array, cover: Array, colour: ArrayLike) -> None:
     """Lay `colour`, (3,) or 3 x H x W, over `picture` 3 x H x W with opacity `cover` H x W, in place."""
-    for plane, shade in zip(picture, np.asarray(colour, np.float32), strict=True):
+    for plane, shade in zip(picture, np.asarray(colour, np.float64), strict=True):
         plane += cover * (shade - plane)
 
 
 class Canvas:
-    """A shell unrolled: float32 `colour` 3 x H x W, `relief` and `gloss` H x W over angle t and height v."""
+    """A shell unrolled: float64 `colour` 3 x H x W, `relief` and `gloss` H x W over angle t and height v."""
 
     def __init__(self, top: float, bottom: float, pixels: float, colour: Array):
         """`pixels` is the number of canvas pixels in a unit."""
         self.step = 1 / pixels
-        self.t = np.arange(-TURN, TURN, self.step, dtype=np.float32)[None, :]
-        self.v = np.arange(top, bottom, self.step, dtype=np.float32)[:, None]
+        self.t = np.arange(-TURN, TURN, self.step)[None, :]
+        self.v = np.arange(top, bottom, self.step)[:, None]
         shape = (self.v.size, self.t.size)
-        self.colour = np.empty((3, *shape), np.float32)
+        self.colour = np.empty((3, *shape))
         self.colour[:] = colour[:, None, None]
-        self.relief = np.zeros(shape, np.float32)
-        self.gloss = np.zeros(shape, np.float32)
+        self.relief = np.zeros(shape)
+        self.gloss = np.zeros(shape)
 
     def part(self, left: float, right: float, top: float, bottom: float) -> Canvas:
         """The same pixels, a window of them: painting in it paints here."""
@@ -68,7 +71,8 @@ class Canvas:
     def blush(self, t: float, v: float, width: float, height: float, factor: ArrayLike) -> None:
         """Colour multiplied by `factor` (3,) in the middle of a Gaussian spot."""
         spot = bell(self.v, v, height) * bell(self.t, t, width)
-        self.colour *= 1 + np.multiply.outer(np.asarray(factor, np.float32) - 1, spot)
+        for plane, share in zip(self.colour, np.asarray(factor) - 1, strict=True):
+            plane *= 1 + share * spot
 
     def paint(self, cover: Array, colour: ArrayLike) -> None:
         """`colour`, (3,) or 3 x H x W, laid over with opacity `cover` H x W."""
@@ -90,7 +94,7 @@ class Shell:
         """`a` and `d` are half width and depth at `ROWS` heights from the canvas's first to its last."""
         self.canvas = canvas
         self.top, self.bottom = float(canvas.v[0, 0]), float(canvas.v[-1, 0])
-        self.a, self.d = a.astype(np.float32), d.astype(np.float32)
+        self.a, self.d = a, d
         self.pose = pose
         sin, cos = math.sin(pose.yaw), math.cos(pose.yaw)
         # a sin t cos(yaw) + d cos t sin(yaw) = reach * sin(t + lead)
@@ -103,9 +107,8 @@ class Shell:
 
     def project(self, t: Array, v: Array) -> Array:
         """Points of the surface (t, v), each (n,), as seen: n x 2 in units, before roll and scale."""
-        t, v = np.asarray(t, np.float32), np.asarray(v, np.float32)
         row = self.at(v)
-        relief = sample(self.canvas.relief, self.canvas.column(t)[None], self.canvas.row(v)[None])[0]
+        relief = sample(self.canvas.relief, self.canvas.column(t), self.canvas.row(v))
         x, z = self.a[row] * np.sin(t), self.d[row] * np.cos(t) + relief
         sin, cos = math.sin(self.pose.yaw), math.cos(self.pose.yaw)
         depth = z * cos - x * sin
@@ -115,13 +118,18 @@ class Shell:
         """The inverse of `project` for points in the outline, by fixed-point steps; (t, v)."""
         sin, cos = math.sin(self.pose.yaw), math.cos(self.pose.yaw)
         rise, run = math.tan(self.pose.pitch), 1 / math.cos(self.pose.pitch)
+        # With s = sin(t + lead) and c = cos(t + lead): d cos t cos(yaw) - a sin t sin(yaw) = c near + s far.
+        cos_lead, sin_lead = np.cos(self.lead), np.sin(self.lead)
+        near = self.d * cos_lead * cos + self.a * sin_lead * sin
+        far = self.d * sin_lead * cos - self.a * cos_lead * sin
+        reach = np.maximum(self.reach, 1e-3)
         v, relief = y * run, np.zeros_like(y)
         for _ in range(6):
             row = self.at(v)
-            reach = self.reach[row]
-            t = np.arcsin(np.clip((x - relief * sin) / np.maximum(reach, 1e-3), -1, 1)) - self.lead[row]
+            s = np.clip((x - relief * sin) / reach[row], -1, 1)
+            t = np.arcsin(s) - self.lead[row]
             relief = sample(self.canvas.relief, self.canvas.column(t), self.canvas.row(v))
-            depth = (self.d[row] * np.cos(t) + relief) * cos - self.a[row] * np.sin(t) * sin
+            depth = np.sqrt(1 - s * s) * near[row] + s * far[row] + relief * cos
             v = y * run + depth * rise
         return t, v
 
@@ -146,21 +154,21 @@ class Shell:
         rows = self.at(canvas.v[:, 0])
         a, d = self.a[rows, None], self.d[rows, None]
         apart = (self.bottom - self.top) / (self.ROWS - 1)
-        slope_a, slope_d = (np.gradient(curve, np.float32(apart))[rows, None] for curve in (self.a, self.d))
+        slope_a, slope_d = (np.gradient(curve, apart)[rows, None] for curve in (self.a, self.d))
         sin, cos = np.sin(canvas.t), np.cos(canvas.t)
-        along = cv2.Sobel(canvas.relief, cv2.CV_32F, 1, 0, scale=0.125 / canvas.step)
-        down = cv2.Sobel(canvas.relief, cv2.CV_32F, 0, 1, scale=0.125 / canvas.step)
+        along = cv2.Sobel(canvas.relief, cv2.CV_64F, 1, 0, scale=0.125 / canvas.step)
+        down = cv2.Sobel(canvas.relief, cv2.CV_64F, 0, 1, scale=0.125 / canvas.step)
         # The normal is the cross product of the tangents (p, 0, q) along t and (r, 1, s) along v.
         p, q, r, s = a * cos, along - d * sin, slope_a * sin, slope_d * cos + down
         ny = q * r - p * s
         length = 1 / np.sqrt(q * q + ny * ny + p * p + 1e-6)
         nx, ny, nz = -q * length, ny * length, p * length
 
-        key = _unturned(light.direction, self.pose)
+        towards = _unturned(light.direction, self.pose)
         half = light.direction + np.array([0, 0, 1])
         shine = _unturned(half / math.sqrt(half @ half), self.pose)
         up = _unturned(np.array([0, -1.0, 0]), self.pose)
-        facing = nx * key[0] + ny * key[1] + nz * key[2]
+        facing = nx * towards[0] + ny * towards[1] + nz * towards[2]
         # Wrapped: skin scatters light past the terminator.
         diffuse = np.clip((facing + 0.3) * (1 / 1.3), 0, 1)
         glint = np.clip(nx * shine[0] + ny * shine[1] + nz * shine[2], 0, 1) ** 2
@@ -173,11 +181,11 @@ class Shell:
         around = cv2.resize(cv2.GaussianBlur(small, (0, 0), 0.1 / canvas.step / 4), canvas.relief.shape[::-1])
         hollow = np.clip(1 - 4 * (around - canvas.relief), 0.55, 1.1)
         energy = np.empty_like(canvas.colour)
-        for channel in range(3):
-            ground, sky = light.ground[channel], light.sky[channel]
-            ambient = (ground + (sky - ground) * above) * hollow
-            energy[channel] = canvas.colour[channel] * (ambient + light.key[channel] * diffuse)
-            energy[channel] += light.key[channel] * glint
+        for plane, colour, key, sky, ground in zip(
+            energy, canvas.colour, light.key, light.sky, light.ground, strict=True
+        ):
+            np.multiply(colour, (ground + (sky - ground) * above) * hollow + key * diffuse, out=plane)
+            plane += key * glint
         return energy
 
 
@@ -190,10 +198,45 @@ def _unturned(direction: Array, pose: Pose) -> Array:
     y, z = y * cos + z * sin, z * cos - y * sin
     sin, cos = np.sin(pose.yaw), np.cos(pose.yaw)
     x, z = x * cos - z * sin, z * cos + x * sin
-    return np.array([x, y, z], np.float32)
+    return np.array([x, y, z])
 
 
 def sample(image: Array, column: Array, row: Array) -> Array:
-    return cv2.remap(
-        image, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
-    )
+    """`image`, H x W or channels x H x W, between its pixels, bilinear; beyond its border, the border.
+
+    `column` and `row` have one shape, that of each channel of the result. (`cv2.remap` would round
+    them to 1/32 pixel: a jump, on which the last bit decides.)
+    """
+    height, width = image.shape[-2:]
+    x, y = np.clip(column, 0, width - 1), np.clip(row, 0, height - 1)
+    left, top = np.minimum(x.astype(np.intp), width - 2), np.minimum(y.astype(np.intp), height - 2)
+    x -= left
+    y -= top
+    corner = top * width + left
+    seen = np.empty((*image.shape[:-2], *x.shape))
+    for pixels, out in zip(image.reshape(-1, height * width), seen.reshape(-1, *x.shape), strict=True):
+        upper, lower = pixels.take(corner), pixels[width:].take(corner)
+        upper += (pixels[1:].take(corner) - upper) * x
+        lower += (pixels[width + 1 :].take(corner) - lower) * x
+        np.add(upper, (lower - upper) * y, out=out)
+    return seen
+
+
+def enlarge(image: Array, height: int, width: int) -> Array:
+    """A small image, H x W, enlarged by cubic convolution (Keys 1981); beyond its border, the border.
+
+    (`cv2.resize` does the same, but its weights are float32.)
+    """
+    return _longer(_longer(image.T, width).T, height)
+
+
+def _longer(image: Array, many: int) -> Array:
+    """`image` with `many` rows in place of its own."""
+    place = (np.arange(many) + 0.5) * (len(image) / many) - 0.5
+    row = np.floor(place).astype(int) + np.array([[-1], [0], [1], [2]])  # the four around each place
+    away = np.abs(place - row)
+    near = (1.25 * away - 2.25) * away * away + 1
+    far = -0.75 * (((away - 5) * away + 8) * away - 4)
+    weights = np.where(away < 1, near, far)[..., None]
+    taps = np.clip(row, 0, len(image) - 1)
+    return sum(weight * image[tap] for weight, tap in zip(weights, taps, strict=True))

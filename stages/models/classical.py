@@ -13,8 +13,7 @@ import numpy as np
 
 from stages.images.table import Table
 
-BYTES = 32 << 20  # of float32 pictures held at once
-SHORTLIST = 8  # nearest neighbours by float32 sums, decided among by exact ones
+BYTES = 32 << 20  # of float64 pictures held at once
 
 
 def telea(known: np.ndarray, hole: np.ndarray, radius: float) -> np.ndarray:
@@ -50,43 +49,26 @@ def nearest(known: np.ndarray, hole: np.ndarray, train: Table) -> np.ndarray:
     """The training picture with the least squared distance over the known pixels; of equals the first.
 
     With k = 1 on known pixels, sum k (x - t)^2 = sum k x^2 - 2 sum k x t + sum k t^2: two matrix
-    products a block of training pictures. Their float32 sums only pick a shortlist; the exact
-    integer distance decides, so that neither threads nor the batch show in the result.
+    products a block of training pictures. All are whole numbers below 2^53, exact in float64 in
+    whatever order they are added: neither threads, the batch nor the type of CPU show in the result.
     """
-    sums, rows = _shortlist(known, hole, train)
-    chosen = np.empty(len(known), np.int64)
-    for i, candidates in enumerate(rows):
-        candidates = np.sort(candidates[np.isfinite(sums[i])])
-        differences = train.pictures(candidates)[:, ~hole[i]].astype(np.int32) - known[i][~hole[i]]
-        distances = np.square(differences).sum(axis=(1, 2), dtype=np.int64)
-        chosen[i] = candidates[distances.argmin()]
+    count = len(known)
+    weight = (~hole).reshape(count, -1).astype(np.float64)
+    target = -2.0 * known.reshape(count, -1)  # zero under the hole
+    least, chosen = np.full(count, np.inf), np.zeros(count, np.int64)
+    for start, pictures in _blocks(train):
+        squares = np.square(pictures, dtype=np.int64).sum(axis=3).reshape(len(pictures), -1)
+        distances = weight @ squares.T.astype(np.float64) + target @ pictures.reshape(len(pictures), -1).T
+        best = distances.argmin(axis=1)
+        found = distances[np.arange(count), best]
+        chosen[found < least] = start + best[found < least]
+        least = np.minimum(least, found)
     return train.pictures(chosen)
 
 
-def _shortlist(known: np.ndarray, hole: np.ndarray, train: Table) -> tuple[np.ndarray, np.ndarray]:
-    """float32 sums (but for sum k x^2, the same for all) and rows of the SHORTLIST nearest, N x SHORTLIST each."""
-    count = len(known)
-    weight = (~hole).reshape(count, -1).astype(np.float32)
-    # About grey rather than about black: smaller sums, smaller errors.
-    target = (known.astype(np.float32) - 128) * weight.reshape(*hole.shape, 1)
-    target = target.reshape(count, -1)
-    sums = np.full((count, SHORTLIST), np.inf, np.float32)
-    rows = np.zeros((count, SHORTLIST), np.int64)
-    for start, pictures in _blocks(train):
-        block = pictures.astype(np.float32) - 128
-        squares = np.square(block).sum(axis=3).reshape(len(block), -1)
-        found = weight @ squares.T - 2 * (target @ block.reshape(len(block), -1).T)
-        sums = np.concatenate([sums, found], axis=1)
-        here = np.broadcast_to(np.arange(start, start + len(block)), found.shape)
-        rows = np.concatenate([rows, here], axis=1)
-        best = np.argpartition(sums, SHORTLIST - 1, axis=1)[:, :SHORTLIST]
-        sums, rows = np.take_along_axis(sums, best, axis=1), np.take_along_axis(rows, best, axis=1)
-    return sums, rows
-
-
 def batch_rows(size: tuple[int, int]) -> int:
-    """Pictures of (height, width) to a batch, so that as float32 they take at most BYTES."""
-    return max(1, BYTES // (size[0] * size[1] * 3 * 4))
+    """Pictures of (height, width) to a batch, so that as float64 they take at most BYTES."""
+    return max(1, BYTES // (size[0] * size[1] * 3 * 8))
 
 
 def _blocks(table: Table) -> Iterator[tuple[int, np.ndarray]]:

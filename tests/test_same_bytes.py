@@ -1,0 +1,225 @@
+"""The data half gives the same bytes on every CPU: run with the vector units off, and by value."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "as it is": {},
+    "one thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
+    "with AVX2": {
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4",
+        "OPENCV_CPU_DISABLE": "AVX512_SKX",
+        "OPENBLAS_CORETYPE": "Haswell",
+        "ARROW_USER_SIMD_LEVEL": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL",
+    },
+    "without AVX": {
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
+        "OPENCV_CPU_DISABLE": "AVX512_SKX,AVX2,FMA3,AVX,FP16,SSE4_2,SSE4_1",
+        "OPENCV_IPP": "disabled",
+        "OPENBLAS_CORETYPE": "Nehalem",
+        "ARROW_USER_SIMD_LEVEL": "NONE",
+        "JSIMD_FORCENONE": "1",  # libjpeg-turbo
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX2,-AVX,-FMA,-FMA4,-SSE4_2,-SSE4_1",
+    },
+}
+
+# The embedded default's data half, with fewer pictures and every method of `blend`.
+PARAMS: dict[str, Any] = {
+    "runtime": {},
+    "draw": {"count": 24, "size": 128, "seed": 1},
+    "datasets": {
+        "portraits": {
+            "ingest": {
+                "source": "portraits",
+                "root": "data/raw/portraits",
+                "use": "train",
+                "licence": "CC0-1.0",
+                "consent": "not a person",
+                "origin": "drawn by stages/draw.py",
+                "split": {"val": 0.1, "test": 0.15},
+            },
+            "align": {"mode": "face", "size": 64, "detector": "annotations", "detector_model": "none"},
+            "mask": {
+                "seed": 7,
+                "train_sample": 8,
+                "kinds": {
+                    "centre": {"fraction": 0.5},
+                    "random_box": {"max_fraction": 0.5},
+                    "half": {},
+                    "lines": {},
+                    "strokes": {},
+                    "pixels": {"fraction": 0.8},
+                    "eye_bar": {},
+                },
+            },
+        }
+    },
+    "infer": {
+        method: {"network": "classical", "method": method, "checkpoint": "none", "dataset": "portraits"}
+        for method in ("telea", "navier_stokes", "mean", "nearest")
+    },
+    "blend": {
+        "nearest": {"dataset": "portraits", "method": "exact"},
+        "sobel": {"dataset": "portraits", "method": "sobel", "iterations": 60},
+        "coupled": {"dataset": "portraits", "method": "coupled", "iterations": 60},
+    },
+}
+NOTHING = "stages/models/no_checkpoint.txt"
+COMMANDS = [
+    "draw --portraits data/raw/portraits",
+    "ingest portraits --root data/raw/portraits --tombstones tombstones.txt --ingested data/ingested/portraits",
+    f"align portraits --ingested data/ingested/portraits --detector-model {NOTHING} --aligned data/aligned/portraits",
+    "mask portraits --aligned data/aligned/portraits --masks data/masks/portraits",
+    *(
+        f"infer {method} --checkpoint {NOTHING} --aligned data/aligned/portraits --masks data/masks/portraits"
+        f" --inpainted data/inpainted/{method}"
+        for method in PARAMS["infer"]
+    ),
+    *(
+        f"blend {method} --aligned data/aligned/portraits --masks data/masks/portraits"
+        f" --inpainted data/inpainted/nearest --blended data/blended/{method}"
+        for method in PARAMS["blend"]
+    ),
+]
+# What the commands end in, wherever they run, with the libraries of constraints.txt. Where a stage's output is
+# meant to change, or a library is raised, take the new ones from this test's message.
+DIGESTS = {
+    "aligned/portraits": "cb07c3f9c679850bc26121f2046c0c4c.dir",
+    "blended/coupled": "6519f5174c46282ab3974745ff28be3b.dir",
+    "blended/nearest": "f36a2d8033b825bccbedb2703b812207.dir",
+    "blended/sobel": "45de8240d9a9e85c5936283c80a250b2.dir",
+    "ingested/portraits": "0fc816926d0fe1d28fe6cb2713d0fe9b.dir",
+    "inpainted/mean": "6604480f48cc41bbb46e49ea6e2cf309.dir",
+    "inpainted/navier_stokes": "1ed7cb1952d000fff69007da4366f7b7.dir",
+    "inpainted/nearest": "de524e1a3bd6fc74b4598a242e9d4c28.dir",
+    "inpainted/telea": "f2350585b291747c38bd6883ac4bf366.dir",
+    "masks/portraits": "7b19d307fd1909f1fe3d5536846b1cc0.dir",
+    "raw/portraits": "197fec1366034f8a4d1f25ecf8aa0b4e.dir",
+}
+
+# Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
+PHOTOS = {
+    **{name: {"mode": "face", "size": 64, "detector": name, "detector_model": "none"} for name in ("haar", "yunet")},
+    **{f"centre{size}": {"mode": "centre", "size": size} for size in (32, 128, 256)},
+}
+
+# Every command in one process, as `python -m stages.X` would run it; then the digests of what lies in data.
+PROGRAM = """
+import json, runpy, sys
+from pathlib import Path
+for command in json.loads(sys.argv[1]):
+    stage, *arguments = command.split(" ")
+    sys.argv = [stage, *arguments]
+    runpy.run_module(f"stages.{stage}", run_name="__main__", alter_sys=True)
+from numpy._core._multiarray_umath import __cpu_features__
+from stages.images.opencv import cv2
+from stages.runs import record
+outputs = sorted([*Path("data").glob("raw/*"), *(p for p in Path("data").glob("*/*") if p.parent.name != "raw")])
+print(json.dumps({
+    "digests": {output.as_posix().removeprefix("data/"): record.digest(output) for output in outputs},
+    "ipp": cv2.ipp.useIPP(),
+    "features": sorted(name for name, there in __cpu_features__.items() if there),
+}))
+"""
+
+
+def copied(folder: Path, params: dict[str, Any]) -> Path:
+    """A project of its own: the code, and these parameters."""
+    shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tombstones.txt").touch()
+    (folder / "params.yaml").write_text(json.dumps(params))
+    return folder
+
+
+def run(folder: Path, commands: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """`digests` of the outputs, `features` that NumPy used, and whether OpenCV used Intel's IPP (`ipp`)."""
+    own = {name: value for name, value in os.environ.items() if name not in ("PALIMPSEST_RECORDS", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
+        cwd=folder,
+        env=own | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def run_everywhere(home: Path, params: dict[str, Any], commands: list[str]) -> dict[str, dict[str, Any]]:
+    """What `run` says in every one of ENVIRONMENTS."""
+    folders = [copied(home / str(number), params) for number in range(len(ENVIRONMENTS))]
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(run, folders, [commands] * len(folders), ENVIRONMENTS.values())
+        return dict(zip(ENVIRONMENTS, found, strict=True))
+
+
+def differing(results: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """The outputs of each environment that are not those of the first."""
+    first = results["as it is"]["digests"]
+    different = {
+        name: [output for output in first if result["digests"][output] != first[output]]
+        for name, result in results.items()
+    }
+    return {name: outputs for name, outputs in different.items() if outputs}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return run_everywhere(tmp_path_factory.mktemp("portraits"), PARAMS, COMMANDS)
+
+
+def test_the_vector_units_are_off_where_they_should_be(results: dict[str, dict[str, Any]]) -> None:
+    assert not {"X86_V3", "X86_V4"} & set(results["without AVX"]["features"])
+    assert "X86_V4" not in results["with AVX2"]["features"]
+    assert not any(result["ipp"] for result in results.values())
+
+
+def test_the_data_half_is_the_same_bytes_without_vector_units(results: dict[str, dict[str, Any]]) -> None:
+    assert len(results["as it is"]["digests"]) == len(COMMANDS)
+    assert not differing(results)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="known for x86-64")
+def test_the_data_half_is_the_same_bytes_on_every_machine(results: dict[str, dict[str, Any]]) -> None:
+    assert results["as it is"]["digests"] == DIGESTS
+
+
+def test_photos_are_aligned_to_the_same_bytes_without_vector_units(shared: Path, tmp_path: Path) -> None:
+    celeba = sorted((shared / "data/celeba/img_align_celeba").glob("*.jpg"))[:8]
+    others = [
+        *sorted((shared / "data/lfw").glob("*/*.jpg"))[:80:10],
+        *sorted((shared / "data").glob("scenes/*/*1.jpg")),
+    ]
+    (tmp_path / "photos").mkdir()
+    for number, photo in enumerate([*celeba, *others[:16]]):
+        shutil.copy(photo, tmp_path / "photos" / f"{number}.jpg")
+    ingest = {**PARAMS["datasets"]["portraits"]["ingest"], "source": "folder"}
+    datasets = {
+        name: {"ingest": ingest, "align": {"detector": "haar", "detector_model": "none", **align}, "mask": {}}
+        for name, align in PHOTOS.items()
+    }
+    commands = [f"ingest haar --root {tmp_path}/photos --tombstones tombstones.txt --ingested data/ingested/photos"]
+    for name in PHOTOS:
+        model = shared / "weights/face_detection_yunet_2023mar.onnx" if name == "yunet" else NOTHING
+        commands.append(
+            f"align {name} --ingested data/ingested/photos --detector-model {model} --aligned data/aligned/{name}"
+        )
+    results = run_everywhere(tmp_path, {"datasets": datasets}, commands)
+    assert len(results["as it is"]["digests"]) == len(commands)
+    assert not differing(results)
