@@ -1,23 +1,20 @@
 """Every file of parameters fits its stages, and the reports' own scale is real: full networks that train."""
 
-import dataclasses
 import math
-from collections.abc import Callable
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import small_training
 import torch
-from pretend import NO_CHECKPOINT
 from torch import nn
 
 from stages.images import table
 from stages.models.dcgan import Generator
 from stages.models.dmfn import DMFN
-from stages.runs import checkpoint, params, training
+from stages.runs import checkpoint, params
 from stages.runs.params import Runtime
 
 ROOT = Path(__file__).parent.parent
@@ -99,48 +96,43 @@ REPORTS = [
 # The stage trains with the entry's own parameters but these, and the full network takes a step by itself: in training,
 # weights lie in memory five times (with gradients, Adam's two moments and the average), which is 2 GB for report 4.
 SIDE = 64  # pixels, of what is larger
-LESS = {"steps": 2, "batch": 2, "log_every": 1, "sample_every": 2, "bottleneck": 100, "perceptual_weights": "random"}
+SHORT = {"steps": 2, "batch": 2, "log_every": 1, "sample_every": 2}
+SMALL = {"bottleneck": 100, "perceptual_weights": "random"}  # where an entry says more; ImageNet's weights are not here
 
 
 @pytest.mark.parametrize(("profile", "section", "entry", "count"), REPORTS, ids=str)
 def test_a_reports_entry_trains_and_its_full_network_takes_a_step(
-    profile: str, section: str, entry: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    profile: str, section: str, entry: str, count: int, tmp_path: Path
 ) -> None:
-    """Random weights stand for ImageNet's, which are not here."""
-    monkeypatch.setenv("PALIMPSEST_STATE", str(tmp_path / "state"))
-    stage = import_module(f"stages.{section}")
     values = params.load(PROFILES[profile])
-    given = params.section(values, f"{section}.{entry}", stage.Params)
-    size = values["datasets"][given.dataset]["align"]["size"]
-    changes = {name: value for name, value in LESS.items() if getattr(given, name, "none") != "none"}
-    made = train(getattr(stage, section), tmp_path, min(size, SIDE), dataclasses.replace(given, **changes), entry)
-
-    full = {"size": size, "bottleneck": getattr(given, "bottleneck", None)}
-    module = import_module(section.replace("train_", "stages.models."))
-    kind = module.Generator if section == "train_dcgan" else module.Network
-    network = kind(**{name: full.get(name, value) for name, value in made.items()})
-    assert sum(weight.numel() for weight in network.parameters()) == count
-    assert descend(network, size, given.rate) == (3, size, size)
-
-
-def train(stage: Callable[..., Callable[[], None]], home: Path, side: int, given: Any, entry: str) -> dict[str, Any]:
-    """Two steps of a training stage on two pictures; the arguments of the network that it has made."""
-    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
-    with table.writing_pictures(home / "train.arrow", (side, side), table.ALIGNED) as writer:
-        for i, picture in enumerate(pixels):
-            writer.append(picture, f"id{i}", f"{i}.png", None, None)
-    inputs = training.Inputs(home, NO_CHECKPOINT)
-    outputs = training.Outputs(*(home / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")))
-    stage(training.Team(Runtime()), inputs, outputs, given, entry)()
+    given = values[section][entry]
+    size = values["datasets"][given["dataset"]]["align"]["size"]
+    side = min(size, SIDE)
+    write_pictures(tmp_path, side)
+    changes = SHORT | {name: value for name, value in SMALL.items() if name in given}
+    outputs = small_training.run(section, tmp_path, tmp_path, given | changes)
     tensors, made = checkpoint.load(outputs.model)
     assert all(value.isfinite().all() for value in tensors.values())
     assert [row.split(",")[0] for row in outputs.history.read_text().splitlines()] == ["step", "1", "2"]
     assert made["arguments"]["size"] == side
-    return made["arguments"]
+
+    full = {"size": size, "bottleneck": given.get("bottleneck")}
+    module = import_module(section.replace("train_", "stages.models."))
+    kind = module.Generator if section == "train_dcgan" else module.Network
+    network = kind(**{name: full.get(name, value) for name, value in made["arguments"].items()})
+    assert sum(weight.numel() for weight in network.parameters()) == count
+    assert descend(network, size) == (3, size, size)
 
 
-def descend(network: nn.Module, size: int, rate: float) -> tuple[int, ...]:
-    """A step of gradient descent at a picture's `size`; the shape of a picture that it makes.
+def write_pictures(folder: Path, side: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), dtype=np.uint8)
+    with table.writing_pictures(folder / "train.arrow", (side, side), table.ALIGNED) as writer:
+        for i, picture in enumerate(pixels):
+            writer.append(picture, f"id{i}", f"{i}.png", None, None)
+
+
+def descend(network: nn.Module, size: int) -> tuple[int, ...]:
+    """A step of gradient descent on pictures of a `size`; the shape of one that the network makes.
 
     Each weight moves as soon as its gradient is known, which is then let go: one copy of the network is in memory.
     """
@@ -149,7 +141,7 @@ def descend(network: nn.Module, size: int, rate: float) -> tuple[int, ...]:
     def move(weight: torch.Tensor) -> None:
         assert weight.grad is not None
         moved.append(float(weight.grad.norm()))
-        weight.data.add_(weight.grad, alpha=-rate)
+        weight.data.add_(weight.grad, alpha=-1e-3)
         weight.grad = None
 
     for weight in network.parameters():
