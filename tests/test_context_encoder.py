@@ -294,6 +294,7 @@ def test_the_stage_learns_and_leaves_its_outputs(objective, rows, columns, align
     run("train_context_encoder", aligned, tmp_path, SMALL | often | {"objective": objective})
     logged = history(tmp_path)
     assert set(logged[0]) == {"step", "patch_sse"} | columns
+    # Over 10 seeds and three instruction sets 0.03 to 0.31 of it is left; of a network that sees nothing 0.8 or more.
     assert logged[-1]["patch_sse"] < logged[0]["patch_sse"] / 2
     with Image.open(tmp_path / "out" / "samples" / "0000120.png") as sheet:
         assert sheet.size == (8 * 65 + 1, rows * 65 + 1)  # given, completed, a VAE's three draws, truth

@@ -172,7 +172,7 @@ def test_it_learns_to_fill() -> None:
         loss.backward()
         adam.step()
         errors.append(loss.item())
-    assert errors[-1] < 0.3 * errors[0]
+    assert errors[-1] < 0.3 * errors[0]  # over 10 seeds 0.05 to 0.10
 
 
 # --- the discriminator's crop ---
