@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import contextlib
+import ctypes
 import http.client
 import os
 import signal
@@ -20,6 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell's background job ignores Ctrl-C, and its children would too: the tests that press it need it heard.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Large tensors go back to the system as soon as they are let go: glibc would keep them, and a worker only grow.
+M_MMAP_THRESHOLD = -3  # malloc.h
+with contextlib.suppress(OSError, AttributeError):  # another C library
+    ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 # The same examples in every run: a submission fails for what it changed, not for the day's luck.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

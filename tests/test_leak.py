@@ -1,25 +1,25 @@
 """No system may see what it is asked to guess: the whole chain, run twice, once with noise for the truth.
 
 Every test picture has one hole, of another kind each, and everything under it is overwritten in
-aligned/test.arrow. Then every command from search and infer to blend must write the same bytes.
+aligned/test.arrow. Then every stage from search and infer to blend must write the same bytes.
 """
 
-import json
-import os
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pretend
 import pytest
 import torch
 
+from stages import blend, infer, search
 from stages.images import holes, table
 from stages.infer import BASELINES
 from stages.models.dcgan import Discriminator, Generator
-from stages.runs import checkpoint
+from stages.runs import checkpoint, params
+from stages.runs.params import Runtime
 
 ROOT = Path(__file__).parent.parent
 SIZE = 64  # the least that a context encoder takes
@@ -31,8 +31,8 @@ NETWORKS: dict[str, dict[str, object]] = {
     "context_encoder": {"size": SIZE, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 2},
 }
 METHODS = dict.fromkeys(("dcgan", *NETWORKS, *BASELINES), "exact") | {"telea": "sobel", "navier_stokes": "coupled"}
+RUNTIME = Runtime(threads=1)
 PARAMS = {
-    "runtime": {"threads": 1},
     "search": {"dcgan": {"model": "dcgan", "dataset": "x", "iterations": 5, "starts": 8, "batch": 4}},
     "infer": {name: pretend.classical(name) for name in BASELINES}
     | {name: {"network": name, "dataset": "x", "checkpoint": f"{name}.safetensors"} for name in NETWORKS},
@@ -75,13 +75,19 @@ def write_tables(home: Path, noisy: bool) -> None:
                 masks.append(table.pack(hole), *pretend.key(number), kind, float(hole.mean()))
 
 
-def run(home: Path, stage: str, name: str, **paths: Path) -> None:
-    tables = {"params": home / "params.yaml", "aligned": home / "aligned", "masks": home / "masks"}
-    words = [f"--{option}={path}" for option, path in {**tables, **paths}.items()]
-    environment = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", f"stages.{stage}", name, *words]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run(home: Path, name: str) -> None:
+    """`search` or `infer`, then `blend`."""
+    tables, inpainted = (home / "aligned", home / "masks"), home / "inpainted" / name
+
+    def given(stage: ModuleType) -> Any:
+        section = f"{stage.__name__.removeprefix('stages.')}.{name}"
+        return params.section(PARAMS, section, stage.Params)
+
+    if name == "dcgan":
+        search.search(home / "dcgan.safetensors", *tables, inpainted, given(search), RUNTIME, name)
+    else:
+        infer.infer(checkpoint_of(home, name), *tables, inpainted, given(infer), RUNTIME, name)
+    blend.blend(*tables, inpainted, home / "blended" / name, given(blend), name)
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +98,8 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for name in ("dcgan", *NETWORKS):
             write_checkpoint(home / f"{name}.safetensors")
         write_tables(home, noisy=home is homes[1])
-        (home / "params.yaml").write_text(json.dumps(PARAMS))
         for name in METHODS:
-            inpainted = home / "inpainted" / name
-            if name == "dcgan":
-                run(home, "search", name, inpainted=inpainted, model=home / "dcgan.safetensors")
-            else:
-                run(home, "infer", name, inpainted=inpainted, checkpoint=checkpoint_of(home, name))
-            run(home, "blend", name, inpainted=inpainted, blended=home / "blended" / name)
+            run(home, name)
     return homes
 
 

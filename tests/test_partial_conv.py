@@ -301,4 +301,4 @@ def test_it_learns_to_fill(residual):
         loss.backward()
         adam.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] < 0.1 * losses[0]  # over 10 seeds 0.006 to 0.025

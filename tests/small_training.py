@@ -1,0 +1,32 @@
+"""A training stage in the test's own process: without the seconds that a new one needs to import torch."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from pretend import NO_CHECKPOINT
+
+from stages.runs import params, training
+from stages.runs.params import Runtime
+
+OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
+
+
+def run(
+    stage: str,
+    aligned: Path,
+    home: Path,
+    section: dict[str, object],
+    start: Path = NO_CHECKPOINT,
+    precision: str = "fp32",
+) -> training.Outputs:
+    """Train by a section of `params.yaml` on `aligned`/train.arrow; state in `home`/state, outputs in `home`/out."""
+    module = import_module(f"stages.{stage}")
+    given = params.section({stage: {"a": section}}, f"{stage}.a", module.Params)
+    (home / "out").mkdir(parents=True)
+    outputs = training.Outputs(**{key: home / "out" / name for key, name in OUTPUTS.items()})
+    team = training.Team(Runtime(threads=1, precision=precision))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(training.STATE, str(home / "state"))
+        getattr(module, stage)(team, training.Inputs(aligned, start), outputs, given, "a")()
+    return outputs
