@@ -24,6 +24,9 @@ class ResizeConv2d(nn.Conv2d):
 
     def __init__(self, above: int, below: int, bias: bool = True):
         super().__init__(above, below, 3, padding=1, bias=bias)
+        # As He et al. 2015, eq. 10, so that signals neither grow nor shrink where nothing normalises; of a window's nine
+        # values four are different, and occur 1, 2, 2 and 4 times: 25 is the sum of the squares.
+        nn.init.normal_(self.weight, std=(2 / (25 * above)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         spread = F.avg_pool2d(F.pad(self.weight.flip(2, 3), [1] * 4), 2, 1, divisor_override=1)
