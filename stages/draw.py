@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import csv
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -250,7 +251,7 @@ def drawn(seed: int, size: int, index: int) -> tuple[bytes, list[str]]:
     return png.encode(picture), [f"{value:.3f}" for value in landmarks.reshape(-1)]
 
 
-def in_order(params: Params) -> Iterator[tuple[bytes, list[str]]]:
+def in_order(params: Params) -> Generator[tuple[bytes, list[str]], None, None]:
     """Every portrait in its order, drawn by `params.workers` processes."""
     one = partial(drawn, params.seed, params.size)
     if params.workers == 1 or params.count < FEW:
@@ -277,10 +278,13 @@ def draw(portraits: Path, params: Params) -> None:
     from tqdm import tqdm
 
     portraits.mkdir()
-    with (portraits / "landmarks.csv").open("w", newline="", encoding="utf-8") as stream:
+    with (
+        (portraits / "landmarks.csv").open("w", newline="", encoding="utf-8") as stream,
+        closing(in_order(params)) as drawing,  # so that Ctrl-C ends the other processes' work
+    ):
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["path", *(f"{point}_{axis}" for point in POINTS for axis in "xy")])
-        pictures = tqdm(in_order(params), "draw", params.count, unit="picture", mininterval=1, disable=None)
+        pictures = tqdm(drawing, "draw", params.count, unit="picture", mininterval=1, disable=None)
         for index, (picture, landmarks) in enumerate(pictures):
             path = portraits / f"{index:04d}.png"
             path.write_bytes(picture)

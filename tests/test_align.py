@@ -314,6 +314,13 @@ def test_yunet_finds_the_eyes_of_the_annotated_photos(shared, yunet):
     assert max(errors.values()) <= 0.04, errors
 
 
+def test_yunets_output_is_rounded(yunet, celeba):
+    picture = photo(celeba[0])
+    found = yunet._faces(picture, 1.0)[:, :4] * 16  # at scale 1 the picture's pixels are the network's
+    assert len(found)
+    np.testing.assert_array_equal(found, np.round(found))
+
+
 def test_yunet_finds_most_faces_and_few_dogs(shared, yunet, celeba):
     def found(paths):
         def one(path):
@@ -393,3 +400,4 @@ def test_drawn_portraits_have_their_eyes_on_the_template(tmp_path):
     for true, numbers in zip(known.values(), table.column("transform"), strict=True):
         eyes = faces.apply(np.reshape(numbers, (2, 3)), true)[:2]
         assert np.hypot(*(eyes - faces.template(64)[:2]).T).max() < 0.01 * 64
+    np.testing.assert_array_equal(table.landmarks()[:, :2], np.tile(np.float32(faces.template(64)[:2]), (6, 1, 1)))

@@ -3,8 +3,10 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -40,18 +42,18 @@ def sixty() -> list[tuple[np.ndarray, np.ndarray]]:
     return [portrait.render(draw.person(1, index), 128) for index in range(60)]
 
 
-def command(folder: Path, section: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, section: str) -> subprocess.Popen[str]:
     """`python -m stages.draw` on a copy of the code, so that the checkout's scratch stays untouched."""
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "params.yaml").write_text(f"draw: {section}\n")
     environment = {k: v for k, v in os.environ.items() if k not in ("PALIMPSEST_RECORDS", "PYTHONPATH")}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "stages.draw", "--portraits", "data/raw/portraits"],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
 
 
@@ -106,8 +108,8 @@ def test_a_larger_count_leaves_the_first_pictures_as_they_are(tmp_path: Path) ->
 
 
 def test_the_command_writes_pictures_of_the_size_asked_and_their_table(tmp_path: Path) -> None:
-    done = command(tmp_path, "{count: 2, size: 72, seed: 3}")
-    assert done.returncode == 0, done.stderr
+    running = command(tmp_path, "{count: 2, size: 72, seed: 3}")
+    assert (running.communicate()[1], running.returncode) == ("", 0)
     folder = tmp_path / "data/raw/portraits"
     assert written(folder) == drawn(tmp_path / "here", 2, size=72, seed=3)
     lines = (folder / "landmarks.csv").read_text().splitlines()
@@ -121,13 +123,25 @@ def test_the_command_writes_pictures_of_the_size_asked_and_their_table(tmp_path:
         np.testing.assert_allclose(values, portrait.render(draw.person(3, index), 72)[1].reshape(-1), atol=6e-4)
 
 
+def test_ctrl_c_does_not_wait_for_all_that_is_left_to_draw(tmp_path: Path) -> None:
+    running = command(tmp_path, "{count: 100000, size: 64, seed: 1}")
+    scratch = tmp_path / ".palimpsest/tmp"
+    deadline = time.monotonic() + 60
+    while not list(scratch.rglob("0000.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    assert running.communicate(timeout=30)[1].splitlines()[-1] == "draw: interrupted"
+    assert running.returncode == 130
+    assert not (tmp_path / "data").exists()
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
 def test_an_unknown_key_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    done = command(tmp_path, "{count: 2, size: 64, seed: 1, sise: 64}")
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == ["draw: params.yaml: unknown key 'draw.sise'"]
+    refused = command(tmp_path, "{count: 2, size: 64, seed: 1, sise: 64}")
+    assert refused.communicate()[1].splitlines() == ["draw: params.yaml: unknown key 'draw.sise'"]
+    assert refused.returncode == 2
     assert not (tmp_path / "data").exists()
 
 

@@ -18,7 +18,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "one thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"},
     "with AVX2": {
         "NPY_DISABLE_CPU_FEATURES": "X86_V4",
-        "OPENCV_CPU_DISABLE": "AVX512_SKX",
+        "OPENCV_CPU_DISABLE": "AVX512-SKX",
         "OPENBLAS_CORETYPE": "Haswell",
         "ARROW_USER_SIMD_LEVEL": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -27,7 +27,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     },
     "without AVX": {
         "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
-        "OPENCV_CPU_DISABLE": "AVX512_SKX,AVX2,FMA3,AVX,FP16,SSE4_2,SSE4_1",
+        "OPENCV_CPU_DISABLE": "AVX512-SKX,AVX2,FMA3,AVX,FP16,SSE4.2,SSE4.1,SSSE3",
         "OPENCV_IPP": "disabled",
         "OPENBLAS_CORETYPE": "Nehalem",
         "ARROW_USER_SIMD_LEVEL": "NONE",
@@ -121,6 +121,7 @@ PHOTOS = {
 # Every command in one process, as `python -m stages.X` would run it; then the digests of what lies in data.
 PROGRAM = """
 import json, runpy, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 for command in json.loads(sys.argv[1]):
     stage, *arguments = command.split(" ")
@@ -132,7 +133,8 @@ from stages.runs import record
 outputs = sorted([*Path("data").glob("raw/*"), *(p for p in Path("data").glob("*/*") if p.parent.name != "raw")])
 print(json.dumps({
     "digests": {output.as_posix().removeprefix("data/"): record.digest(output) for output in outputs},
-    "ipp": cv2.ipp.useIPP(),
+    "opencv": cv2.getCPUFeaturesLine().split(),  # a star: chosen at run time, a question mark: not here
+    "ipp": ThreadPoolExecutor(1).submit(cv2.ipp.useIPP).result(),
     "features": sorted(name for name, there in __cpu_features__.items() if there),
 }))
 """
@@ -147,7 +149,7 @@ def copied(folder: Path, params: dict[str, Any]) -> Path:
 
 
 def run(folder: Path, commands: list[str], environment: dict[str, str]) -> dict[str, Any]:
-    """`digests` of the outputs, `features` that NumPy used, and whether OpenCV used Intel's IPP (`ipp`)."""
+    """`digests` of the outputs, what NumPy (`features`) and `opencv` used, whether OpenCV's threads used `ipp`."""
     own = {name: value for name, value in os.environ.items() if name not in ("PALIMPSEST_RECORDS", "PYTHONPATH")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(commands)],
@@ -187,6 +189,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 def test_the_vector_units_are_off_where_they_should_be(results: dict[str, dict[str, Any]]) -> None:
     assert not {"X86_V3", "X86_V4"} & set(results["without AVX"]["features"])
     assert "X86_V4" not in results["with AVX2"]["features"]
+    assert not {"*SSE4.1", "*SSE4.2", "*AVX", "*AVX2", "*AVX512-SKX"} & set(results["without AVX"]["opencv"])
+    assert "*AVX512-SKX" not in results["with AVX2"]["opencv"]
     assert not any(result["ipp"] for result in results.values())
 
 

@@ -6,6 +6,7 @@ file is then no error, and the first use of `cv2` is the user's one line with th
 
 from __future__ import annotations
 
+import os
 from typing import NoReturn
 
 from stages.runs.errors import InputError
@@ -29,6 +30,11 @@ try:
 except ImportError as error:
     cv2 = _Missing(error)  # type: ignore[assignment]
 else:
-    # Intel's IPP computes the same in another way on each type of CPU; OpenCV's own code is enough here.
-    if hasattr(cv2, "ipp"):
-        cv2.ipp.setUseIPP(False)
+    # Intel's IPP computes in another way on each type of CPU, and OpenCV's own code is enough here. OpenCV looks at
+    # the variable once, at the first use, for all threads (`cv2.ipp.setUseIPP` is for one), and warns of it.
+    os.environ["OPENCV_IPP"] = "disabled"
+    _logging = cv2.utils.logging
+    _level = _logging.getLogLevel()
+    _logging.setLogLevel(_logging.LOG_LEVEL_ERROR)
+    cv2.ipp.useIPP()
+    _logging.setLogLevel(_level)
