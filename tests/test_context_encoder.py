@@ -290,13 +290,14 @@ def history(home: Path) -> list[dict[str, float]]:
     [("vae", 6, {"l2", "kl"}), ("gan", 3, {"l2", "adversarial", "d_loss"})],
 )
 def test_the_stage_learns_and_leaves_its_outputs(objective, rows, columns, aligned, tmp_path):
-    often = {"steps": 120, "log_every": 10, "sample_every": 120, "overlap_weight": 1.0, "kl": 0.01, "rate": 1e-2}
+    often = {"steps": 240, "log_every": 10, "sample_every": 240, "width": 8}
+    often |= {"overlap_weight": 1.0, "kl": 0.01, "rate": 4e-3}
     run("train_context_encoder", aligned, tmp_path, SMALL | often | {"objective": objective})
     logged = history(tmp_path)
     assert set(logged[0]) == {"step", "patch_sse"} | columns
-    # Over 10 seeds and three instruction sets 0.03 to 0.31 of it is left; of a network that sees nothing 0.8 or more.
+    # Over 8 seeds and two instruction sets at most 0.24 of it is left; of a network that sees nothing, 0.8 or more.
     assert logged[-1]["patch_sse"] < logged[0]["patch_sse"] / 2
-    with Image.open(tmp_path / "out" / "samples" / "0000120.png") as sheet:
+    with Image.open(tmp_path / "out" / "samples" / "0000240.png") as sheet:
         assert sheet.size == (8 * 65 + 1, rows * 65 + 1)  # given, completed, a VAE's three draws, truth
         pixels = np.asarray(sheet)
     assert (pixels[17:49, 17:49] == 0).all(), "what is given is black under the hole"
