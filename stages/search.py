@@ -79,18 +79,17 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     if inputs.get("network") != "dcgan":
         raise InputError(f"{path}: holds a {inputs.get('network')}, and latent search needs a dcgan")
     try:
-        shape, prior = inputs["arguments"], inputs["params"]["prior"]
+        shape, params = inputs["arguments"], inputs["params"]
         generator = Generator(**shape)
-        discriminator = Discriminator(
-            shape["size"], shape["width"], shape["kernel"], inputs["params"].get("d_norm", "batch")
-        )
+        d_width = params.get("d_width") or shape["width"]
+        discriminator = Discriminator(shape["size"], d_width, shape["kernel"], params.get("d_norm", "batch"))
         for part, module in (("generator", generator), ("discriminator", discriminator)):
             module.load_state_dict(checkpoint.part(tensors, part))
             module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
         said = str(error).splitlines()[0]
         raise InputError(f"{path}: not a whole dcgan ({said}); remove it and run `dvc repro`") from None
-    return Networks(generator, discriminator, shape["latent"], prior, shape["size"])
+    return Networks(generator, discriminator, shape["latent"], params["prior"], shape["size"])
 
 
 def weigh(hole: Tensor, params: Params) -> Tensor:

@@ -29,6 +29,9 @@ class Params(Training):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the generator doubles: the reports, or no chequers
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
+    d_width: Annotated[int, Field(ge=1)] | None = (
+        None  # the discriminator's channels; null: as `width`, as in the reports
+    )
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge
@@ -61,7 +64,7 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
     shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with training.seeded(params.seed):
         generator = Generator(**shape)
-        discriminator = Discriminator(shape["size"], params.width, params.kernel, params.d_norm)
+        discriminator = Discriminator(shape["size"], params.d_width or params.width, params.kernel, params.d_norm)
     generator, discriminator = team.place(generator), team.place(discriminator)
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)

@@ -29,8 +29,10 @@ class ResizeConv2d(nn.Conv2d):
         nn.init.normal_(self.weight, std=(2 / (25 * above)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        spread = F.avg_pool2d(F.pad(self.weight.flip(2, 3), [1] * 4), 2, 1, divisor_override=1)
-        return F.conv_transpose2d(x, spread.transpose(0, 1), self.bias, stride=2, padding=1)
+        kernel = self.weight.flip(2, 3).transpose(0, 1)
+        kernel = F.pad(kernel, [0, 1]) + F.pad(kernel, [1, 0])
+        kernel = F.pad(kernel, [0, 0, 0, 1]) + F.pad(kernel, [0, 0, 1, 0])
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 def doubled(above: int, below: int, upsampling: str, kernel: int, bias: bool = True) -> nn.Conv2d | nn.ConvTranspose2d:
