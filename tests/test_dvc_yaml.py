@@ -63,9 +63,18 @@ def networks() -> set[Path]:
     }
 
 
+def code(deps: list[str]) -> set[str]:
+    """The source files among the deps of a stage; a folder stands for all of its own (`__init__.py` is empty)."""
+    files = {dep for dep in deps if dep.endswith(".py")} - {NETWORK}
+    for folder in (ROOT / dep for dep in deps if dep.startswith("stages/") and (ROOT / dep).is_dir()):
+        assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".py"}, folder
+        files |= {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py") if path.stem != "__init__"}
+    return files
+
+
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_code_deps_are_exactly_the_files_imported(stage: str) -> None:
-    listed = {dep for dep in body(stage)["deps"] if dep.endswith(".py")} - {NETWORK}
+    listed = code(body(stage)["deps"])
     reached = closure(ROOT / "stages" / f"{stage}.py")
     if NETWORK in body(stage)["deps"]:
         reached |= {path for network in networks() for path in closure(network)}
@@ -114,7 +123,7 @@ def test_command_names_every_dep_and_output(stage: str) -> None:
     given = set(re.findall(r'--[a-z-]+ "?([^"\s]+)"?', command))
     outs = entry.get("outs", []) + entry.get("metrics", []) + entry.get("plots", [])
     listed = {next(iter(out)) if isinstance(out, dict) else out for out in outs}
-    listed |= {dep for dep in entry["deps"] if not dep.endswith(".py")}
+    listed |= {dep for dep in entry["deps"] if not dep.endswith(".py") and not (ROOT / dep / "__init__.py").exists()}
     assert given == listed
 
 

@@ -21,8 +21,7 @@ class Autoencoder(nn.Module):
     ones back, with ReLU and at the end a sigmoid. S is a multiple of 32: 32 pixels become one.
 
     The report gives no more of the decoder than its kind of layer, `transposed`: 3 x 3 with stride 2 are
-    chosen here. `upsampling` may be `resize` instead (stages/models/upsampling.py) from the third doubling on:
-    where a code has few pixels, layers that treat all of them alike learn late which is which.
+    chosen here. `upsampling` may be `resize` instead (stages/models/upsampling.py).
 
     Raises InputError for a size it cannot take.
     """
@@ -36,11 +35,12 @@ class Autoencoder(nn.Module):
         for above, below in pairwise(channels):
             encoder += [nn.Conv2d(above, below, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         decoder: list[nn.Module] = []
-        for i, (above, below) in enumerate(pairwise(reversed(channels[1:]))):
-            method = "transposed" if i < 2 else upsampling
-            decoder += [doubled(above, below, method, kernel=3), nn.ReLU(inplace=True)]
-        self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder, *to_picture(channels[1], upsampling, kernel=3, norm=False), nn.Sigmoid())
+        side = size // 32
+        for above, below in pairwise(reversed(channels[1:])):
+            decoder += [doubled(above, below, side, upsampling, kernel=3), nn.ReLU(inplace=True)]
+            side *= 2
+        decoder += [*to_picture(channels[1], side, upsampling, kernel=3, norm=False), nn.Sigmoid()]
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
         black = torch.where(hole, 0, (image + 1) / 2)
