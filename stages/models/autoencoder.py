@@ -21,7 +21,8 @@ class Autoencoder(nn.Module):
     ones back, with ReLU and at the end a sigmoid. S is a multiple of 32: 32 pixels become one.
 
     The report gives no more of the decoder than its kind of layer, `transposed`: 3 x 3 with stride 2 are
-    chosen here. `upsampling` may be `resize` instead (stages/models/upsampling.py).
+    chosen here. `upsampling` may be `resize` instead (stages/models/upsampling.py) from 8 pixels on: on fewer, layers
+    that treat all pixels alike learn late which is which.
 
     Raises InputError for a size it cannot take.
     """
@@ -37,9 +38,12 @@ class Autoencoder(nn.Module):
         decoder: list[nn.Module] = []
         side = size // 32
         for above, below in pairwise(reversed(channels[1:])):
-            decoder += [doubled(above, below, side, upsampling, kernel=3), nn.ReLU(inplace=True)]
+            decoder += [
+                doubled(above, below, upsampling if side >= 8 else "transposed", kernel=3),
+                nn.ReLU(inplace=True),
+            ]
             side *= 2
-        decoder += [*to_picture(channels[1], side, upsampling, kernel=3, norm=False), nn.Sigmoid()]
+        decoder += [*to_picture(channels[1], upsampling, kernel=3, norm=False), nn.Sigmoid()]
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:

@@ -221,9 +221,8 @@ def _decoder(bottleneck: int, width: int, side: int, upsampling: str) -> nn.Sequ
     layers: list[nn.Module] = [nn.Linear(bottleneck, channels[0] * grid**2, bias=False)]
     layers += [nn.Unflatten(1, (channels[0], grid, grid)), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
     for above, below in pairwise(channels):
-        layers += [doubled(above, below, grid, upsampling, 4, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-        grid *= 2
-    return nn.Sequential(*layers, *to_picture(channels[-1], grid, upsampling, 4), nn.Tanh())
+        layers += [doubled(above, below, upsampling, 4, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *to_picture(channels[-1], upsampling, 4), nn.Tanh())
 
 
 def _doublings(side: int) -> int:

@@ -37,12 +37,10 @@ class Generator(nn.Module):
         channels = [width << (steps - 1 - i) for i in range(steps)]
         self.first = nn.Linear(latent, channels[0] * 16, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
-        side = 4
         for above, below in pairwise(channels):
-            layers.append(doubled(above, below, side, upsampling, kernel, bias=False))
+            layers.append(doubled(above, below, upsampling, kernel, bias=False))
             layers += [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-            side *= 2
-        self.layers = nn.Sequential(*layers, *to_picture(channels[-1], side, upsampling, kernel), nn.Tanh())
+        self.layers = nn.Sequential(*layers, *to_picture(channels[-1], upsampling, kernel), nn.Tanh())
         self.apply(_initialise)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ class DMFN(nn.Module):
             *_normalised(_conv(2 * width, 4 * width, 3, stride=2)),
             *(FusionBlock(4 * width, combine) for _ in range(blocks)),
             *_normalised(_conv(4 * width, 4 * width, 3)),
-            *_doubled(4 * width, 2 * width, size // 4, upsampling),
-            *_doubled(2 * width, width, size // 2, upsampling),
+            *_doubled(4 * width, 2 * width, upsampling),
+            *_doubled(2 * width, width, upsampling),
             nn.Conv2d(width, 3, 3, padding=1),
             nn.Tanh(),
         )
@@ -147,9 +147,9 @@ def _normalised(layer: nn.Conv2d) -> tuple[nn.Module, ...]:
     return layer, nn.InstanceNorm2d(layer.out_channels), nn.ReLU(inplace=True)
 
 
-def _doubled(above: int, below: int, side: int, upsampling: str) -> tuple[nn.Module, ...]:
+def _doubled(above: int, below: int, upsampling: str) -> tuple[nn.Module, ...]:
     return (
-        doubled(above, below, side, upsampling, 4, bias=False),
+        doubled(above, below, upsampling, 4, bias=False),
         nn.InstanceNorm2d(below),
         nn.ReLU(inplace=True),
         *_normalised(_conv(below, below, 3)),

@@ -2,8 +2,7 @@
 
 Odena, Dumoulin and Olah 2016, "Deconvolution and Checkerboard Artifacts": where the windows of a transposed
 convolution overlap, they have to learn to weigh all pixels alike, and until then a chequered pattern shows in every
-picture. Repeating each value as a 2 x 2 square and convolving after that treats all pixels alike from the start. Just
-so it learns late which pixel is which, where a map has very few of them: `resize` begins at `SMALLEST`.
+picture. Repeating each value as a 2 x 2 square and convolving after that treats all pixels alike from the start.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from stages.runs.errors import InputError
 
 METHODS = ("transposed", "resize")
-SMALLEST = 4  # pixels a side of a map that `resize` doubles; smaller ones it leaves to transposed convolutions
 
 
 class ResizeConv2d(nn.Conv2d):
@@ -37,33 +35,31 @@ class ResizeConv2d(nn.Conv2d):
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
-def doubled(
-    above: int, below: int, side: int, upsampling: str, kernel: int, bias: bool = True
-) -> nn.Conv2d | nn.ConvTranspose2d:
-    """A layer N x `above` x `side` x `side` -> N x `below` x 2 `side` x 2 `side`.
+def doubled(above: int, below: int, upsampling: str, kernel: int, bias: bool = True) -> nn.Conv2d | nn.ConvTranspose2d:
+    """A layer N x `above` x H x W -> N x `below` x 2H x 2W.
 
     `transposed`: a transposed convolution of `kernel` 3, 4 or 5 with stride 2. `resize`: `ResizeConv2d`, whatever
-    the kernel, from `SMALLEST` on. Raises InputError for another `upsampling`.
+    the kernel. Raises InputError for another `upsampling`.
     """
     if upsampling not in METHODS:
         raise InputError(f"upsampling: must be one of {', '.join(METHODS)}, not {upsampling!r}")
-    if upsampling == "resize" and side >= SMALLEST:
+    if upsampling == "resize":
         return ResizeConv2d(above, below, bias)
     # All kernels double the side exactly: odd ones need one more row and column at the far edge.
     padding, extra = {3: (1, 1), 4: (1, 0), 5: (2, 1)}[kernel]
     return nn.ConvTranspose2d(above, below, kernel, 2, padding, output_padding=extra, bias=bias)
 
 
-def to_picture(above: int, side: int, upsampling: str, kernel: int, norm: bool = True) -> list[nn.Module]:
-    """The last doubling: layers N x `above` x `side` x `side` -> N x 3 x 2 `side` x 2 `side`, any activation left out.
+def to_picture(above: int, upsampling: str, kernel: int, norm: bool = True) -> list[nn.Module]:
+    """The last doubling: layers N x `above` x H x W -> N x 3 x 2H x 2W, without the activation that ends a network.
 
     With `resize` it ends in half the channels, and one more 3 x 3 convolution makes colours of them: else the 2 x 2
     squares that were one value before would show as blocks. `norm` puts batch normalisation between the two.
     """
     if upsampling == "transposed":
-        return [doubled(above, 3, side, upsampling, kernel)]
+        return [doubled(above, 3, upsampling, kernel)]
     half = max(3, above // 2)
-    layers: list[nn.Module] = [doubled(above, half, side, upsampling, kernel, bias=not norm)]
+    layers: list[nn.Module] = [doubled(above, half, upsampling, kernel, bias=not norm)]
     if norm:
         layers.append(nn.BatchNorm2d(half))
     return [*layers, nn.ReLU(inplace=True), nn.Conv2d(half, 3, 3, padding=1)]
