@@ -137,7 +137,7 @@ def evaluate(
         key: pa.array(list(values), pa.string() if key in KEYS[:4] else pa.float64(), from_pandas=True)
         for key, values in columns.items()
     }
-    pq.write_table(pa.table(arrays), table)  # NaN became null
+    pq.write_table(pa.table(arrays), table, compression="none")  # NaN became null
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ class Curves:
         numbers = pa.list_(pa.float32())
         texts = [(key, pa.string()) for key in ("image_id", "path", "kind")]
         self._schema = pa.schema([*texts, ("losses", numbers), ("context", numbers)])
-        self._writer = pq.ParquetWriter(str(path), self._schema)
+        self._writer = pq.ParquetWriter(str(path), self._schema, compression="none")
 
     def append(self, batch: Batch, found: Found) -> None:
         import pyarrow as pa

@@ -124,7 +124,7 @@ def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
 def write_means(means: Means, path: Path) -> None:
     rows = [(*group, metric, *found) for group, metrics in means.items() for metric, found in metrics.items()]
     named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-    pq.write_table(pa.Table.from_pylist(named, SCHEMA), path)
+    pq.write_table(pa.Table.from_pylist(named, SCHEMA), path, compression="none")
 
 
 def read_means(path: Path) -> Means:
