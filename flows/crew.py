@@ -29,7 +29,7 @@ from flows import worker
 from flows.pipeline import errand, snapshot, transport
 from flows.pipeline.graph import Node
 from flows.pipeline.run import Say, StageError, Workspace, opened
-from stages.runs import params
+from stages.runs import kernels, params
 from stages.runs.errors import InputError
 from stages.runs.record import home as records
 
@@ -260,8 +260,7 @@ class Crew(Workspace):
             if not new:
                 return
             ours = worker.environment()
-            if self._portable():  # then the CPU decides no bytes
-                ours = {name: value for name, value in ours.items() if name not in ("processor", "features")}
+            portable = self._portable()
             for where, said in self._client.run(worker.hello, workers=new, on_error="return").items():
                 if isinstance(said, ModuleNotFoundError):
                     said = {"error": f"{said}; `pip install -c constraints.txt -e '.[dask]'` there"}
@@ -275,8 +274,12 @@ class Crew(Workspace):
                     continue
                 self._workers[where] = said
                 theirs = said["environment"]
+                # Where both can be held to portable kernels, the CPU decides no bytes.
+                able = portable and all(set(env["features"].split()) >= kernels.NEEDED for env in (ours, theirs))
                 if other := [
-                    f"{name} {theirs.get(name)} (here {one})" for name, one in ours.items() if theirs.get(name) != one
+                    f"{name} {theirs.get(name)} (here {one})"
+                    for name, one in ours.items()
+                    if theirs.get(name) != one and not (able and name in ("processor", "features"))
                 ]:
                     self._say(f"worker {where} may give other bytes than this machine: {', '.join(other)}")
 

@@ -8,13 +8,11 @@ photo. What cannot be aligned is rejected with a reason, and never stops a run.
 
 from __future__ import annotations
 
-import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass as plain
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +24,7 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images import landmarks as faces
+from stages.images.pool import processes
 from stages.images.sources import BadPicture, decode
 from stages.images.table import ALIGNED, SPLITS, Writer, writing_pictures
 from stages.runs import command
@@ -135,7 +134,6 @@ _worker: dict[str, Any] = {}  # what a worker process keeps from task to task: i
 
 
 def _start(params: Params, model: Path, name: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     faces.single_thread()
     _worker.update(params=params, detector=make_detector(params, model, name))
 
@@ -159,9 +157,7 @@ def align_rows(rows: list[Row], params: Params, detector: faces.Detector | None)
 
 def align_together(chunks: Iterable[list[Row]], params: Params, model: Path, name: str) -> Iterator[Result]:
     """Every row of `chunks` aligned by `params.workers` processes, in the rows' order."""
-    # Spawned, not forked: OpenCV's and Arrow's threads do not survive a fork.
-    pool = ProcessPoolExecutor(params.workers, get_context("spawn"), _start, (params, model, name))
-    try:
+    with processes(params.workers, _start, params, model, name) as pool:
         waiting: deque[Future[list[Result]]] = deque()
         for rows in chunks:
             waiting.append(pool.submit(_in_worker, rows))
@@ -169,8 +165,6 @@ def align_together(chunks: Iterable[list[Row]], params: Params, model: Path, nam
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 # ---- the tables -------------------------------------------------------------------------------------------------

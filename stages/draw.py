@@ -8,13 +8,10 @@ columns of CelebA's landmark file: the same bytes on every CPU.
 from __future__ import annotations
 
 import csv
-import signal
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +20,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.person import Beard, Eyes, Glasses, Hair, Light, Mouth, Nose, Person, Pose, Skull
+from stages.images.pool import processes
 from stages.runs import command
 from stages.runs.params import STRICT
 
@@ -257,18 +255,13 @@ def in_order(params: Params) -> Generator[tuple[bytes, list[str]], None, None]:
     if params.workers == 1 or params.count < FEW:
         yield from map(one, range(params.count))
         return
-    # Spawned, not forked: OpenCV's threads do not survive a fork.
-    pool = ProcessPoolExecutor(params.workers, get_context("spawn"), _start)
-    try:
+    with processes(params.workers, _start) as pool:
         yield from pool.map(one, range(params.count), chunksize=CHUNK)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _start() -> None:
     from stages.images.opencv import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)
     np.empty(2**24, np.uint8)  # glibc keeps what is freed up to the largest block freed so far: a sixth faster
 
@@ -276,6 +269,9 @@ def _start() -> None:
 def draw(portraits: Path, params: Params) -> None:
     """Draw `count` portraits and their landmarks into the folder `portraits`."""
     from tqdm import tqdm
+
+    # Now: the record names the code that this process has imported, and other processes do the work.
+    from stages.images import png, portrait  # noqa: F401
 
     portraits.mkdir()
     with (

@@ -79,10 +79,11 @@ def measure(
 
 
 def headline(means: Means) -> dict[str, Any]:
-    """The score file: `n` completed pictures, and the means that a person compares, `NUMBERS` in all at most.
+    """The score file: `n` completions (a picture with one hole each), and the means that a person compares.
 
-    psnr_hole -> kind of hole -> raw, blended (dB); and over all holes ssim, l1 and lpips -> raw, blended. Where there
-    are too many kinds for that, psnr_hole has the raw ones alone; where still too many, it is over all holes.
+    At most `NUMBERS` in all: psnr_hole -> kind of hole -> raw, blended (dB); and over all holes ssim, l1 and lpips ->
+    raw, blended. Where there are too many kinds for that, psnr_hole has the raw ones alone; where still too many, it is
+    over all holes.
     """
     if not means:
         return {"n": 0}

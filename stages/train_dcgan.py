@@ -25,13 +25,11 @@ class Params(Training):
     steps: Annotated[int, Field(ge=1)] = 600  # generator updates
     batch: Annotated[int, Field(ge=2)] = 64  # pictures a step
     width: Annotated[int, Field(ge=1)] = 64  # channels at half the picture's side; 64 in the reports
-    kernel: Literal[4, 5] = 5  # pixels, of all but `resize`; 5 in report 1, 4 in report 2
+    kernel: Literal[4, 5] = 5  # pixels, of the discriminator and of `transposed`; 5 in report 1, 4 in report 2
     upsampling: Literal["transposed", "resize"] = "resize"  # how the generator doubles: the reports, or no chequers
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
-    d_width: Annotated[int, Field(ge=1)] | None = (
-        None  # the discriminator's channels; null: as `width`, as in the reports
-    )
+    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`, as in the reports
     d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge

@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from pretend import NO_CHECKPOINT
 
 from stages.runs import params, training
@@ -25,8 +26,13 @@ def run(
     given = params.section({stage: {"a": section}}, f"{stage}.a", module.Params)
     (home / "out").mkdir(parents=True)
     outputs = training.Outputs(**{key: home / "out" / name for key, name in OUTPUTS.items()})
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     team = training.Team(Runtime(threads=1, precision=precision))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(training.STATE, str(home / "state"))
-        getattr(module, stage)(team, training.Inputs(aligned, start), outputs, given, "a")()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(training.STATE, str(home / "state"))
+            getattr(module, stage)(team, training.Inputs(aligned, start), outputs, given, "a")()
+    finally:  # as the tests after this one in the process expect it
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
     return outputs

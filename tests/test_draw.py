@@ -1,6 +1,7 @@
 """`draw`: portraits that detectors take for faces, with landmarks that are where they are drawn."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from conftest import ROOT
 from hypothesis import given, settings
@@ -44,7 +46,8 @@ def sixty() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def command(folder: Path, section: str) -> subprocess.Popen[str]:
     """`python -m stages.draw` on a copy of the code, so that the checkout's scratch stays untouched."""
-    shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    if not (folder / "stages").exists():
+        shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "params.yaml").write_text(f"draw: {section}\n")
     environment = {k: v for k, v in os.environ.items() if k not in ("PALIMPSEST_RECORDS", "PYTHONPATH")}
     return subprocess.Popen(
@@ -54,7 +57,17 @@ def command(folder: Path, section: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # so that a test can signal all of its processes, as a terminal does
     )
+
+
+def drawing(folder: Path) -> subprocess.Popen[str]:
+    """A stage that has begun to draw, in several processes, more than it will ever end."""
+    running = command(folder, "{count: 100000, size: 64, seed: 1}")
+    deadline = time.monotonic() + 60
+    while not list((folder / ".palimpsest/tmp").rglob("0000.png")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return running
 
 
 # --- what is written -----------------------------------------------------------------------------
@@ -124,15 +137,42 @@ def test_the_command_writes_pictures_of_the_size_asked_and_their_table(tmp_path:
 
 
 def test_ctrl_c_does_not_wait_for_all_that_is_left_to_draw(tmp_path: Path) -> None:
-    running = command(tmp_path, "{count: 100000, size: 64, seed: 1}")
-    scratch = tmp_path / ".palimpsest/tmp"
-    deadline = time.monotonic() + 60
-    while not list(scratch.rglob("0000.png")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    assert running.communicate(timeout=30)[1].splitlines()[-1] == "draw: interrupted"
+    running = drawing(tmp_path)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.communicate(timeout=30)[1].splitlines() == ["draw: interrupted"]
     assert running.returncode == 130
     assert not (tmp_path / "data").exists()
+
+
+def test_sigterm_to_all_of_its_processes_ends_it_without_a_word(tmp_path: Path) -> None:
+    running = drawing(tmp_path)
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.communicate(timeout=30)[1].splitlines() == []
+    assert running.returncode == 143
+
+
+def test_no_process_outlives_a_killed_stage(tmp_path: Path) -> None:
+    running = drawing(tmp_path)
+    others = psutil.Process(running.pid).children(recursive=True)
+    assert len(others) >= 2
+    running.kill()
+    running.communicate()
+    assert not psutil.wait_procs(others, timeout=20)[1]
+
+
+def test_the_record_covers_the_code_that_draws_in_other_processes(tmp_path: Path) -> None:
+    codes = []
+    for name in ("as it is", "altered"):
+        shutil.copytree(ROOT / "stages", tmp_path / name / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+        if name == "altered":
+            room = tmp_path / name / "stages/images/portrait.py"
+            room.write_text(room.read_text() + "# altered\n")
+        running = command(tmp_path / name, "{count: 70, size: 32, seed: 1}")
+        said = running.communicate(timeout=60)[1]
+        assert running.returncode == 0, said
+        (record,) = (tmp_path / name).glob(".palimpsest/records/draw/*.json")
+        codes.append(json.loads(record.read_text())["code"])
+    assert codes[0] != codes[1]
 
 
 # --- bad input -----------------------------------------------------------------------------------

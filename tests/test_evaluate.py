@@ -217,32 +217,6 @@ def written(out: Path) -> dict[str, bytes]:
     return {file: (out / file).read_bytes() for file in FILES.values()}
 
 
-# As on a CPU of 2003: where a library has a choice, nothing beyond what every x86-64 has.
-OLD_CPU = {
-    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR",
-    "OPENCV_CPU_DISABLE": "SSE4.1,SSE4.2,AVX,FP16,AVX2,FMA3,AVX512-SKX,AVX512-ICL",
-    "OPENCV_IPP": "disabled",
-    "OPENBLAS_CORETYPE": "Prescott",
-    "ARROW_USER_SIMD_LEVEL": "NONE",
-    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-AVX,-FMA4",
-}
-
-
-def test_an_old_cpu_gives_the_same_bytes(tmp_path):
-    """Vector units off, library by library, another BLAS kernel, and one thread instead of two."""
-    pretend.dataset(tmp_path, size=64, count=9)
-    pretend.system(tmp_path, "soft", noise=20, size=64, count=9)
-    runs = {
-        "new": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
-        "old": OLD_CPU,
-        "haswell": {"OPENBLAS_CORETYPE": "Haswell"},
-    }
-    for name, environment in runs.items():
-        done = run(tmp_path, tmp_path / name, PLAIN, **environment)
-        assert done.returncode == 0, done.stderr
-    assert written(tmp_path / "new") == written(tmp_path / "old") == written(tmp_path / "haswell")
-
-
 def test_no_test_pictures_is_no_crash(tmp_path):
     pretend.dataset(tmp_path, count=0)
     pretend.system(tmp_path, "soft", noise=1, count=0)

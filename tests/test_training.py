@@ -222,4 +222,17 @@ def test_a_start_of_another_shape_is_one_line(aligned: Path, tmp_path: Path) -> 
     line, env = command(aligned, tmp_path, "wider", start=first, width=16)
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"train_dcgan@a: start: {first}: of arguments {{")
+    said = f"train_dcgan@a: start: {first}: of another network: width {section('train_dcgan')['width']} (here 16);"
+    assert done.stderr.splitlines()[-1].startswith(said)
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_from(aligned: Path, tmp_path: Path) -> None:
+    """It does not name its upsampling, which was transposed then."""
+    older = section("train_dcgan", steps=1, upsampling="transposed")
+    first = run("train_dcgan", aligned, tmp_path / "first", older).model
+    tensors, made_of = checkpoint.load(first)
+    del made_of["arguments"]["upsampling"]
+    checkpoint.save(first, tensors, made_of)
+    run("train_dcgan", aligned, tmp_path / "second", older, first)
+    with pytest.raises(InputError, match=r"of another network: upsampling transposed \(here resize\); set these to"):
+        run("train_dcgan", aligned, tmp_path / "third", older | {"upsampling": "resize"}, first)

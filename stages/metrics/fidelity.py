@@ -30,7 +30,9 @@ TAPS = np.array([270, 1991, 9438, 28668, 55838, 69734, 55838, 28668, 9438, 1991,
 
 # Scores are multiples of these. Sums of scores are exact, in any order, as long as they stay below 2^53 of them.
 EXACT = 2.0**-30  # of what is a quotient of whole numbers: the same everywhere before it is rounded
-COARSE = 2.0**-16  # of logarithms, and of LPIPS: 1.5e-5 dB is a billion times the last bit of 100 dB
+# Of what is large, as patch_sse, or no such quotient, as logarithms and LPIPS: 1.5e-5 dB is a billion times the last
+# bit of 100 dB.
+COARSE = 2.0**-16
 SIMILARITY = 2.0**-24  # of the values of an `ssim_map`: up to 1, float32 has all of them
 
 
@@ -79,7 +81,7 @@ def patch_sse(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> np.nd
     The scale that report 4's losses appear to have (its patch is 64 x 64 x 3 values). An empty hole gives 0.
     """
     total, _ = _sum(np.square(_difference(output, target)), hole)
-    return rounded(total / PEAK**2)
+    return rounded(total / PEAK**2, COARSE)
 
 
 def ssim_map(output: np.ndarray, target: np.ndarray) -> np.ndarray:

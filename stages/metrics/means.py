@@ -34,7 +34,7 @@ COLUMNS = {
     "group": pa.string(),  # overall, kind, or ratio
     "label": pa.string(),  # all, the kind of hole, or one of BINS
     "metric": pa.string(),
-    "n": pa.int64(),  # completed pictures in the group
+    "n": pa.int64(),  # completions in the group: a picture with one hole each
     "mean": pa.float64(),
     "low": pa.float64(),
     "high": pa.float64(),
@@ -45,7 +45,7 @@ OVERALL = ("overall", "all")  # group and label of everything
 
 
 class Interval(NamedTuple):
-    """A mean over `n` completed pictures, and the ends of its 95 % interval."""
+    """A mean over `n` completions, and the ends of its 95 % interval."""
 
     n: int
     mean: float

@@ -3,7 +3,7 @@
 By itself torch takes what the CPU has: oneDNN's convolutions depend on the instruction set, MKL's matrix products on
 the CPU's model, a few of torch's own kernels (ATen) on the instruction set. `portable` holds all three to what every
 x86-64 CPU with AVX2 and FMA has, so that such CPUs end in the same bytes; with AVX-512 a step then takes longer.
-The libraries read their settings once, when torch is imported.
+The libraries read their settings once, at the latest at their first use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,14 +33,15 @@ def choose(kernels: str) -> None:
     """Hold torch's libraries to `kernels` (`portable` or `native`), in this process and in those that it starts.
 
     To be called before torch is imported. On a CPU that lacks what `portable` needs nothing is held, and one line on
-    standard error says that the bytes are this CPU's own. Raises InputError where torch is there already, and not so.
+    standard error says that the bytes are this CPU's own. `native` leaves the three variables as they are: set by hand
+    they stand for another CPU, and the record names them. Raises InputError where torch was imported without them.
     """
     if kernels == "native" or all(os.environ.get(name) == value for name, value in PORTABLE.items()):
         return
     if lacking := NEEDED - features():
         print(
-            f"runtime.kernels: portable: this CPU ({platform.machine()}) has no {' and '.join(sorted(lacking))}: "
-            "it computes in its own way, and trainings end in other bytes than elsewhere",
+            f"runtime.kernels: portable: this CPU ({platform.machine()}) is not known to have "
+            f"{' and '.join(sorted(lacking))}: it computes in its own way, and trainings end in bytes of their own",
             file=sys.stderr,
         )
         return
@@ -68,14 +70,14 @@ def slow_precision(device: str, precision: str, kernels: str, gpu_has_it: bool =
     """
     if precision != "bf16" or (gpu_has_it and device != "cpu"):
         return None
-    held = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2")
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2")
     if device != "cpu":
         why = f"{device}: no hardware for it"
     elif not features() & BF16:
         why = "this CPU has no hardware for it"
-    elif kernels == "portable":
+    elif kernels == "portable" and features() >= NEEDED:
         why = "kernels: portable leaves this CPU's hardware for it unused"
-    elif held:
+    elif limited:
         why = "ONEDNN_MAX_CPU_ISA leaves this CPU's hardware for it unused"
     else:
         return None
@@ -83,6 +85,11 @@ def slow_precision(device: str, precision: str, kernels: str, gpu_has_it: bool =
         f"runtime.precision: bf16 is far slower than fp32 here, on CPUs over ten times ({why}); "
         "set precision: fp32 in section `runtime` of params.yaml"
     )
+
+
+def held(used: Mapping[str, Any]) -> bool:
+    """Whether what `in_use` says was portable kernels."""
+    return (used.get("torch"), used.get("onednn"), used.get("mkl")) == ("AVX2", "AVX2", "COMPATIBLE")
 
 
 def in_use() -> dict[str, Any]:

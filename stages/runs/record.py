@@ -89,6 +89,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": platform.system(),
+        "libc": " ".join(platform.libc_ver()),  # its sines and powers are Python's and, partly, NumPy's
         "machine": platform.machine(),
         "processor": _processor(),
         "features": " ".join(sorted(kernels.features())),
@@ -102,19 +103,22 @@ def environment() -> dict[str, Any]:
 def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What of two `environment`s can make equal inputs end in other bytes; empty: equal inputs should give equal bytes.
 
-    Where this names anything, two outputs that differ are not comparable, rather than proof of another input.
-    The CPU counts only where torch computed, and not where both were held to portable kernels.
+    Where this names anything, two outputs that differ are not comparable, rather than proof of another input. It is for
+    the audit, and for whoever compares two records by hand. The CPU counts only where torch computed, and not where
+    both were held to portable kernels. What a record of an older version does not say counts as a difference.
     """
-    names = ["system", "machine", "accelerator", "kernels", "libraries"]
-    held = all(env["kernels"]["onednn"] != "native" and env["kernels"]["mkl"] != "native" for env in (one, other))
-    if not held and (one["kernels"]["torch"] or other["kernels"]["torch"]):
-        names += ["processor", "features"]
+    used = [env.get("kernels", {"torch": "unknown"}) for env in (one, other)]
+    names = ["system", "machine", "python", "libc", "accelerator", "libraries"]
+    if any(each["torch"] for each in used):
+        names.append("kernels")
+        if not all(kernels.held(each) for each in used):
+            names += ["processor", "features"]
     found = []
     for name in names:
-        ours, theirs = one[name], other[name]
-        if isinstance(ours, Mapping):
+        ours, theirs = one.get(name, "unknown"), other.get(name, "unknown")
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
             found += [f"{name}: {key}: {ours[key]}, {theirs.get(key)}" for key in ours if ours[key] != theirs.get(key)]
-        elif ours != theirs:
+        elif ours != theirs or ours == "unknown":
             found.append(f"{name}: {ours}, {theirs}")
     return found
 

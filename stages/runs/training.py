@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
+import inspect
 import io
 import math
 import multiprocessing
@@ -462,14 +463,17 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
     Raises InputError where it is no checkpoint, or of another network or shape than `inputs` says.
     """
     tensors, theirs = checkpoint.load(path)
-    for fact in ("network", "arguments"):
-        if theirs.get(fact) != inputs[fact]:
-            raise InputError(
-                f"start: {path}: of {fact} {theirs.get(fact)}, this training is of {inputs[fact]}; "
-                f"start from a checkpoint of the same, or from {NO_CHECKPOINT}"
-            )
     names = {name.partition(".")[0] for name in tensors}
-    main = "generator" if "generator" in names else "network"
+    main = "generator" if "generator" in parts else "network"
+    ours = {"network": inputs["network"], **inputs["arguments"]}
+    # What an older version did not write is its constructor's default.
+    defaults = {key: p.default for key, p in inspect.signature(type(parts[main])).parameters.items()}
+    theirs = {**defaults, "network": theirs.get("network"), **theirs.get("arguments", {})}
+    if other := [key for key, value in ours.items() if theirs.get(key) != value]:
+        said = ", ".join(f"{key} {theirs.get(key)} (here {ours[key]})" for key in other)
+        raise InputError(
+            f"start: {path}: of another network: {said}; set these to the checkpoint's, or start from {NO_CHECKPOINT}"
+        )
     for name, thing in parts.items():
         source = main if name == "averaged" else name
         if source in names:
