@@ -492,9 +492,9 @@ def children(process: int) -> list[int]:
 
 
 def deaf(process: int) -> bool:
-    """Whether it ignores Ctrl-C, as a worker does once it has started."""
-    ignored = re.search(r"SigIgn:\s*([0-9a-f]+)", Path(f"/proc/{process}/status").read_text())
-    return bool(ignored and int(ignored[1], 16) >> (signal.SIGINT - 1) & 1)
+    """Whether Ctrl-C does not reach it: ignored or blocked, as a worker has it from its start."""
+    masks = re.findall(r"Sig(?:Ign|Blk):\s*([0-9a-f]+)", Path(f"/proc/{process}/status").read_text())
+    return any(int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in masks)
 
 
 def alive(process: int) -> bool:
