@@ -103,20 +103,20 @@ COMMANDS = [
 # What the commands end in, wherever they run, with the libraries of constraints.txt. Where a stage's output is
 # meant to change, or a library is raised, take the new ones from this test's message.
 DIGESTS = {
-    "aligned/portraits": "cb07c3f9c679850bc26121f2046c0c4c.dir",
-    "blended/coupled": "6519f5174c46282ab3974745ff28be3b.dir",
-    "blended/nearest": "f36a2d8033b825bccbedb2703b812207.dir",
-    "blended/sobel": "45de8240d9a9e85c5936283c80a250b2.dir",
-    "ingested/portraits": "0fc816926d0fe1d28fe6cb2713d0fe9b.dir",
-    "inpainted/mean": "6604480f48cc41bbb46e49ea6e2cf309.dir",
-    "inpainted/navier_stokes": "1ed7cb1952d000fff69007da4366f7b7.dir",
-    "inpainted/nearest": "de524e1a3bd6fc74b4598a242e9d4c28.dir",
-    "inpainted/telea": "f2350585b291747c38bd6883ac4bf366.dir",
-    "masks/portraits": "7b19d307fd1909f1fe3d5536846b1cc0.dir",
-    "raw/portraits": "197fec1366034f8a4d1f25ecf8aa0b4e.dir",
-    "scores/nearest.json": "2bb6b9650d94f29125d6432b746ede1c",
-    "scores/nearest.means.parquet": "61d6c2bdbcce44e7896c043f1e126697",
-    "scores/nearest.parquet": "af9ee584193491ad6b64f1f74fd2c279",
+    "aligned/portraits": "c5a3372dc8dd11e76a8b852ef1967356.dir",
+    "blended/coupled": "50b95d30ebffd25b752ca6d9162007bd.dir",
+    "blended/nearest": "3d30985cd4e97b05ae0c6028529febb6.dir",
+    "blended/sobel": "8d7f19617a53d3ef051aaae78b8b7d51.dir",
+    "ingested/portraits": "a1d3fba72d0d9d5640d25ed5acc456db.dir",
+    "inpainted/mean": "a9f76afb25e18f35c881b395413351ea.dir",
+    "inpainted/navier_stokes": "e36e471707ce023ae4c5b3daf753d12d.dir",
+    "inpainted/nearest": "66300454a00d460ff8b32fd02e3f30df.dir",
+    "inpainted/telea": "923f85087b38f93736b138e0838a2372.dir",
+    "masks/portraits": "1743a1ab8e8833d82bbc1e1474fd88f8.dir",
+    "raw/portraits": "c57702484320867727bd16457945cc92.dir",
+    "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
+    "scores/nearest.means.parquet": "f319766bae27aa2134bec74edbdaa0f1",
+    "scores/nearest.parquet": "edfbf3871a16f30c8dd09261c9620f87",
 }
 
 # Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
