@@ -2,12 +2,12 @@
 
 Every input is one row, kept or rejected with a reason, in the order of paths. Splits are sticky,
 so that new pictures never move old ones, and no two rows on different sides show the same bytes,
-the same pixels or the same person:
+the same pixels or the same person: `stages/images/splits.py` says how. A picture that is linked to
+others by its pixels or its person, and for their sake lies on another side than it would alone, is
+named in the log and in the record, and its `reason` says so.
 
-- of equal pictures the first in the order of paths is kept;
-- the official partition counts where there is one; of a person whom it has in several, all
-  pictures lie in the strictest (test before val before train), and so do those that it lacks;
-- else the person's name decides, by its hash, else the picture's pixels.
+The pictures are read twice: first for their pixels' digests, on which the splits depend, then for
+the bytes of those that are kept. Never more than one shard of bytes is held.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import os
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from stages.images import png, sources, table
+from stages.images import png, sources, splits, table
 from stages.images.sources import BadPicture, Item
+from stages.images.splits import Member, Split
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -42,7 +43,8 @@ MAX_BYTES = 3 * sources.MAX_PIXELS  # a larger file is not read: no picture with
 SHARD_ROWS = 2000
 SHARD_BYTES = 64 << 20
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+SHOWN = 20  # pictures that the log names one by one
+
 Words = Annotated[str, Field(min_length=1)]
 
 SCHEMA = pa.schema(
@@ -61,21 +63,9 @@ SCHEMA = pa.schema(
         ("consent", pa.string()),
         ("origin", pa.string()),
         ("status", pa.string()),  # kept or rejected
-        ("reason", pa.string()),
+        ("reason", pa.string()),  # of a rejection; of a kept picture, what is out of the ordinary with it
     ]
 )
-
-
-@dataclass(frozen=True, config=STRICT)
-class Split:
-    """Shares of pictures (or people), used where the source has no official partition; the rest trains."""
-
-    val: Share
-    test: Share
-
-    def __post_init__(self) -> None:
-        if self.val + self.test >= 1:
-            raise ValueError("val and test together must be below 1")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,7 +87,6 @@ class Params:
 class Examined:
     """What reading one input gave; None where it was not got to."""
 
-    data: bytes | None = None
     image_id: str | None = None
     pixel_sha256: str | None = None
     width: int | None = None
@@ -111,7 +100,7 @@ def examine(item: Item) -> Examined:
         return Examined(reason=item.reason)
     if isinstance(item.content, np.ndarray):
         pixels = np.ascontiguousarray(item.content)
-        data, image_id = png.encode(pixels), pixel_digest(pixels)
+        image_id = pixel_digest(pixels)
     else:
         try:
             data = _read(item.content)
@@ -124,7 +113,20 @@ def examine(item: Item) -> Examined:
             return Examined(image_id=image_id, reason=str(bad))
     height, width = pixels.shape[:2]
     small = f"too small: {width} x {height}" if min(width, height) < MIN_SIDE else None
-    return Examined(data, image_id, pixel_digest(pixels), width, height, small)
+    return Examined(image_id, pixel_digest(pixels), width, height, small)
+
+
+def contents(item: Item, image_id: str) -> bytes:
+    """The bytes of an input that was examined before; InputError where they have changed since."""
+    if isinstance(item.content, np.ndarray):
+        return png.encode(np.ascontiguousarray(item.content))
+    try:
+        data = _read(item.content)
+    except BadPicture:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != image_id:
+        raise InputError(f"{item.content}: changed while it was read; run this stage again")
+    return data
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
@@ -144,81 +146,64 @@ def _read(file: Path) -> bytes:
         raise BadPicture(f"cannot be read: {error.strerror}") from None
 
 
-def split_of(key: str, shares: Split) -> str:
-    """The side that a key (a person, or a picture's pixels) falls on: by its hash alone, so for ever the same."""
-    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if place < shares.test:
-        return "test"
-    return "val" if place < shares.test + shares.val else "train"
+class Verdict(NamedTuple):
+    """What is decided of one input."""
+
+    split: str | None  # None: rejected
+    reason: str | None  # why it is rejected; of a kept one why its row is out of the ordinary
 
 
-def official_sides(items: Iterable[Item]) -> dict[str, str]:
-    """For each person whom the official partition has: the strictest of their splits."""
-    sides: dict[str, str] = {}
-    for item in items:
-        if item.identity and item.split in table.SPLITS:
-            sides[item.identity] = max(sides.get(item.identity, "train"), item.split, key=table.SPLITS.index)
-    return sides
+def judge(
+    items: Sequence[Item], examined: Sequence[Examined], withdrawn: frozenset[str], params: Params
+) -> list[Verdict]:
+    """Who is kept, and where. Rejected inputs have no say in it, copies of a kept one apart.
+
+    `withdrawn` holds image_ids; a picture with the pixels of one of them is withdrawn too, else it would step in.
+    """
+    gone = withdrawn | {each.pixel_sha256 for each in examined if each.image_id in withdrawn and each.pixel_sha256}
+    verdicts = [
+        Verdict(None, "withdrawn" if {each.image_id, each.pixel_sha256} & gone else each.reason) for each in examined
+    ]
+    usable = [index for index, verdict in enumerate(verdicts) if verdict.reason is None]
+    members = [
+        Member(
+            path=items[index].path,
+            pixel_sha256=str(examined[index].pixel_sha256),
+            identity=items[index].identity,
+            official="test" if params.use == "evaluate" else items[index].split,
+        )
+        for index in usable
+    ]
+    ids = {items[index].path: examined[index].image_id for index in usable}
+    for index, member, place in zip(usable, members, splits.assign(members, params.split), strict=True):
+        if place.kept != member.path:
+            what = "bytes" if ids[place.kept] == ids[member.path] else "pixels"
+            verdicts[index] = Verdict(None, f"duplicate {what} of {place.kept}")
+        else:
+            moved = f"moved from {place.alone} to {place.side}: linked to {place.because}" if place.because else None
+            verdicts[index] = Verdict(place.side, moved)
+    return verdicts
 
 
-class Judge:
-    """Decides, input by input in the order of paths, who is kept, and where."""
-
-    def __init__(self, params: Params, sides: dict[str, str], withdrawn: frozenset[str]):
-        self._params = params
-        self._sides = sides
-        self._withdrawn = withdrawn  # image_ids and pixel digests
-        self._by_bytes: dict[str, str] = {}  # image_id -> the kept picture's path
-        self._by_pixels: dict[str, str] = {}
-        self.reasons: Counter[str] = Counter()  # how often each kind of reason was given; "" for the kept
-
-    def row(self, item: Item, examined: Examined) -> dict[str, Any]:
-        """The table's row for one input."""
-        reason = self._reason(examined)
-        self.reasons[re.split(r":| of ", reason or "")[0]] += 1
-        params = self._params
-        if reason is None:
-            self._by_bytes[str(examined.image_id)] = self._by_pixels[str(examined.pixel_sha256)] = item.path
-        return {
-            "image": {"bytes": None if reason else examined.data, "path": item.path},
-            "image_id": examined.image_id,
-            "path": item.path,
-            "pixel_sha256": examined.pixel_sha256,
-            "source": params.source,
-            "identity": item.identity,
-            "split": None if reason else self._split(item, examined.pixel_sha256 or ""),
-            "width": examined.width,
-            "height": examined.height,
-            "landmarks": item.landmarks,
-            "licence": item.licence or params.licence,
-            "consent": item.consent or params.consent,
-            "origin": item.origin or params.origin,
-            "status": "rejected" if reason else "kept",
-            "reason": reason,
-        }
-
-    def _reason(self, examined: Examined) -> str | None:
-        if examined.image_id in self._withdrawn or examined.pixel_sha256 in self._withdrawn:
-            return "withdrawn"
-        if examined.reason:
-            return examined.reason
-        if examined.image_id in self._by_bytes:
-            return f"duplicate bytes of {self._by_bytes[examined.image_id]}"
-        if examined.pixel_sha256 in self._by_pixels:
-            return f"duplicate pixels of {self._by_pixels[examined.pixel_sha256]}"
-        return None
-
-    def _split(self, item: Item, pixel_sha256: str) -> str:
-        if self._params.use == "evaluate":
-            return "test"
-        if item.identity in self._sides:
-            return self._sides[item.identity]
-        if item.split in table.SPLITS:
-            return item.split
-        key = f"identity {item.identity}" if item.identity else pixel_sha256
-        side = split_of(key, self._params.split)
-        # An official training set gives no picture to the test.
-        return "train" if item.split == sources.TRAIN_OR_VAL and side == "test" else side
+def to_row(item: Item, examined: Examined, verdict: Verdict, data: bytes | None, params: Params) -> dict[str, Any]:
+    """The table's row for one input; `data` are the file's bytes, None for a rejected one."""
+    return {
+        "image": {"bytes": data, "path": item.path},
+        "image_id": examined.image_id,
+        "path": item.path,
+        "pixel_sha256": examined.pixel_sha256,
+        "source": params.source,
+        "identity": item.identity,
+        "split": verdict.split,
+        "width": examined.width,
+        "height": examined.height,
+        "landmarks": item.landmarks,
+        "licence": item.licence or params.licence,
+        "consent": item.consent or params.consent,
+        "origin": item.origin or params.origin,
+        "status": "kept" if verdict.split else "rejected",
+        "reason": verdict.reason,
+    }
 
 
 def read_tombstones(file: Path) -> frozenset[str]:
@@ -235,23 +220,6 @@ def read_tombstones(file: Path) -> frozenset[str]:
         if entry:
             found.add(entry)
     return frozenset(found)
-
-
-def spread(withdrawn: frozenset[str], items: list[Item]) -> frozenset[str]:
-    """`withdrawn` with the pixel digests of what it names: else another file of the same picture would step in."""
-    if not withdrawn:
-        return withdrawn
-    pixels = set()
-    for item in items:
-        if item.reason or isinstance(item.content, np.ndarray):  # there the image_id is the pixel digest
-            continue
-        try:
-            named = hashlib.sha256(_read(item.content)).hexdigest() in withdrawn
-        except BadPicture:
-            continue
-        if named and (digest := examine(item).pixel_sha256):
-            pixels.add(digest)
-    return withdrawn | pixels
 
 
 In = TypeVar("In")
@@ -303,27 +271,49 @@ class Shards:
         self._bytes, self._count = 0, self._count + 1
 
 
-def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: str) -> None:
+def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: str) -> dict[str, Any]:
     """Read every picture below `root` into the table `ingested`, a folder of parquet shards.
 
-    Raises InputError where the folder is missing or empty, a list in it cannot be read, or no
-    picture can be used.
+    Returns the record's notes: counts, and which pictures lie on another side than they would alone. Raises InputError
+    where the folder is missing or empty, a list in it cannot be read, a picture changes meanwhile, or none can be used.
     """
     items = sources.find(params.source, root)
-    judge = Judge(params, official_sides(items), spread(read_tombstones(tombstones), items))
-    shards = Shards(ingested)
+    withdrawn = read_tombstones(tombstones)
     workers = min(os.cpu_count() or 1, 8)
-    progress = tqdm(total=len(items), desc=f"ingest {name}", unit="picture", mininterval=1, disable=None)
-    with progress:
-        for item, examined in zip(items, in_order(examine, items, workers), strict=True):
-            shards.append(judge.row(item, examined))
+    with tqdm(total=len(items), desc=f"ingest {name}", unit="picture", mininterval=1, disable=None) as progress:
+        examined = []
+        for each in in_order(examine, items, workers):
+            examined.append(each)
             progress.update()
-    shards.flush()
-    kept = judge.reasons.pop("", 0)
-    why = ", ".join(f"{count} {reason}" for reason, count in judge.reasons.most_common())
+    verdicts = judge(items, examined, withdrawn, params)
+    rejected = Counter(kind(verdict.reason or "") for verdict in verdicts if not verdict.split)
+    kept = len(items) - rejected.total()
+    why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
     if not kept:
         raise InputError(f"{root}: none of its {len(items)} pictures can be used: {why}")
-    print(f"ingest {name}: {len(items)} in, {kept} kept, {len(items) - kept} rejected {why}".rstrip(), file=sys.stderr)
+
+    def row(number: int) -> dict[str, Any]:
+        item, each, verdict = items[number], examined[number], verdicts[number]
+        data = contents(item, str(each.image_id)) if verdict.split else None
+        return to_row(item, each, verdict, data, params)
+
+    shards = Shards(ingested)
+    for values in in_order(row, range(len(items)), workers):
+        shards.append(values)
+    shards.flush()
+    print(f"ingest {name}: {len(items)} in, {kept} kept, {rejected.total()} rejected {why}".rstrip(), file=sys.stderr)
+    remarks = {item.path: verdict.reason for item, verdict in zip(items, verdicts, strict=True) if verdict.split}
+    moved = {path: reason for path, reason in remarks.items() if reason}
+    for path, reason in list(moved.items())[:SHOWN]:
+        print(f"ingest {name}: {path}: {reason}", file=sys.stderr)
+    if len(moved) > SHOWN:
+        print(f"ingest {name}: and {len(moved) - SHOWN} more, which the record and the table name", file=sys.stderr)
+    return {"kept": kept, "rejected": dict(rejected), "moved": moved}
+
+
+def kind(reason: str) -> str:
+    """A reason without what it names: to be counted by."""
+    return re.split(r":| of ", reason)[0]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 
 def run(
-    entry: Callable[..., Callable[[], None] | None],
+    entry: Callable[..., Callable[[], None] | dict[str, Any] | None],
     *,
     sections: Mapping[str, str],
     inputs: Sequence[str] = (),
@@ -43,9 +43,9 @@ def run(
 
     `sections` maps a parameter of `entry` to its section of `params.yaml` ("train_dcgan.{name}");
     the parameter's annotation is the dataclass that the section must fit. `inputs` and `outputs`
-    name its path parameters, each an option of the command. What `entry` returns, if anything, is
-    called once the outputs are in place. Where `{name}` occurs, or `entry` has
-    a parameter `name`, the command takes the variant's name as its argument.
+    name its path parameters, each an option of the command. If `entry` returns a function, it is
+    called once the outputs are in place; if a dict, that goes into the record as `notes`. Where
+    `{name}` occurs, or `entry` has a parameter `name`, the command takes the variant's name as its argument.
 
     Exits 2 with one line for an InputError and where outputs cannot be written, 130 for Ctrl-C, 143 for SIGTERM.
     """
@@ -80,7 +80,7 @@ def run(
 
 
 def _run(
-    entry: Callable[..., Callable[[], None] | None],
+    entry: Callable[..., Callable[[], None] | dict[str, Any] | None],
     label: str,
     arguments: argparse.Namespace,
     hints: Mapping[str, Any],
@@ -123,6 +123,7 @@ def _run(
         "params": {dotted.format(name=name): _plain(built[parameter]) for parameter, dotted in sections.items()},
         "code": record.code_digest(sources),
         "environment": record.environment(),
+        **({"notes": done} if isinstance(done, dict) else {}),
     }
     circumstances = {
         "started": started.isoformat(timespec="seconds"),
@@ -131,7 +132,7 @@ def _run(
         "peak_memory_mib": _peak_memory() // 1024,
     }
     record.write(record.home(), label, facts, circumstances)
-    if done is not None:
+    if callable(done):
         done()
 
 

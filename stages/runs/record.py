@@ -155,8 +155,8 @@ def made(folder: Path, stage: str, output: Path) -> dict[str, Any] | None:
 def write(folder: Path, stage: str, facts: dict[str, Any], circumstances: dict[str, Any]) -> Path:
     """Write one record, whole, to `folder/<stage>/<digest>.json`; an existing one is left as it is.
 
-    `facts` (inputs, outputs, params, code, environment) name the file; `circumstances` (times,
-    memory) do not, so that a run that repeats another adds nothing.
+    `facts` (inputs, outputs, params, code, environment, and the `notes` of a stage that has some) name
+    the file; `circumstances` (times, memory) do not, so that a run that repeats another adds nothing.
     """
     name = hashlib.sha256(canonical({"stage": stage, **facts}).encode()).hexdigest()[:32]
     path = folder / stage / f"{name}.json"
