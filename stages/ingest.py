@@ -31,13 +31,15 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images import png, sources, table
-from stages.images.sources import BadPicture, Item
+from stages.images.decode.picture import MAX_PIXELS, BadPicture
+from stages.images.decode.read import read
+from stages.images.sources import Item
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 
 MIN_SIDE = 8  # pixels; smaller is nothing to complete
-MAX_BYTES = 3 * sources.MAX_PIXELS  # a larger file is not read: no picture within the limits needs more
+MAX_BYTES = 3 * MAX_PIXELS  # a larger file is not read: no picture within the limits needs more
 
 SHARD_ROWS = 2000
 SHARD_BYTES = 64 << 20
@@ -61,7 +63,7 @@ SCHEMA = pa.schema(
         ("consent", pa.string()),
         ("origin", pa.string()),
         ("status", pa.string()),  # kept or rejected
-        ("reason", pa.string()),
+        ("reason", pa.string()),  # why it was rejected, or what was odd about a kept picture
     ]
 )
 
@@ -103,12 +105,14 @@ class Examined:
     width: int | None = None
     height: int | None = None
     reason: str | None = None
+    remarks: tuple[str, ...] = ()  # what was odd about a good picture
 
 
 def examine(item: Item) -> Examined:
     """Read and decode one input; whatever is wrong with it becomes its reason."""
     if item.reason:
         return Examined(reason=item.reason)
+    remarks: tuple[str, ...] = ()
     if isinstance(item.content, np.ndarray):
         pixels = np.ascontiguousarray(item.content)
         data, image_id = png.encode(pixels), pixel_digest(pixels)
@@ -119,12 +123,13 @@ def examine(item: Item) -> Examined:
         except BadPicture as bad:
             return Examined(reason=str(bad))
         try:
-            pixels = sources.decode(data)
+            picture = read(data)
         except BadPicture as bad:
             return Examined(image_id=image_id, reason=str(bad))
+        pixels, remarks = picture.pixels, picture.remarks
     height, width = pixels.shape[:2]
     small = f"too small: {width} x {height}" if min(width, height) < MIN_SIDE else None
-    return Examined(data, image_id, pixel_digest(pixels), width, height, small)
+    return Examined(data, image_id, pixel_digest(pixels), width, height, small, remarks)
 
 
 def pixel_digest(pixels: np.ndarray) -> str:
@@ -194,7 +199,7 @@ class Judge:
             "consent": item.consent or params.consent,
             "origin": item.origin or params.origin,
             "status": "rejected" if reason else "kept",
-            "reason": reason,
+            "reason": reason or "; ".join(examined.remarks) or None,
         }
 
     def _reason(self, examined: Examined) -> str | None:
