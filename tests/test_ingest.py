@@ -23,6 +23,8 @@ from PIL import Image
 
 from stages import ingest
 from stages.images import sources
+from stages.images.decode.picture import ORIENTATION
+from stages.images.decode.read import decode
 from stages.ingest import Params, Split
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -113,7 +115,7 @@ def test_every_input_is_one_row_with_the_right_verdict(tmp_path: Path) -> None:
 
 def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[sources.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     stream = io.BytesIO()
     picture(0).resize((40, 24)).save(stream, "JPEG", exif=exif)
     points = ",".join(sources.LANDMARKS)
@@ -129,7 +131,7 @@ def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None
     rows = rows_of(root)
     row = rows["a.jpg"]
     assert row.pop("image") == {"bytes": stream.getvalue(), "path": "a.jpg"}
-    pixels = sources.decode(stream.getvalue())
+    pixels = decode(stream.getvalue())
     assert pixels.shape == (40, 24, 3)
     assert row == {
         "image_id": sha(stream.getvalue()),
@@ -423,5 +425,5 @@ def test_cifar10_gives_no_training_picture_to_the_test(shared: Path) -> None:
     assert sides[False, "val"] / (5 * 1017) == pytest.approx(PARAMS.split.val, abs=0.02)
     path, row = next(iter(rows.items()))
     (item,) = (item for item in sources.find("cifar10", shared / "data/cifar10") if item.path == path)
-    np.testing.assert_array_equal(sources.decode(row["image"]["bytes"]), item.content)
+    np.testing.assert_array_equal(decode(row["image"]["bytes"]), item.content)
     assert row["image_id"] == row["pixel_sha256"] == sha(np.ascontiguousarray(item.content).tobytes() + b"32x32x3")
