@@ -76,6 +76,16 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
+def test_a_kept_pictures_oddities_are_its_reason(tmp_path: Path) -> None:
+    several = png(1, save_all=True, append_images=[picture(2)])
+    rows = rows_of(write(tmp_path / "root", {"odd.png": several[:-12], "plain.png": png(1), "small.png": several[:9]}))
+    odd, plain, small = rows.values()
+    assert (odd["status"], odd["reason"]) == ("kept", "first of 2; end marker missing")
+    assert odd["split"] in sources.SPLITS
+    assert (plain["status"], plain["reason"]) == ("rejected", "duplicate pixels of odd.png")
+    assert small["status"] == "rejected"
+
+
 def test_every_input_is_one_row_with_the_right_verdict(tmp_path: Path) -> None:
     whole = png(1)
     root = write(
