@@ -24,8 +24,9 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images import landmarks as faces
+from stages.images.decode.picture import BadPicture
+from stages.images.decode.read import decode
 from stages.images.pool import processes
-from stages.images.sources import BadPicture, decode
 from stages.images.table import ALIGNED, SPLITS, Writer, writing_pictures
 from stages.runs import command
 from stages.runs.errors import InputError

@@ -156,29 +156,39 @@ def read(path: Path, columns: list[str]) -> pa.Table:
 
 
 def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
-    """Counts per dataset, and every reason for a rejection with its number of pictures."""
-    rows, reasons = [], []
+    """Counts per dataset, and how often each reason for a rejection and each remark on a kept file was given."""
+    rows, reasons, remarks = [], [], []
     for name, entry in datasets.items():
         ingested = read(folders.ingested / name, ["status", "reason", "licence", "consent"])
-        status = Counter(ingested["status"].to_pylist())
+        status = ingested["status"].to_pylist()
+        counts = Counter(status)
         splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in SPLITS]
         unaligned = read(folders.aligned / name / "rejected.parquet", ["reason"])
         terms = [", ".join(sorted({escape(v) for v in ingested[c].to_pylist() if v})) for c in ("licence", "consent")]
         use = entry.get("ingest", {}).get("use", "")
-        counts = [ingested.num_rows, status["kept"], status["rejected"], unaligned.num_rows, *splits]
-        rows.append([escape(name), escape(use), *terms, *map(str, counts)])
-        for stage, table in (("ingest", ingested), ("align", unaligned)):
-            found = Counter(filter(None, table["reason"].to_pylist()))
-            ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-            reasons += [[escape(name), stage, escape(reason), str(n)] for reason, n in ranked[:REASONS]]
-            if rest := sum(n for _, n in ranked[REASONS:]):
-                reasons.append([escape(name), stage, f"{len(ranked) - REASONS} other reasons", str(rest)])
+        numbers = [ingested.num_rows, counts["kept"], counts["rejected"], unaligned.num_rows, *splits]
+        rows.append([escape(name), escape(use), *terms, *map(str, numbers)])
+        said = list(zip(status, ingested["reason"].to_pylist(), strict=True))
+        reasons += ranked(name, "ingest", [reason for kind, reason in said if kind == "rejected"])
+        reasons += ranked(name, "align", unaligned["reason"].to_pylist())
+        remarks += ranked(name, "ingest", [remark for kind, remark in said if kind == "kept"])
     counted = ("pictures", "kept", "rejected", "not aligned", *SPLITS)
     head = ("dataset", "use", "licence", "consent", *counted)
     body = grid(head, rows, "Pictures = kept + rejected; kept = not aligned + train + val + test.")
     if reasons:
         body += grid(["dataset", "stage", "reason", "pictures"], reasons, "What was rejected, and why.")
+    if remarks:
+        body += grid(["dataset", "stage", "remark", "pictures"], remarks, "What was odd about pictures that were kept.")
     return body
+
+
+def ranked(name: str, stage: str, reasons: list[str | None]) -> list[list[str]]:
+    """Rows of a dataset's most frequent reasons, and one for the rest; None is no reason."""
+    found = sorted(Counter(filter(None, reasons)).items(), key=lambda item: (-item[1], item[0]))
+    rows = [[escape(name), stage, escape(reason), str(n)] for reason, n in found[:REASONS]]
+    if rest := sum(n for _, n in found[REASONS:]):
+        rows.append([escape(name), stage, f"{len(found) - REASONS} other reasons", str(rest)])
+    return rows
 
 
 # --- Scores ---

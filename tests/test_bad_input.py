@@ -1,7 +1,7 @@
 """What a user can get wrong: real command lines, really damaged files, real signals.
 
 Always one line that names the file or key and the remedy, exit code 2, and the outputs as they were. Bad pictures
-are proved in test_sources.py and test_ingest.py, each parameter's own range in its stage's file.
+are proved in test_decode.py and test_ingest.py, each parameter's own range in its stage's file.
 """
 
 import json
@@ -26,7 +26,7 @@ from PIL import Image
 from pretend import NO_CHECKPOINT
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
-from test_sources import bomb
+from test_decode import bomb
 
 from stages import align, blend, evaluate, infer, ingest, mask, report, search, train_dcgan
 from stages.images import table
@@ -164,7 +164,7 @@ def test_a_device_that_is_not_here() -> None:
 
 
 def test_every_odd_picture_is_kept_or_rejected_and_none_is_lost(tmp_path: Path) -> None:
-    """The decoder's own tests are in test_sources.py; here each kind goes through the stage, next to the others."""
+    """The decoder's own tests are in test_decode.py; here each kind goes through the stage, next to the others."""
     root, colour = tmp_path / "root", Image.fromarray(pretend.picture(1, 40))
     root.mkdir()
     exif = Image.Exif()

@@ -137,6 +137,9 @@ def test_it_counts_what_came_in_and_why_it_went(text):
     assert "<td>ingest</td><td>truncated</td><td>2</td>" in text
     assert "<td>ingest</td><td>not a &lt;picture&gt;</td><td>1</td>" in text
     assert "<td>align</td><td>no face found</td><td>1</td>" in text
+    rejected, odd = text.index("What was rejected"), text.index("What was odd about pictures that were kept")
+    assert text.count("first of 2") == 1
+    assert rejected < text.index("truncated") < odd < text.index("first of 2")
 
 
 def test_scores_are_the_means_with_the_best_in_bold(data, text):
