@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,12 @@ def test_the_real_folders_are_read_as_their_authors_meant(shared: Path) -> None:
     people = sources.find("lfw", data / "lfw")
     assert len(people) == 1002
     assert all(Path(item.path).name.startswith(f"{item.identity}_") for item in people)
+
+
+def test_a_person_spelled_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    for name in ("José", unicodedata.normalize("NFD", "José")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"x")
+    (tmp_path / "José/2.jpg").write_bytes(b"x")
+    (tmp_path / "pictures.csv").write_text("path,identity\nJosé/2.jpg, José \n", encoding="utf-8")
+    assert [item.identity for item in sources.find("lfw", tmp_path)] == ["José"] * 3

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,12 @@ def find(source: str, root: Path) -> list[Item]:
     items = sorted(SOURCES[source](root), key=lambda item: item.path)
     if not items:
         raise InputError(f"{root}: no pictures found for source '{source}'")
-    return _annotated(root, items)
+    return [replace(item, identity=_one_spelling(item.identity)) for item in _annotated(root, items)]
+
+
+def _one_spelling(name: str | None) -> str | None:
+    """A person's name without the differences that nobody sees: macOS decomposes letters, lists hold stray spaces."""
+    return unicodedata.normalize("NFC", name).strip() or None if name else None
 
 
 def folder(root: Path) -> list[Item]:
