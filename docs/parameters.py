@@ -115,11 +115,11 @@ def comments(params: type) -> dict[str, str]:
     found = {}
     for node in tree.body:
         if isinstance(node, ast.AnnAssign):
-            line, text = node.lineno, []
-            while node.lineno not in beside and line - 1 in alone:
-                line -= 1
-                text.insert(0, alone[line])
-            found[node.target.id] = beside.get(node.lineno, " ".join(text))
+            behind = [beside[line] for line in range(node.lineno, node.end_lineno + 1) if line in beside]
+            first = node.lineno
+            while first - 1 in alone:
+                first -= 1
+            found[node.target.id] = " ".join(behind or [alone[line] for line in range(first, node.lineno)])
     return found
 
 

@@ -8,16 +8,21 @@ import subprocess
 import textwrap
 import tomllib
 from collections.abc import Iterator
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import typer
 from dvc.cli import parse_args
 from dvc_project import ENV, PATIENCE
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 
 from flows.cli import app
 from stages.runs import params
+from stages.runs.params import STRICT
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -196,6 +201,32 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         found = {path.relative_to(ROOT).as_posix() for path, _ in links(page) if path.is_relative_to(ROOT)}
         todo |= found & PAGES.keys() - reached
     assert reached == PAGES.keys()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Base:
+    size: Annotated[int, Field(ge=8, multiple_of=8)]  # pixels
+    rate: float | None = 2e-4  # of the base
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params(Base):
+    # Two lines above,
+    # and a bar: a|b.
+    mode: Literal["raw", "blended"] | None = None
+    rate: Annotated[float, Field(gt=0, lt=1)] = 1e-3  # its own
+    kinds: dict[str, float] = field(default_factory=lambda: {"lines": 1.0})
+    many: tuple[str, ...] = ("a", "b")  # of <name>
+
+
+def test_a_table_says_what_the_fields_say() -> None:
+    assert PARAMETERS["table"](PARAMETERS["rows"](Params)).splitlines()[2:] == [
+        "| `size` | integer ≥ 8, a multiple of 8 | required | pixels |",
+        "| `rate` | number > 0 and < 1 | `0.001` | its own |",
+        "| `mode` | `raw`, `blended` or `null` | `null` | Two lines above, and a bar: a\\|b. |",
+        "| `kinds` | mapping to number | `{lines: 1.0}` |  |",
+        "| `many` | list of text | `[a, b]` | of \\<name> |",
+    ]
 
 
 def test_the_page_of_parameters_is_what_the_code_says() -> None:
