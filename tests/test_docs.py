@@ -233,6 +233,10 @@ def test_the_page_of_parameters_is_what_the_code_says() -> None:
     assert PARAMETERS["page"]() == PAGES["docs/parameters.md"], "`python -m docs.parameters` writes it"
 
 
+def test_every_parameter_says_what_it_means() -> None:
+    assert not re.findall(r"^.*\|  \|$", PAGES["docs/parameters.md"], re.M)
+
+
 def test_the_citation_is_complete_and_of_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
