@@ -35,9 +35,9 @@ BASELINES = ("telea", "navier_stokes", "mean", "nearest")
 class Params:
     """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
-    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models; wired in dvc.yaml
-    dataset: str  # a key of `datasets`; wired in dvc.yaml
-    checkpoint: str  # its file; classical: stages/models/no_checkpoint.txt; wired in dvc.yaml
+    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models
+    dataset: str  # the dataset whose test pictures are completed
+    checkpoint: str  # its file; of network classical: stages/models/no_checkpoint.txt
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
     kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes

@@ -72,12 +72,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    source: str  # one of sources.SOURCES
-    root: Words  # the folder; the path itself comes from the command line
+    source: str  # how the folder is read: portraits, folder, celeba, celeba_hq, lfw, cifar10, places or scenes
+    root: Words  # the folder of the pictures; relative to the project's root, or absolute
     use: Literal["train", "evaluate"]  # evaluate: every kept picture is in the test split
-    licence: Words  # these three for every picture that pictures.csv says nothing else of
-    consent: Words
-    origin: Words
+    licence: Words  # of every picture for which pictures.csv has none
+    consent: Words  # the same
+    origin: Words  # the same
     split: Split
 
     def __post_init__(self) -> None:

@@ -29,8 +29,8 @@ class Params(Training):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the generator doubles: the reports, or no chequers
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
-    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`, as in the reports
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
+    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
+    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's rate; null: as `rate`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge
     r1: Annotated[float, Field(ge=0)] = 0.0  # gamma of the R1 penalty; wants d_norm: none

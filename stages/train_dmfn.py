@@ -35,7 +35,7 @@ TERMS = ("l1", *OF_VGG, "d_matching", "adversarial")
 
 @dataclass(frozen=True, config=STRICT)
 class Params(Training):
-    holes: dict[str, dict[str, Any]] = field(  # kinds, drawn afresh: options; the report trained on boxes alone
+    holes: dict[str, dict[str, Any]] = field(  # kinds of hole, drawn afresh; the report trained on boxes alone
         default_factory=lambda: {"eye_bar": {}, "random_box": {}}
     )
     batch: Annotated[int, Field(ge=2)] = 8  # pictures a step, over all devices
@@ -44,9 +44,9 @@ class Params(Training):
     combine: Literal["dense", "sum"] = "dense"  # how a block joins its dilations: the paper, or its published code
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     d_width: Annotated[int, Field(ge=1)] = 64  # the discriminator's channels after its first convolutions
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's Adam; null: as `rate`
+    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `rate`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # its second; 0.999 in the published code
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Adam's second decay; 0.999 in the published code
     l1: Weight = 1.0  # weight of the mean absolute error over the whole picture
     self_guided: Weight = 25.0  # lambda: of self-guided regression
     vgg_matching: Weight = 25.0  # lambda too: of VGG feature matching

@@ -25,7 +25,7 @@ class Params(Reconstruction):
     refine: Annotated[int, Field(ge=0)] = 0  # partial convolutions at full size before the last; none in the paper
     residual: bool = False  # the network corrects a smooth filling; not so in the paper
     finetune_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps before the second stage; 1: none
-    finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's in the second stage
+    finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's learning rate in the second stage
 
 
 def train_partial_conv(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
