@@ -22,6 +22,10 @@ from stages.images.decode import jpeg, pillow
 from stages.images.decode.picture import MAX_FRAMES, ORIENTATION, BadPicture
 from stages.images.decode.read import decode, read
 
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+
+import soak_pictures
+
 heif = pytest.importorskip("pillow_heif")
 
 
@@ -346,6 +350,31 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_at_once() -> None:
     with refused("corrupt"):
         decode(many)
     assert time.perf_counter() - begun < 1
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 92}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_blocks_brighter_than_white_are_refused(mode: str, options: dict[str, object]) -> None:
+    """As after a flipped bit, but by hand: a step twice as large puts each block's mean twice as far from grey."""
+    pixels = np.zeros((64, 256), np.uint8)
+    pixels[:, 128:] = 255
+    grey = Image.fromarray(pixels).convert(mode)
+    assert decode(encoded(grey, "JPEG", **options)).shape == (64, 256, 3)
+    data = bytearray(encoded(grey, "JPEG", **options))
+    for match in list(re.finditer(rb"\xff\xdb\0\x43.", data, re.DOTALL)):
+        data[match.end()] *= 2
+    assert as_opencv(bytes(data)).shape == (64, 256, 3)
+    with refused("corrupt"):
+        decode(bytes(data))
+
+
+def test_a_step_of_one_is_left_alone_and_large_ones_are_not_refused() -> None:
+    checks = Image.fromarray(np.kron([[0, 255] * 8, [255, 0] * 8], np.ones((16, 16), np.uint8)).astype(np.uint8))
+    for quality in (1, 5, 20, 50, 75, 90, 95, 97, 100):
+        for mode in ("L", "RGB", "CMYK"):
+            assert read(encoded(checks.convert(mode), "JPEG", quality=quality)).pixels.shape == (32, 256, 3)
+        saturated = encoded(Image.new("RGB", (64, 64), (255, 0, 255)), "JPEG", quality=quality)
+        assert read(saturated).pixels.shape == (64, 64, 3)
 
 
 # PNG.
@@ -747,6 +776,74 @@ def test_a_tiff_page_of_damaged_jpeg_is_refused() -> None:
     middle = start + size // 2
     with refused("corrupt"):
         decode(data[:middle] + bytes(200) + data[middle + 200 :])
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_tiff_of_each_compression(compression: str) -> None:
+    data = encoded(photo(), "TIFF", compression=compression)
+    with Image.open(io.BytesIO(data)) as opened:
+        np.testing.assert_array_equal(decode(data), np.asarray(opened.convert("RGB")))
+
+
+def test_a_tiff_of_damaged_deflate_is_refused() -> None:
+    """libtiff looks at a strip's checksum only where it asks for more than the rows."""
+    data = encoded(photo(), "TIFF", compression="tiff_adobe_deflate")
+    with Image.open(io.BytesIO(data)) as opened:
+        end = opened.tag_v2[273][-1] + opened.tag_v2[279][-1]
+    with refused("corrupt"):
+        decode(data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:])
+
+
+def test_gif_of_every_size_and_depth_is_kept_and_damaged_codes_are_refused() -> None:
+    for colours in (2, 3, 16, 200, 256):
+        for width, height in ((1, 1), (3, 2), (100, 90)):
+            for interlace in (0, 1):
+                picture = photo(height, width).quantize(colours, Image.Quantize.FASTOCTREE)
+                data = encoded(picture, "GIF", interlace=interlace)
+                np.testing.assert_array_equal(decode(data), np.asarray(picture.convert("RGB")))
+    data = encoded(photo().quantize(16), "GIF")
+    damaged = [data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :] for place in range(200, len(data) - 10, 97)]
+    kept = 0
+    for one in damaged:
+        with contextlib.suppress(BadPicture):
+            decode(one)
+            kept += 1
+    assert kept < len(damaged) / 3
+
+
+def test_avif_of_every_kind_is_kept_and_a_damaged_one_refused() -> None:
+    small = photo(16, 24)
+    for mode, options in (
+        ("RGB", {"subsampling": "4:4:4"}),
+        ("L", {}),
+        ("RGBA", {}),
+        ("LA", {}),
+        ("RGB", {"quality": 100}),
+    ):
+        assert decode(encoded(small.convert(mode), "AVIF", **options)).shape == (16, 24, 3)
+    deep = cv2.imencode(".avif", np.asarray(small).astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
+    assert decode(deep).shape == (16, 24, 3)
+    data = encoded(photo(), "AVIF")
+    kept = 0
+    for place in range(len(data) // 3, len(data) - 8, len(data) // 40):
+        with contextlib.suppress(BadPicture):
+            decode(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+            kept += 1
+    assert kept <= 2
+
+
+def test_a_sample_of_the_soak() -> None:
+    """Each format, damaged in each way, once; tests/bench/soak_pictures.py does so in other processes."""
+    maker = soak_pictures.Maker(seed=3)
+    count = len(soak_pictures.CODINGS) * len(soak_pictures.DAMAGES)
+    verdicts = []
+    for number in range(count):
+        kind, damage, whole, data = maker.make(number)
+        verdict, why = soak_pictures.verdict(kind, whole, data)
+        assert verdict != "FAULT", f"{number}: {kind}, {damage}: {why}"
+        verdicts.append(verdict)
+    assert verdicts.count("rejected") > count / 2
+    assert verdicts.count("kept") > count / 20
 
 
 def test_broken_exif_keeps_the_picture() -> None:

@@ -5,6 +5,7 @@ Pure Python, and a hundred times slower.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 
@@ -105,7 +106,7 @@ def _check(data: bytes) -> None:
             mcus = (-(-width // (8 * most_h)), -(-height // (8 * most_v)))
             for name, sampling, table in parts:
                 h, v = sampling >> 4, sampling & 15
-                size = (-(-(-(-width * h // most_h)) // 8), -(-(-(-height * v // most_v)) // 8))
+                size = (math.ceil(math.ceil(width * h / most_h) / 8), math.ceil(math.ceil(height * v / most_v) / 8))
                 frame[name] = {"h": h, "v": v, "size": size, "quantum": table, "blocks": {}}
         elif marker == 0xDA:
             stop = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]").search(data, end)
@@ -119,7 +120,7 @@ def _check(data: bytes) -> None:
         raise Fault("no frame")
 
 
-def _scan(body, coded, frame, mcus, huffman, quantum, restart, progressive):  # noqa: ANN001, ANN202
+def _scan(body, coded, frame, mcus, huffman, quantum, restart, progressive):
     names = [(body[1 + 2 * n], body[2 + 2 * n]) for n in range(body[0])]
     first, last, bits = body[-3:]
     high, low = bits >> 4, bits & 15
@@ -173,7 +174,7 @@ def _scan(body, coded, frame, mcus, huffman, quantum, restart, progressive):  # 
         stream.finish()
 
 
-def _first(stream, block, ac, place, last, run, progressive) -> int:  # noqa: ANN001
+def _first(stream, block, ac, place, last, run, progressive) -> int:
     if run:
         return run - 1
     while place <= last:
@@ -201,7 +202,7 @@ def _first(stream, block, ac, place, last, run, progressive) -> int:  # noqa: AN
     return 0
 
 
-def _refine(stream, block, ac, place, last, run) -> int:  # noqa: ANN001
+def _refine(stream, block, ac, place, last, run) -> int:
     if not run:
         while place <= last:
             symbol = stream.symbol(ac)
