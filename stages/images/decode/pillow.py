@@ -8,6 +8,7 @@ AVIF makes up what it cannot read; OpenCV's, where it has one, refuses that.
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, features
@@ -21,6 +22,9 @@ FORMATS = ("WEBP", "BMP", "GIF", "PPM")
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIGNATURES = (b"RIFF", b"GIF8")  # what starts so and cannot be read is a damaged picture, not another thing
+
+# Pillow's warnings on odd tags name no file; what they tell of is in the reason or does not matter.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 AVIF = {b"avif", b"avis"}
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -37,7 +41,7 @@ def read(data: bytes) -> Stored:
         if not features.check("avif"):
             raise BadPicture("AVIF needs Pillow's codec: pip install 'pillow>=11.3'")
         result = _read(opened(io.BytesIO(data), ("AVIF",)))
-        if cv2.haveImageWriter("of.avif") and cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
+        if not _opencv_agrees(data):
             raise BadPicture("corrupt")
         return result
     if brands & HEIC:
@@ -113,6 +117,19 @@ def _tiff(data: bytes) -> Stored:
     if len(bits) > 1 and max(bits) == 16:
         result.remarks.append("16-bit samples cut to 8 bits")
     return result
+
+
+def _opencv_agrees(data: bytes) -> bool:
+    """Whether OpenCV can read an AVIF; true where it has no codec for it."""
+    if not cv2.haveImageWriter("of.avif"):
+        return True
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the reason is said in the table
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:
+        return False
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _heic(data: bytes) -> Stored:
