@@ -33,6 +33,8 @@ SIGNATURE = b"\xff\xd8\xff"
 
 MAX_SCANS = 100  # of a progressive picture; writers make about 10, and each costs a pass over all pixels
 
+MAX_SCANNED = 2_500_000_000  # pixels in all passes together: seconds of work
+
 START, END = b"\xff\xd8", b"\xff\xd9"
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15, without DHT, JPG and DAC
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
@@ -100,6 +102,8 @@ def _pixels(file: File) -> tuple[str, np.ndarray]:
         raise BadPicture(f"unsupported pixels: {file.precision}-bit JPEG")
     if len(file.components) not in CHANNELS:
         raise BadPicture(f"unsupported pixels: JPEG of {len(file.components)} components")
+    if file.scans * file.width * file.height > MAX_SCANNED:
+        raise BadPicture("corrupt")
     if any(file.lacking.values()):  # a picture that was cut between two scans
         raise BadPicture("truncated")
     mode = CHANNELS[len(file.components)]
