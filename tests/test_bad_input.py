@@ -367,12 +367,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("stage", ["draw", "ingest", "align", "mask", "infer", "evaluate"])
+@pytest.mark.parametrize("stage", ["draw", "align", "mask", "infer", "evaluate"])
 def test_opencv_that_cannot_be_loaded_is_named_with_its_remedy(
     stage: str, bare: Path, data: Path, tmp_path: Path
 ) -> None:
     paths = {room: data / room / "x" for room in ("ingested", "aligned", "masks", "inpainted", "blended")}
-    made = {"align": "aligned", "mask": "masks", "infer": "inpainted", "ingest": "ingested"}.get(stage)
+    made = {"align": "aligned", "mask": "masks", "infer": "inpainted"}.get(stage)
     paths |= {"root": data / "pictures", "tombstones": data / "tombstones.txt", "detector_model": data / "no model"}
     paths |= {made: tmp_path / "out"} if made else {}
     paths |= {"checkpoint": ROOT / "stages" / "models" / "no_checkpoint.txt"} if stage == "infer" else {}

@@ -22,7 +22,16 @@ from stages.images.decode import jpeg, pillow
 from stages.images.decode.picture import MAX_FRAMES, ORIENTATION, BadPicture
 from stages.images.decode.read import decode, read
 
-heif = pytest.importorskip("pillow_heif")
+sys.path.insert(0, str(Path(__file__).parent / "bench"))
+
+import soak_pictures
+
+try:
+    import pillow_heif as heif
+except ImportError:  # an extra
+    heif = None
+with_heif = pytest.mark.skipif(heif is None, reason="pillow-heif is not installed")
+HEIC = pytest.param("HEIC", marks=with_heif)
 
 
 def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -348,6 +357,31 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_at_once() -> None:
     assert time.perf_counter() - begun < 1
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 92}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_blocks_brighter_than_white_are_refused(mode: str, options: dict[str, object]) -> None:
+    """As after a flipped bit, but by hand: a step twice as large puts each block's mean twice as far from grey."""
+    pixels = np.zeros((64, 256), np.uint8)
+    pixels[:, 128:] = 255
+    grey = Image.fromarray(pixels).convert(mode)
+    assert decode(encoded(grey, "JPEG", **options)).shape == (64, 256, 3)
+    data = bytearray(encoded(grey, "JPEG", **options))
+    for match in list(re.finditer(rb"\xff\xdb\0\x43.", data, re.DOTALL)):
+        data[match.end()] *= 2
+    assert as_opencv(bytes(data)).shape == (64, 256, 3)
+    with refused("corrupt"):
+        decode(bytes(data))
+
+
+def test_a_step_of_one_is_left_alone_and_large_ones_are_not_refused() -> None:
+    checks = Image.fromarray(np.kron([[0, 255] * 8, [255, 0] * 8], np.ones((16, 16), np.uint8)).astype(np.uint8))
+    for quality in (1, 5, 20, 50, 75, 90, 95, 97, 100):
+        for mode in ("L", "RGB", "CMYK"):
+            assert read(encoded(checks.convert(mode), "JPEG", quality=quality)).pixels.shape == (32, 256, 3)
+        saturated = encoded(Image.new("RGB", (64, 64), (255, 0, 255)), "JPEG", quality=quality)
+        assert read(saturated).pixels.shape == (64, 64, 3)
+
+
 # PNG.
 
 
@@ -462,7 +496,7 @@ def heic(picture: Image.Image, **options: object) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIC"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", HEIC])
 @pytest.mark.parametrize("profile", [icc.DISPLAY_P3, icc.ADOBE_RGB], ids=["P3", "Adobe"])
 def test_declared_colours_become_srgb_as_littlecms_has_them(kind: str, profile: bytes) -> None:
     def write(picture: Image.Image, **options: object) -> bytes:
@@ -654,22 +688,36 @@ def test_other_deep_pixels_are_refused() -> None:
 # Other kinds.
 
 
-def test_avif_is_kept_and_heic_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for data in (encoded(photo(), "AVIF", quality=95), heic(photo(), quality=95)):
-        picture = read(data)
-        assert np.abs(picture.pixels.astype(int) - np.asarray(photo())).mean() < 4
-        assert picture.remarks == ()
-        for part in (data[: len(data) // 2], data[:40]):
-            with refused("corrupt", "truncated"):
-                decode(part)
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with refused("HEIC needs another package: pip install pillow-heif"):
-        decode(heic(photo()))
+def kept_nearly_as_it_was(data: bytes) -> None:
+    picture = read(data)
+    assert np.abs(picture.pixels.astype(int) - np.asarray(photo())).mean() < 4
+    assert picture.remarks == ()
+    for part in (data[: len(data) // 2], data[:40]):
+        with refused("corrupt", "truncated"):
+            decode(part)
+
+
+def test_avif_is_kept_where_pillow_has_its_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(photo(), "AVIF", quality=95)
+    kept_nearly_as_it_was(data)
     monkeypatch.setattr(pillow.features, "check", lambda name: False)
     with refused("AVIF needs Pillow's codec: pip install 'pillow>=11.3'"):
-        decode(encoded(photo(), "AVIF"))
+        decode(data)
 
 
+@with_heif
+def test_heic_is_kept() -> None:
+    kept_nearly_as_it_was(heic(photo(), quality=95))
+
+
+def test_heic_without_its_package_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for brand in (b"heic", b"heix", b"mif1", b"msf1"):
+        with refused("HEIC needs another package: pip install pillow-heif"):
+            decode(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(100))
+
+
+@with_heif
 def test_pillow_stays_as_it_is_for_others() -> None:
     """HEIC is read without changing what `Image.open` takes."""
     decode(heic(photo()))
@@ -677,7 +725,7 @@ def test_pillow_stays_as_it_is_for_others() -> None:
         Image.open(io.BytesIO(heic(photo())))
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "MPO", "GIF", "WEBP", "PNG", "AVIF", "HEIC"])
+@pytest.mark.parametrize("kind", ["TIFF", "MPO", "GIF", "WEBP", "PNG", "AVIF", HEIC])
 def test_of_several_pictures_the_first_counts_and_the_remark_says_so(kind: str) -> None:
     frames = [photo(seed=seed) for seed in range(3)]
     if kind == "HEIC":
@@ -747,6 +795,78 @@ def test_a_tiff_page_of_damaged_jpeg_is_refused() -> None:
     middle = start + size // 2
     with refused("corrupt"):
         decode(data[:middle] + bytes(200) + data[middle + 200 :])
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+def test_tiff_of_each_compression(compression: str) -> None:
+    data = encoded(photo(), "TIFF", compression=compression)
+    with Image.open(io.BytesIO(data)) as opened:
+        np.testing.assert_array_equal(decode(data), np.asarray(opened.convert("RGB")))
+
+
+def test_a_tiff_of_damaged_deflate_is_refused(shared: Path) -> None:
+    """libtiff stops at the last row, where it may not have come to the strip's checksum."""
+    with Image.open(photos(shared, 4)[1]) as opened:
+        data = encoded(opened.convert("RGB"), "TIFF", compression="tiff_adobe_deflate")
+    for place in range(len(data) // 8, len(data) - 2000, len(data) // 30):
+        with refused("corrupt", "truncated"):
+            decode(data[:place] + bytes(1000) + data[place + 1000 :])
+    with Image.open(io.BytesIO(data)) as opened:
+        end = opened.tag_v2[273][-1] + opened.tag_v2[279][-1]
+    with refused("corrupt"):
+        decode(data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:])
+
+
+def test_gif_of_every_size_and_depth_is_kept_and_damaged_codes_are_refused() -> None:
+    for colours in (2, 3, 16, 200, 256):
+        for width, height in ((1, 1), (3, 2), (100, 90)):
+            for interlace in (0, 1):
+                picture = photo(height, width).quantize(colours, Image.Quantize.FASTOCTREE)
+                data = encoded(picture, "GIF", interlace=interlace)
+                np.testing.assert_array_equal(decode(data), np.asarray(picture.convert("RGB")))
+    data = encoded(photo().quantize(16), "GIF")
+    damaged = [data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :] for place in range(200, len(data) - 10, 97)]
+    kept = 0
+    for one in damaged:
+        with contextlib.suppress(BadPicture):
+            decode(one)
+            kept += 1
+    assert kept < len(damaged) / 3
+
+
+def test_avif_of_every_kind_is_kept_and_a_damaged_one_refused() -> None:
+    small = photo(16, 24)
+    for mode, options in (
+        ("RGB", {"subsampling": "4:4:4"}),
+        ("L", {}),
+        ("RGBA", {}),
+        ("LA", {}),
+        ("RGB", {"quality": 100}),
+    ):
+        assert decode(encoded(small.convert(mode), "AVIF", **options)).shape == (16, 24, 3)
+    deep = cv2.imencode(".avif", np.asarray(small).astype(np.uint16) * 4, [cv2.IMWRITE_AVIF_DEPTH, 10])[1].tobytes()
+    assert decode(deep).shape == (16, 24, 3)
+    data = encoded(photo(), "AVIF")
+    kept = 0
+    for place in range(len(data) // 3, len(data) - 8, len(data) // 40):
+        with contextlib.suppress(BadPicture):
+            decode(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+            kept += 1
+    assert kept <= 2
+
+
+def test_a_sample_of_the_soak() -> None:
+    """Each format, damaged in each way, once; tests/bench/soak_pictures.py does so in other processes."""
+    maker = soak_pictures.Maker(seed=3)
+    count = len(soak_pictures.CODINGS) * len(soak_pictures.DAMAGES)
+    verdicts = []
+    for number in range(count):
+        kind, damage, whole, data = maker.make(number)
+        verdict, why = soak_pictures.verdict(kind, whole, data)
+        assert verdict != "FAULT", f"{number}: {kind}, {damage}: {why}"
+        verdicts.append(verdict)
+    assert verdicts.count("rejected") > count / 2
+    assert verdicts.count("kept") > count / 20
 
 
 def test_broken_exif_keeps_the_picture() -> None:

@@ -1,24 +1,30 @@
 """Pictures that Pillow decodes: TIFF, WebP, AVIF, GIF, BMP, PPM, PNG's pixels, and HEIC through `pillow-heif`.
 
-Pillow raises where bytes are missing. BMP, PPM and uncompressed TIFF have no checksum, and in WebP,
-AVIF and GIF most changed bytes give another valid picture: there damage cannot be told.
+Pillow raises where bytes are missing. BMP, PPM and uncompressed TIFF have no checksum, and in WebP and
+HEIC most changed bytes give another valid picture: there damage cannot be told. Pillow's decoder of
+AVIF makes up what it cannot read; OpenCV's, where it has one, refuses that.
 """
 
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, features
 
-from stages.images.decode import tiff
-from stages.images.decode.picture import MAX_FRAMES, BadPicture, Stored, first_of, orientation_in, refuse_large
+from stages.images.decode import gif, tiff
+from stages.images.decode.picture import BadPicture, Stored, first_of, orientation_in, refuse_large
+from stages.images.opencv import cv2
 
 # Not Pillow's whole list: some of its readers start other programs (EPS runs Ghostscript).
 FORMATS = ("WEBP", "BMP", "GIF", "PPM")
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SIGNATURES = (b"RIFF", b"GIF8")  # what starts so and cannot be read is a damaged picture, not another thing
+
+# Pillow's warnings on odd tags name no file; what they tell of is in the reason or does not matter.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 AVIF = {b"avif", b"avis"}
 HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -34,13 +40,16 @@ def read(data: bytes) -> Stored:
     if brands & AVIF:
         if not features.check("avif"):
             raise BadPicture("AVIF needs Pillow's codec: pip install 'pillow>=11.3'")
-        return _read(opened(io.BytesIO(data), ("AVIF",)))
+        result = _read(opened(io.BytesIO(data), ("AVIF",)))
+        if not _opencv_agrees(data):
+            raise BadPicture("corrupt")
+        return result
     if brands & HEIC:
         return _heic(data)
     if data.startswith(TIFF):
         return _tiff(data)
     picture = opened(io.BytesIO(data), FORMATS, "corrupt" if data.startswith(SIGNATURES) else "not a picture")
-    return _read(picture, _gif_frames(data) if picture.format == "GIF" else 0)
+    return _read(picture, gif.frames(data) if picture.format == "GIF" else 0)
 
 
 def opened(stream: io.BytesIO, formats: tuple[str, ...], reason: str = "corrupt") -> Image.Image:
@@ -100,7 +109,7 @@ def _tiff(data: bytes) -> Stored:
     except Exception as error:
         raise BadPicture("unsupported pixels" if "unknown pixel mode" in str(error) else "corrupt") from None
     refuse_large(*picture.size)
-    tiff.check_jpeg(picture, data)
+    tiff.check_strips(picture, data)
     bits, kinds = picture.tag_v2.get(tiff.BITS, (1,)), picture.tag_v2.get(tiff.FORMAT, (1,))
     if tiff.SIGNED in kinds and picture.mode not in ("I", "F"):
         raise BadPicture(f"unsupported pixels: signed {bits[0]}-bit")
@@ -108,6 +117,19 @@ def _tiff(data: bytes) -> Stored:
     if len(bits) > 1 and max(bits) == 16:
         result.remarks.append("16-bit samples cut to 8 bits")
     return result
+
+
+def _opencv_agrees(data: bytes) -> bool:
+    """Whether OpenCV can read an AVIF; true where it has no codec for it."""
+    if not cv2.haveImageWriter("of.avif"):
+        return True
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the reason is said in the table
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:
+        return False
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _heic(data: bytes) -> Stored:
@@ -134,26 +156,3 @@ def _brands(data: bytes) -> set[bytes]:
         return set()
     size = min(int.from_bytes(data[:4], "big"), 1024)
     return {data[8:12], *(data[place : place + 4] for place in range(16, size - 3, 4))}
-
-
-def _gif_frames(data: bytes) -> int:
-    """How many frames a GIF has, up to MAX_FRAMES, by its blocks: Pillow would decode them."""
-
-    def table(flags: int) -> int:
-        return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
-
-    frames = 0
-    try:
-        place = 13 + table(data[10])
-        while frames < MAX_FRAMES and data[place] in b"!,":
-            if data[place : place + 1] == b",":
-                frames += 1
-                place += 11 + table(data[place + 9])
-            else:
-                place += 2
-            while data[place]:
-                place += 1 + data[place]
-            place += 1
-    except IndexError:
-        pass
-    return frames

@@ -61,8 +61,8 @@ def read(data: bytes) -> Stored:
         if name == b"IEND":
             break
     remarks = [] if needed[b"IEND"] else ["end marker missing"]
-    picture = pillow.opened(io.BytesIO(_rewritten(needed)), ("PNG",))
-    stored = pillow.stored(picture)
+    with pillow.opened(io.BytesIO(_rewritten(needed)), ("PNG",)) as picture:
+        stored = pillow.stored(picture)
     if needed[b"IHDR"][0][8] == 16:
         remarks.append("16-bit samples cut to 8 bits")
     stored.remarks = first_of(_frames(others)) + remarks
@@ -113,13 +113,14 @@ def _rewritten(needed: dict[bytes, list[bytes]]) -> bytes:
         raise BadPicture("corrupt") from None
     if len(raw) < size or not inflate.eof:
         raise BadPicture("corrupt" if needed[b"IEND"] else "truncated")
-    parts = [needed[b"IHDR"][:1], needed[b"PLTE"][:1], needed[b"tRNS"][:1], [zlib.compress(raw, 0)], [b""]]
-    names = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-    return SIGNATURE + b"".join(_chunk(name, body[0]) for name, body in zip(names, parts, strict=True) if body)
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))))
+    needed[b"IDAT"] = [zlib.compress(raw, 0)]
+    del raw  # of a large picture each copy counts
+    needed[b"IEND"] = [b""]
+    parts = [SIGNATURE]
+    for name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+        for body in needed[name][:1]:
+            parts += [struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))]
+    return b"".join(parts)
 
 
 def _frames(others: dict[bytes, bytes]) -> int:

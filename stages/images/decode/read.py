@@ -35,12 +35,9 @@ def read(data: bytes) -> Picture:
         stored = pillow.read(data)
     pixels, mode, alpha = stored.pixels, stored.mode, None
     if mode in ("LA", "RGBA"):
-        pixels, mode, alpha = (
-            pixels[..., :-1].squeeze(-1) if mode == "LA" else pixels[..., :-1],
-            mode[:-1],
-            pixels[..., -1],
-        )
-    rgb, remarks = colour.to_srgb(np.ascontiguousarray(pixels), mode, stored.profile)
+        mode, alpha = mode[:-1], pixels[..., -1]
+        pixels = np.ascontiguousarray(pixels[..., 0] if mode == "L" else pixels[..., :3])
+    rgb, remarks = colour.to_srgb(pixels, mode, stored.profile)
     if alpha is not None:
         rgb = _over_white(rgb, alpha)
     return Picture(np.ascontiguousarray(_upright(rgb, stored.orientation)), (*stored.remarks, *remarks))

@@ -1,16 +1,17 @@
-"""TIFF: its pages, the range of its grey values, and strips of JPEG, which libtiff decodes without a word on faults."""
+"""TIFF: its pages, the range of its grey values, and faults in its strips that libtiff passes over."""
 
 from __future__ import annotations
 
 import math
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
 from PIL import TiffImagePlugin
 
 from stages.images.decode import jpeg
-from stages.images.decode.picture import MAX_FRAMES, BadPicture
+from stages.images.decode.picture import MAX_FRAMES, MAX_PIXELS, BadPicture
 
 BITS, PHOTOMETRIC, STRIPS, STRIP_SIZES, TILES, TILE_SIZES = 258, 262, 273, 279, 324, 325
 LOWEST, HIGHEST = 280, 281  # MinSampleValue and MaxSampleValue
@@ -20,6 +21,7 @@ TABLES = 347  # JPEGTables
 WHITE_IS_ZERO = 0
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 
+PIECE = 16 << 20  # bytes unpacked at a time
 BAND = 1 << 20  # values scaled at a time
 
 
@@ -41,16 +43,32 @@ def pages(data: bytes) -> int:
     return len(seen)
 
 
-def check_jpeg(picture: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
-    """Raises BadPicture where a strip or tile of JPEG is damaged; a TIFF of another compression passes."""
-    if picture.info.get("compression") != "jpeg":
+def check_strips(picture: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
+    """Raises BadPicture where a strip or tile of JPEG is damaged, or one of deflate has the wrong checksum."""
+    compression = picture.info.get("compression")
+    if compression not in ("jpeg", "tiff_adobe_deflate", "tiff_deflate"):
         return
     tags = picture.tag_v2
     tables = tags.get(TABLES, b"")
     places = zip(tags.get(STRIPS, tags.get(TILES, ())), tags.get(STRIP_SIZES, tags.get(TILE_SIZES, ())), strict=False)
     for start, size in places:
-        # Tables and strips are streams of their own, each with its start and end.
-        jpeg.check(tables[:-2] + data[start + 2 : start + size] if tables else data[start : start + size])
+        strip = data[start : start + size]
+        if compression != "jpeg":
+            _check_deflate(strip)
+        else:  # tables and strips are streams of their own, each with its start and end
+            jpeg.check(tables[:-2] + strip[2:] if tables else strip)
+
+
+def _check_deflate(strip: bytes) -> None:
+    inflate, total = zlib.decompressobj(), 0
+    try:
+        while strip and not inflate.eof and total <= 8 * MAX_PIXELS:
+            total += len(inflate.decompress(strip, PIECE))
+            strip = inflate.unconsumed_tail
+    except zlib.error:
+        raise BadPicture("corrupt") from None
+    if not inflate.eof:
+        raise BadPicture("truncated")
 
 
 def to_8_bits(values: np.ndarray, tags: Any) -> tuple[np.ndarray, str]:
