@@ -50,7 +50,8 @@ class DMFN(nn.Module):
         )
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
-        return self.layers(torch.cat([image * ~hole, hole.to(image.dtype)], 1))
+        known = image.masked_fill(hole, 0)  # no product: 0 times NaN is NaN
+        return self.layers(torch.cat([known, hole.to(image.dtype)], 1))
 
 
 class FusionBlock(nn.Module):
