@@ -367,7 +367,8 @@ def _levels(x: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Params, name: str) -> None:
     """Blend every row of `inpainted`/guide.arrow into its aligned picture and write `blended`/blended.arrow.
 
-    Same rows, same order. Raises InputError where a row's picture or hole is not in the dataset's tables.
+    Same rows, same order. Raises InputError where a row's picture or hole is not in the dataset's tables, and where a
+    descent leaves the range of numbers.
     """
     from tqdm import tqdm
 
@@ -402,6 +403,11 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
                 iterations=params.iterations,
                 rate=params.rate,
             )
+            for row in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[:1]:  # NaN would be a black pixel
+                _, path, kind = keys[start + row]
+                raise InputError(
+                    f"'{path}', hole '{kind}': blending left the range of numbers: lower blend.{name}.rate"
+                )
             for pixels, key in zip(_levels(x, picture, hole), keys[batch], strict=True):
                 writer.append(pixels, *key)
             bar.update(len(picture))

@@ -69,7 +69,13 @@ def measure(
             output = table.pictures(where)
             if ((output != target).any(axis=3) & ~hole).any():
                 raise InputError(f"{table.path}: known pixels were changed; remove it and run `dvc repro`")
-            perceptual = {"lpips": fidelity.rounded(lpips(output, target), fidelity.COARSE)} if lpips else {}
+            perceptual = {}
+            if lpips:
+                distance = lpips(output, target)
+                for row in np.flatnonzero(~np.isfinite(distance))[:1]:  # it would pass for a hole without a score
+                    _, path, kind = keys[start + row]
+                    raise InputError(f"'{path}', hole '{kind}', {blending}: its LPIPS is not a number; set lpips: none")
+                perceptual = {"lpips": fidelity.rounded(distance, fidelity.COARSE)}
             parts[blending].append(fidelity.score(output, target, hole) | perceptual)
 
     columns: dict[str, Any] = {name: [key[i] for key in keys] * 2 for i, name in enumerate(KEY)}

@@ -152,7 +152,8 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
         if params.sample is not None:
             given.append(noise(params.sample, batch, network.latent).to(device))
         with torch.inference_mode(), training.autocast(runtime, device):
-            return tensors.to_pictures(network(*given))
+            made = network(*given)
+        return tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {checkpoint} makes of it")
 
     def completes(hole: np.ndarray) -> np.ndarray:
         return network.completes(to_hole(hole)).cpu().numpy()
@@ -190,7 +191,8 @@ def infer(
 ) -> None:
     """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are.
 
-    Raises InputError for a checkpoint that is not the network's, and for kinds of hole it cannot complete.
+    Raises InputError for a checkpoint that is not the network's, for kinds of hole it cannot complete, and where what
+    it makes of a picture is not a number.
     """
     from tqdm import tqdm
 
