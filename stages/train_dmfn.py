@@ -69,7 +69,7 @@ class Params(Training):
 def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
     """Train both networks; `training.run` says from what, what is written and what is returned.
 
-    History has the discriminator's two parts and each term that counts, before its weight: with
+    History has the discriminator's two parts, l1, and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
     rows: what was given, the network's output, the composite, the truth. On several devices each
     process takes the relativistic averages over its own part of the batch.
@@ -78,6 +78,7 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
     shape, VGG19's weights asked for and not to be had, or a loss that is not finite.
     """
     import torch
+    import torch.nn.functional as F
 
     import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
     from stages.images.examples import Examples
@@ -136,7 +137,9 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
             d_adam.step()
 
             training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | d_losses)
+            # Measured where it has no weight too: it tells how far the completion is off, whatever it is trained by.
+            measured = {"l1": F.l1_loss(completed.detach(), image)}
+            run.log(measured | losses | d_losses)
             if run.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)

@@ -1,6 +1,5 @@
 """What is not a number never becomes a black pixel, a score or a checkpoint: one line names the picture."""
 
-import re
 from pathlib import Path
 
 import numpy as np
