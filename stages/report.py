@@ -633,7 +633,7 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { borde
 
 READING = """<p>Scores are of the saved 8-bit pictures, in [0, 1], against the truth; <i>hole</i> counts the missing
 pixels alone, <i>whole</i> the composited picture, <i>n</i> the completed pictures. Below each mean stands its 95 %
-bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB.
+bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 120 dB.
 Sharpness is the gradient energy inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch
 SSE is the sum of squared differences over the hole.</p>
 """
