@@ -36,7 +36,7 @@ from pydantic.dataclasses import dataclass
 from stages.images import table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT
+from stages.runs.params import STRICT, refuse_idle
 
 Method = Literal["exact", "sobel", "coupled"]
 Links = list[tuple[np.ndarray, np.ndarray]]
@@ -57,6 +57,10 @@ class Params:
     method: Method = "exact"
     iterations: Annotated[int, Field(ge=1)] = 500  # of Adam; sobel and coupled only
     rate: Annotated[float, Field(gt=0)] = 0.01  # of Adam, intensity (0 to 1) a step; sobel and coupled only
+
+    def __post_init__(self) -> None:
+        if self.method == "exact":
+            refuse_idle(self, "method: exact", ["iterations", "rate"])
 
 
 def poisson_blend(

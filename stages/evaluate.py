@@ -27,7 +27,7 @@ from stages.metrics import fidelity
 from stages.metrics.means import KEYS, OVERALL, Means, summarise, write_means
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Runtime, refuse_idle
 
 CHUNK = 256  # rows scored at once: bounds memory
 BLENDINGS = ("raw", "blended")
@@ -44,6 +44,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.lpips != "none" and self.perceptual_weights != "imagenet":
             raise ValueError(f"lpips: {self.lpips} needs perceptual_weights: imagenet (never random ones)")
+        if self.lpips == "none":
+            refuse_idle(self, "lpips: none", ["perceptual_weights"])
 
 
 def measure(

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.window % 2 == 0:
             raise ValueError("window must be odd")
+        if self.context == "plain":
+            refuse_idle(self, "context: plain", ["window"])
 
 
 class Networks(NamedTuple):

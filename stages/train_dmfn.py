@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Params(Training):
         validate_kinds(self.holes)
         if not self.terms():
             raise ValueError(f"nothing to train by: give one of {', '.join(TERMS)} a weight")
+        if self.perceptual_weights == "none":
+            refuse_idle(self, "perceptual_weights: none", OF_VGG)
+        elif not set(self.terms()) & set(OF_VGG):
+            refuse_idle(self, f"{', '.join(OF_VGG)}: 0", ["perceptual_weights"])
 
     def terms(self) -> list[str]:
         """The terms of the generator's loss that count."""
