@@ -23,7 +23,7 @@ from stages.images import batches
 from stages.images.table import Table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +52,12 @@ class Params:
             raise ValueError("sample: a baseline draws no completions")
         if self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
             raise ValueError(f"checkpoint: network '{self.network}' needs one: data/models/<name>.safetensors")
+        if self.network == "classical" and self.checkpoint.endswith(".safetensors"):
+            raise ValueError("checkpoint: a baseline reads none: stages/models/no_checkpoint.txt")
+        if self.network == "classical":
+            refuse_idle(self, f"method: {self.method}", ["batch"])
+        if self.method not in ("telea", "navier_stokes"):
+            refuse_idle(self, f"method: {self.method}" if self.method else f"network: {self.network}", ["radius"])
 
 
 # known uint8 N x H x W x 3 (zeros under the hole), hole bool N x H x W -> whole pictures as known.
@@ -152,7 +158,8 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
         if params.sample is not None:
             given.append(noise(params.sample, batch, network.latent).to(device))
         with torch.inference_mode(), training.autocast(runtime, device):
-            return tensors.to_pictures(network(*given))
+            made = network(*given)
+        return tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {checkpoint} makes of it")
 
     def completes(hole: np.ndarray) -> np.ndarray:
         return network.completes(to_hole(hole)).cpu().numpy()
@@ -190,7 +197,8 @@ def infer(
 ) -> None:
     """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are.
 
-    Raises InputError for a checkpoint that is not the network's, and for kinds of hole it cannot complete.
+    Raises InputError for a checkpoint that is not the network's, for kinds of hole it cannot complete, and where what
+    it makes of a picture is not a number.
     """
     from tqdm import tqdm
 

@@ -233,6 +233,12 @@ class Line(NamedTuple):
         return f"{escape(self.system)} <i>{self.blending}</i>"
 
 
+def blendings(means: Means) -> tuple[str, ...]:
+    """How a system's results are shown: raw and blended; raw alone where blending changes no pixel of them."""
+    changed = any(blending == "blended" for blending, *_ in means)
+    return ("raw", "blended") if changed or not means else ("raw",)
+
+
 def score_table(lines: Sequence[Line], group: str, label: str) -> str:
     """Every metric of one kind of hole, or of all."""
     groups = [line.group(group, label) for line in lines]
@@ -255,6 +261,8 @@ def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> st
     rule, form = METRICS[metric].best, METRICS[metric].form
     rows = []
     for system, means in systems.items():
+        if "blended" not in blendings(means):
+            continue
         row = [escape(system)]
         for group in (OVERALL, *(("kind", kind) for kind in kinds)):
             gain = means.get(("difference", *group), {}).get(metric)
@@ -267,12 +275,18 @@ def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> st
             row.append(f"<span class='{tone}'>{format(gain.mean, '+' + form)}</span><small>{low} to {high}</small>")
         rows.append(row)
     caption = f"What blending changes: {METRICS[metric].heading}, blended minus raw, hole by hole."
-    return grid(["system", "all holes", *map(escape, kinds)], rows, caption)
+    table = grid(["system", "all holes", *map(escape, kinds)], rows, caption) if rows else ""
+    if same := [escape(system) for system, means in systems.items() if "blended" not in blendings(means)]:
+        table += (
+            f"<p>Blending changes no pixel of {', '.join(same)}: around each hole the system's own picture has the "
+            "known pixels themselves, and there is no seam to close. Such a system is shown raw alone.</p>\n"
+        )
+    return table
 
 
 def score_section(systems: Mapping[str, Means], kinds: Sequence[str]) -> str:
     """The tables of one dataset's systems."""
-    lines = [Line(system, blending, means) for system, means in systems.items() for blending in ("raw", "blended")]
+    lines = [Line(system, blending, means) for system, means in systems.items() for blending in blendings(means)]
     present = [kind for kind in kinds if any(line.group("kind", kind) for line in lines)]
     # Only systems that complete every kind can be compared over all holes.
     able = [line for line in lines if all(line.group("kind", kind) for kind in present)]
@@ -312,9 +326,12 @@ def open_system(folders: Folders, system: str) -> Shown:
 
 
 def sheets(
-    folders: Folders, dataset: str, kinds: Sequence[str], systems: Sequence[str], count: int, report: Path
+    folders: Folders, dataset: str, kinds: Sequence[str], systems: Mapping[str, Means], count: int, report: Path
 ) -> str:
-    """A contact sheet per kind: the pictures that come first by image_id, so that a new one moves little."""
+    """A contact sheet per kind: the pictures that come first by image_id, so that a new one moves little.
+
+    A system that blending does not change has one column.
+    """
     if not systems:
         return ""
     opened = {system: open_system(folders, system) for system in systems}
@@ -333,8 +350,9 @@ def sheets(
             groups = [("truth", [("original", picture), ("hole", holed)])]
             for system in able[start : start + SYSTEMS]:
                 raw, blended, rows = opened[system]
-                pair = [table.pictures([rows[key][i] for key in chosen]) for i, table in enumerate((raw, blended))]
-                groups.append((system, list(zip(("raw", "blended"), pair, strict=True))))
+                columns = list(zip(blendings(systems[system]), (raw, blended), strict=False))
+                made = [table.pictures([rows[key][i] for key in chosen]) for i, (_, table) in enumerate(columns)]
+                groups.append((system, [(name, one) for (name, _), one in zip(columns, made, strict=True)]))
             file = filename("sheet", dataset, kind, *([str(start // SYSTEMS + 1)] if start else []))
             save_sheet(groups, report / file)
             names = ", ".join(escape(key[1]) for key in chosen)
@@ -643,7 +661,7 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { borde
 
 READING = """<p>Scores are of the saved 8-bit pictures, in [0, 1], against the truth; <i>hole</i> counts the missing
 pixels alone, <i>whole</i> the composited picture, <i>n</i> the completed pictures. Below each mean stands its 95 %
-bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB.
+bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 120 dB.
 Sharpness is the gradient energy inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch
 SSE is the sum of squared differences over the hole.</p>
 """
@@ -711,7 +729,7 @@ def report(
         kinds = list(entry.get("mask", {}).get("kinds", {}))
         if systems:
             numbers = {system: read_means(scores / f"{system}{SUFFIX}") for system in systems}
-            made = sheets(folders, dataset, kinds, systems, params.pictures, report)
+            made = sheets(folders, dataset, kinds, numbers, params.pictures, report)
             sections.append((f"Pictures: {escape(dataset)}", made))
             sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))
     sections += [

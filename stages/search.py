@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.window % 2 == 0:
             raise ValueError("window must be odd")
+        if self.context == "plain":
+            refuse_idle(self, "context: plain", ["window"])
 
 
 class Networks(NamedTuple):
@@ -100,15 +102,20 @@ def weigh(hole: Tensor, params: Params) -> Tensor:
 
 
 def candidates(networks: Networks, params: Params, runtime: Runtime, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`starts` random z and their pictures, the same for every image, so that none depends on its batch."""
+    """`starts` random z and their pictures, the same for every image, so that none depends on its batch.
+
+    Raises InputError where a picture is not a number: its loss would pass for the least of all.
+    """
     import torch
 
+    from stages.images.tensors import check_finite
     from stages.models.dcgan import sample_prior
     from stages.runs import training
 
     z = sample_prior(params.starts, networks.latent, networks.prior, training.generator(params.seed)).to(device)
     with torch.no_grad(), training.autocast(runtime, device):
         pictures = torch.cat([networks.generator(part).float() for part in z.split(params.batch)])
+    check_finite(pictures, lambda row: f"what the generator of '{params.model}' makes of random z number {row}")
     return z, pictures
 
 
@@ -129,7 +136,7 @@ def descend(
     """Adam on z from `start` (N x latent), Yeh et al. 2017, eq. 2.
 
     `known` is N x 3 x H x W in [-1, 1], whatever under the hole: `weights` (N x H x W) are 0 there.
-    Under the uniform prior z is kept in [-1, 1].
+    Under the uniform prior z is kept in [-1, 1]. A loss that is not finite stays in what is found.
     """
     import torch
 
@@ -182,8 +189,15 @@ def searcher(
         known = tensors.to_tensor(batch.known, device)
         weights = weigh(torch.from_numpy(batch.hole).to(device), params)
         found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+        # Every step at once: on a GPU, to look at each would make it wait.
+        tensors.check_finite(
+            torch.cat([found.z, found.losses.T], 1),
+            lambda row: f"{batch.title(row)}: the search through {model}",
+            "lower the search's rate, use fp32, or train the network again",
+        )
         with torch.no_grad(), training.autocast(runtime, device):
-            return found, tensors.to_pictures(networks.generator(found.z))
+            made = networks.generator(found.z)
+        return found, tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {model} makes of it")
 
     return complete
 
@@ -193,7 +207,8 @@ def search(
 ) -> None:
     """Write completed.arrow, guide.arrow (G(z) as it is) and curves.parquet for the test pictures.
 
-    Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset.
+    Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset, and where a loss or a
+    picture is not a number.
     """
     from tqdm import tqdm
 

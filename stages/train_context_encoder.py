@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ class Params(Training):
     rate_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `rate` over the discriminator's
     d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
+
+    def __post_init__(self) -> None:
+        gan = ["reconstruction", "adversarial", "rate_ratio", "d_width"]
+        refuse_idle(self, f"objective: {self.objective}", ["kl"] if self.objective == "gan" else gan)
+        if self.overlap == 0:
+            refuse_idle(self, "overlap: 0", ["overlap_weight"])
 
 
 def train_context_encoder(

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 
@@ -42,6 +42,8 @@ class Params(Training):
     def __post_init__(self) -> None:
         if self.r1 and self.d_norm != "none":
             raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
+        if self.objective == "hinge":
+            refuse_idle(self, "objective: hinge", ["saturating", "flip"])
 
 
 def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:

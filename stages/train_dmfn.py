@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class Params(Training):
         validate_kinds(self.holes)
         if not self.terms():
             raise ValueError(f"nothing to train by: give one of {', '.join(TERMS)} a weight")
+        if self.perceptual_weights == "none":
+            refuse_idle(self, "perceptual_weights: none", OF_VGG)
+        elif not set(self.terms()) & set(OF_VGG):
+            refuse_idle(self, f"{', '.join(OF_VGG)}: 0", ["perceptual_weights"])
 
     def terms(self) -> list[str]:
         """The terms of the generator's loss that count."""
@@ -69,7 +73,7 @@ class Params(Training):
 def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
     """Train both networks; `training.run` says from what, what is written and what is returned.
 
-    History has the discriminator's two parts and each term that counts, before its weight: with
+    History has the discriminator's two parts, l1, and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
     rows: what was given, the network's output, the composite, the truth. On several devices each
     process takes the relativistic averages over its own part of the batch.
@@ -78,6 +82,7 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
     shape, VGG19's weights asked for and not to be had, or a loss that is not finite.
     """
     import torch
+    import torch.nn.functional as F
 
     import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
     from stages.images.examples import Examples
@@ -136,7 +141,9 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
             d_adam.step()
 
             training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | d_losses)
+            # Measured where it has no weight too: it tells how far the completion is off, whatever it is trained by.
+            measured = {"l1": F.l1_loss(completed.detach(), image)}
+            run.log(measured | losses | d_losses)
             if run.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)

@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,7 +30,9 @@ class Reconstruction(Training):
 
     def __post_init__(self) -> None:
         validate_kinds(self.holes)
-        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
-        if idle:
-            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
-            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
+        if self.loss == "mse":
+            refuse_idle(self, "loss: mse", ["terms", "perceptual_weights"])
+        else:
+            refuse_idle(self, "loss: liu", ["hole_weight"])
+            if self.terms.get("perceptual") == self.terms.get("style") == 0:
+                refuse_idle(self, "terms: {perceptual: 0, style: 0}", ["perceptual_weights"])

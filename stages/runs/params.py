@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -72,6 +74,21 @@ class Training:
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two rows of history
     sample_every: Annotated[int, Field(ge=1)] = 200  # steps between two sample sheets
     save_every: Annotated[int, Field(ge=1)] = 100  # steps between two states from which a killed training goes on
+
+
+def refuse_idle(section: Any, setting: str, names: Iterable[str]) -> None:
+    """Raise ValueError for a parameter of `names` that asks for something, where `setting` leaves it nothing to do.
+
+    A parameter's default asks for nothing, nor does what turns it off: 0, false, null, none, or no entries. For the
+    `__post_init__` of a section.
+    """
+    defaults = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(section)
+    }
+    for name in names:
+        value = getattr(section, name)
+        if value and value not in (defaults[name], "none"):
+            raise ValueError(f"{name} would do nothing with {setting}: leave it out")
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -292,6 +292,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self._window: list[dict[str, float]] = []  # the steps since the last row of history
         self._stop: int = 0
+        self._fault: InputError | None = None  # what ends the run, once every process knows
 
     def __enter__(self) -> Self:
         if self.team.rank == 0:
@@ -341,7 +342,11 @@ class Run:
                 bar.update()
                 if self.history and not self._window:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.history[-1].items() if k != "step"}, refresh=False)
-                if stop := max(self.team.mean([self._stop])):  # all stop at one step, whoever was asked
+                # All stop at one step, whoever was asked or has found a fault.
+                stop, fault = self.team.mean([self._stop, bool(self._fault)])
+                if fault:
+                    raise self._fault or InputError("another process of the training has found a fault")
+                if stop:
                     self._save()
                     if stop == signal.SIGINT or self._stop == signal.SIGINT:
                         raise KeyboardInterrupt
@@ -352,6 +357,8 @@ class Run:
     def log(self, parts: Mapping[str, Tensor]) -> None:
         """Keep this step's loss parts; every `log_every` steps their means become a row of history.
 
+        The last row is the last step's, of fewer steps where `log_every` does not divide them.
+
         Raises InputError that names every part that is not finite: training stops there.
         """
         values = dict(zip(parts, self.team.mean([value.item() for value in parts.values()]), strict=True))
@@ -361,7 +368,7 @@ class Run:
                 f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the rate or use fp32"
             )
         self._window.append(values)
-        if (self.step + 1) % self.params.log_every == 0:
+        if (self.step + 1) % self.params.log_every == 0 or self.step + 1 == self.params.steps:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
             self.history.append({"step": self.step + 1, **means})
             self._window.clear()
@@ -384,7 +391,10 @@ class Run:
         return self.team.rank == 0 and (done % self.params.sample_every == 0 or done == self.params.steps)
 
     def sheet(self, rows: Sequence[Tensor]) -> None:
-        """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step."""
+        """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step.
+
+        A value that is not finite ends the run after this step: `steps` raises InputError in every process.
+        """
         import torch
         from torchvision.utils import make_grid
 
@@ -392,18 +402,25 @@ class Run:
 
         grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=1, pad_value=-1)
         path = self.folder / "samples" / f"{self.step + 1:07d}.png"
-        path.write_bytes(png.encode(to_pictures(grid[None])[0]))
+        try:
+            pictures = to_pictures(grid[None], lambda _: f"the sample sheet of step {self.step + 1}")
+        except InputError as fault:
+            self._fault = fault
+            return
+        path.write_bytes(png.encode(pictures[0]))
 
     def finish(self, outputs: Outputs, networks: Mapping[str, nn.Module]) -> Callable[[], None]:
         """Write checkpoint (each network under its name), members, history and samples.
 
         Returns what forgets the state, for `command` to call once the outputs are in place: a kill
-        before then loses no step.
+        before then loses no step. Raises InputError for a weight that is not finite.
         """
+        tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
+        if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise InputError(f"after the last step {bad[0]} is not finite; lower the rate or use fp32")
         self._save()
         if self.team.rank == 0:
             inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
-            tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
             checkpoint.save(outputs.model, tensors, inputs)
             outputs.history.write_text(self.history_csv())
             shutil.copytree(self.folder / "samples", outputs.samples)
