@@ -74,8 +74,8 @@ def losses() -> list[tuple[str, dict[str, object]]]:
             assert len(options) > 1
             found += [(stage, {field.name: option} | ALSO.get((field.name, option), {})) for option in options]
         if stage == "train_dmfn":
-            terms = set(module.TERMS) - set(module.OF_VGG)
-            found += [(stage, dict.fromkeys(terms - {term}, 0) | {term: 1.0}) for term in sorted(terms)]
+            terms = sorted(set(module.TERMS) - set(module.OF_VGG))
+            found += [(stage, dict.fromkeys(terms, 0) | {term: 1.0}) for term in terms]
     return found
 
 
