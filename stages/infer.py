@@ -113,18 +113,15 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
         raise InputError(
             f"params.yaml: infer: network '{network}': no stages/models/{network}.py with a Network"
         ) from None
-    tensors, inputs = checkpoint.load(path)
-    if inputs.get("network") != network:
-        raise InputError(
-            f"{path}: holds network {inputs.get('network')}, not {network}: mend infer's `checkpoint` or `network`"
-        )
-    try:
-        module = build(**inputs["arguments"])
-        module.load_state_dict(checkpoint.part(tensors, "network"))
-    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
-        said = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole {network} ({said}); remove it and run `dvc repro`") from None
-    return module.requires_grad_(False).eval(), inputs["arguments"]["size"]
+    found = checkpoint.Checkpoint(path)
+    if found.inputs.get("network") != network:
+        said = checkpoint.short(found.inputs.get("network"))
+        raise InputError(f"{path}: holds network {said}, not {network}: mend infer's `checkpoint` or `network`")
+    arguments = found.mapping("arguments")
+    module = found.build("network", build, arguments)
+    if "size" not in arguments:
+        raise found.wrong("arguments: no size")
+    return module.requires_grad_(False).eval(), arguments["size"]
 
 
 def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Runtime) -> System:

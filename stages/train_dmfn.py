@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -54,6 +54,8 @@ class Params(Training):
     adversarial: Weight = 0.003  # mu: of the relativistic average loss
     alignment: Weight = 1.0  # gamma: of geometrical alignment
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG19; none leaves its three terms out
+
+    shaping: ClassVar = {"discriminator": ("d_width",)}
 
     def __post_init__(self) -> None:
         validate_kinds(self.holes)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -72,6 +73,9 @@ class Training:
     log_every: Annotated[int, Field(ge=1)] = 10  # steps a row of history
     sample_every: Annotated[int, Field(ge=1)] = 200  # steps a sample sheet
     save_every: Annotated[int, Field(ge=1)] = 100  # steps between states for resuming
+
+    # Parameters without which a part's weights mean nothing, beside its network's arguments: `start` compares them.
+    shaping: ClassVar[Mapping[str, Sequence[str]]] = {}
 
 
 def load(path: Path) -> dict[str, Any]:
