@@ -23,7 +23,7 @@ from stages.images import batches
 from stages.images.table import Table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Name, Runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Params:
     """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
     network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models; wired in dvc.yaml
-    dataset: str  # a key of `datasets`; wired in dvc.yaml
+    dataset: Name  # a key of `datasets`; wired in dvc.yaml
     checkpoint: str  # its file; classical: stages/models/no_checkpoint.txt; wired in dvc.yaml
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all

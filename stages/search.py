@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Name, Runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    model: str  # the entry of train_dcgan whose checkpoint is searched
-    dataset: str  # the dataset whose test pictures are completed
+    model: Name  # the entry of train_dcgan whose checkpoint is searched
+    dataset: Name  # the dataset whose test pictures are completed
     context: Literal["weighted", "plain"] = "weighted"  # report 2's loss, or report 1's
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
