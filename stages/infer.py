@@ -106,6 +106,7 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
     Raises InputError if it is no such network's.
     """
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
     try:
         build = import_module(f"stages.models.{network}").Network
@@ -115,7 +116,7 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
         ) from None
     found = checkpoint.Checkpoint(path)
     if found.inputs.get("network") != network:
-        said = checkpoint.short(found.inputs.get("network"))
+        said = short(found.inputs.get("network"))
         raise InputError(f"{path}: holds network {said}, not {network}: mend infer's `checkpoint` or `network`")
     arguments = found.mapping("arguments")
     module = found.build("network", build, arguments)

@@ -30,8 +30,9 @@ from pydantic.dataclasses import dataclass
 from stages.images import png
 from stages.images.table import SPLITS, Key, Table
 from stages.metrics.means import OVERALL, SUFFIX, Interval, Means, read_means
-from stages.runs import checkpoint, command, record
+from stages.runs import command, record
 from stages.runs.errors import InputError
+from stages.runs.header import Header
 from stages.runs.params import STRICT
 
 TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
@@ -480,7 +481,7 @@ def _padded(column: pa.ChunkedArray) -> np.ndarray:
 
 def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Numbers in each tensor, and what the metadata say. Raises InputError for a corrupt file."""
-    found = checkpoint.Checkpoint(path)
+    found = Header(path)
     return {name: math.prod(form.shape) for name, form in found.forms.items()}, found.inputs
 
 

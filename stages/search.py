@@ -74,15 +74,16 @@ def load_networks(path: Path, device: torch.device) -> Networks:
 
     from stages.models.dcgan import PRIORS, Discriminator, Generator
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
     found = checkpoint.Checkpoint(path)
     if found.inputs.get("network") != "dcgan":
-        said = checkpoint.short(found.inputs.get("network"))
+        said = short(found.inputs.get("network"))
         raise InputError(f"{path}: holds a {said}, and latent search needs a dcgan")
     shape, params = found.mapping("arguments"), found.mapping("params")
     generator = found.build("generator", Generator, shape)
     if (prior := params.get("prior")) not in PRIORS:
-        raise found.wrong(f"params: prior is {checkpoint.short(prior)}, and not one of {', '.join(PRIORS)}")
+        raise found.wrong(f"params: prior is {short(prior)}, and not one of {', '.join(PRIORS)}")
     judge = {"size": shape["size"], "width": params.get("d_width") or shape["width"], "kernel": shape["kernel"]}
     discriminator = found.build("discriminator", Discriminator, judge | {"norm": params.get("d_norm", "batch")})
     for module in (generator, discriminator):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -47,7 +47,8 @@ class Params(Training):
     d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
 
-    shaping: ClassVar = {"discriminator": ("d_width",)}
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
 
 
 def train_context_encoder(

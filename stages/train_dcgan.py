@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -39,11 +39,12 @@ class Params(Training):
     smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
     flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
 
-    shaping: ClassVar = {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
-
     def __post_init__(self) -> None:
         if self.r1 and self.d_norm != "none":
             raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
+
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
 
 
 def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -55,8 +55,6 @@ class Params(Training):
     alignment: Weight = 1.0  # gamma: of geometrical alignment
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG19; none leaves its three terms out
 
-    shaping: ClassVar = {"discriminator": ("d_width",)}
-
     def __post_init__(self) -> None:
         validate_kinds(self.holes)
         if not self.terms():
@@ -66,6 +64,9 @@ class Params(Training):
         """The terms of the generator's loss that count."""
         left_out = OF_VGG if self.perceptual_weights == "none" else ()
         return [name for name in TERMS if getattr(self, name) and name not in left_out]
+
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
 
 
 def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:

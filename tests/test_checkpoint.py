@@ -23,7 +23,7 @@ from stages.models.context_encoder import ContextEncoder
 from stages.models.dcgan import Discriminator, Generator
 from stages.models.dmfn import DMFN
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint
+from stages.runs import checkpoint, header
 from stages.runs.errors import InputError
 
 CPU = torch.device("cpu")
@@ -41,9 +41,9 @@ def of_dmfn() -> dict[str, torch.Tensor]:
     return {f"network.{name}": tensor for name, tensor in DMFN(**DMFN_SHAPE).state_dict().items()}
 
 
-def write(path: Path, header: dict[str, Any] | bytes, content: bytes = b"") -> Path:
+def write(path: Path, head: dict[str, Any] | bytes, content: bytes = b"") -> Path:
     """A safetensors file of any header, right or wrong."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content)
     return path
 
@@ -183,7 +183,7 @@ METADATA = {
 @pytest.mark.parametrize(("text", "said"), METADATA.values(), ids=METADATA)
 def test_metadata_that_say_nothing_sensible(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_file(of_dcgan(), path, metadata={checkpoint.KEY: text})
+    save_file(of_dcgan(), path, metadata={header.KEY: text})
     with pytest.raises(InputError) as caught:
         search.load_networks(path, CPU)
     assert str(path) in str(caught.value)
@@ -211,9 +211,9 @@ HEADERS: dict[str, tuple[dict[str, Any] | bytes, bytes]] = {
 }
 
 
-@pytest.mark.parametrize(("header", "content"), HEADERS.values(), ids=HEADERS)
-def test_headers_that_are_wrong(header: dict[str, Any] | bytes, content: bytes, tmp_path: Path) -> None:
-    path = write(tmp_path / "a.safetensors", header, content)
+@pytest.mark.parametrize(("head", "content"), HEADERS.values(), ids=HEADERS)
+def test_headers_that_are_wrong(head: dict[str, Any] | bytes, content: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.safetensors", head, content)
     with little_memory():
         assert "not a checkpoint of Palimpsest" in one_line(path, lambda: checkpoint.Checkpoint(path))
 
@@ -273,7 +273,7 @@ def test_whatever_the_metadata_say_it_loads_or_is_one_line(
         if not isinstance(made["arguments"], dict):
             break
     path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
-    save_file(of_dcgan(), path, metadata={checkpoint.KEY: json.dumps(data.draw(st.just(made) | JSON))})
+    save_file(of_dcgan(), path, metadata={header.KEY: json.dumps(data.draw(st.just(made) | JSON))})
     lines: list[str] = []
     for load in (
         lambda: search.load_networks(path, CPU),

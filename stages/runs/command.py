@@ -71,7 +71,7 @@ def run(
     try:
         _run(entry, label, arguments, hints, sections, inputs, outputs, wiring)
     except InputError as error:
-        print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may hold a newline
+        print(" ".join(f"{label}: {error}".splitlines()), file=sys.stderr)  # a name may hold a newline
         sys.exit(2)
     except OSError as error:
         if error.errno not in UNWRITABLE:

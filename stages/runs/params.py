@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -96,30 +96,39 @@ class Training:
     sample_every: Annotated[int, Field(ge=1)] = 200  # steps a sample sheet
     save_every: Annotated[int, Field(ge=1)] = 100  # steps between states for resuming
 
-    # Parameters without which a part's weights mean nothing, beside its network's arguments: `start` compares them.
-    shaping: ClassVar[Mapping[str, Sequence[str]]] = {}
+    def shaping(self) -> Mapping[str, Sequence[str]]:
+        """Of each part of a checkpoint, the parameters beside its network's arguments that its weights depend on."""
+        return {}
 
 
 def load(path: Path) -> dict[str, Any]:
     """The whole file as plain dicts (YAML 1.2, as DVC reads it: `1e-4` is a number).
 
+    Raises InputError as `plain` does, and for an unknown section, of the file or of a dataset.
+    """
+    values = plain(path)
+    _refuse_unknown(path, "section", values, SECTIONS)
+    datasets = values.get("datasets")
+    for name, entry in datasets.items() if isinstance(datasets, dict) else ():
+        _refuse_unknown(path, f"section of datasets.{name}", entry, DATASET)
+    return values
+
+
+def plain(path: Path) -> dict[str, Any]:
+    """What `load` returns, whatever its sections.
+
     Raises InputError for a missing or malformed file, for one whose aliases make more of it than the limits above, for
-    what no parameter can be (a key that is no text, a date), for an unknown section, of the file or of a dataset, and
-    for a name that is not made of the letters of `NAME`.
+    what no parameter can be (a key that is no text, a date), and for an entry whose name is not made as `NAME` says.
     """
     values = _read(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
-    _refuse_unknown(path, "section", values, SECTIONS)
     for section in NAMED:
         for name in values[section] if isinstance(values.get(section), dict) else ():
             if not re.fullmatch(NAME, name):
                 raise InputError(
                     f"{path}: {section}: '{name}' is no name: take letters (a to z), digits, _ and -, 64 at the most"
                 )
-    datasets = values.get("datasets")
-    for name, entry in datasets.items() if isinstance(datasets, dict) else ():
-        _refuse_unknown(path, f"section of datasets.{name}", entry, DATASET)
     return values
 
 

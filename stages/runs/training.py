@@ -35,6 +35,7 @@ from stages.images import png
 from stages.images.table import Table
 from stages.runs import checkpoint, command, kernels, record
 from stages.runs.errors import InputError
+from stages.runs.header import Form, short
 from stages.runs.params import Runtime
 
 if TYPE_CHECKING:
@@ -460,7 +461,7 @@ class Run:
             raise saved.wrong(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
         if saved.inputs["step"] > self.params.steps:
             raise saved.wrong(f"step {saved.inputs['step']} of {self.params.steps}")
-        if saved.forms.get("seen") != checkpoint.Form("uint8", self.sampler.seen.shape):
+        if saved.forms.get("seen") != Form("uint8", self.sampler.seen.shape):
             raise saved.wrong(f"`seen` is not of the {len(self.sampler.seen)} training pictures")
         return saved.inputs
 
@@ -505,7 +506,7 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
     """The weights of a checkpoint into those networks of `parts` that it has; an average begins at its network.
 
     Raises InputError where it is no checkpoint, and where it is of another network, of other arguments of it, or of
-    other parameters that shape a part's weights (`params.shaping`), by the keys that differ.
+    other parameters that shape a part's weights (`params.shaping()`), by the keys that differ.
     """
     try:
         found = checkpoint.Checkpoint(path, f"get it anew, or start from {NO_CHECKPOINT}")
@@ -516,14 +517,15 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
         theirs = {**defaults, "network": found.inputs.get("network"), **found.inputs.get("arguments", {})}
         ours = {"network": inputs["network"], **inputs["arguments"]}
         usual = {item.name: item.default for item in dataclasses.fields(params)}
-        for part in params.shaping.keys() & parts.keys() & names:
-            for key in params.shaping[part]:
+        shaping = params.shaping()
+        for part in shaping.keys() & parts.keys() & names:
+            for key in shaping[part]:
                 given = {**usual, **found.inputs.get("params", {})}[key], inputs["params"][key]
                 if given != (None, None):  # null: as `width`, which is compared anyway
                     for side, value in zip((theirs, ours), given, strict=True):
                         side[key] = side.get("width") if value is None else value
         if other := [key for key, value in ours.items() if theirs.get(key) != value]:
-            said = ", ".join(f"{key} {checkpoint.short(theirs.get(key))} (here {ours[key]})" for key in other)
+            said = ", ".join(f"{key} {short(theirs.get(key))} (here {ours[key]})" for key in other)
             raise InputError(
                 f"{path}: of another network: {said}; set these to the checkpoint's, or start from {NO_CHECKPOINT}"
             )
