@@ -108,11 +108,11 @@ def _run(
     for runtime in built.values():
         if isinstance(runtime, params.Runtime):
             kernels.choose(runtime.kernels)  # before the stage imports torch
-    if wiring:
+    paths: dict[str, Path] = {option: getattr(arguments, option) for option in (*inputs, *outputs)}
+    fills = _plain(next(iter(built.values())))
+    if wiring and any("{" in str(path) for path in paths.values()):
         fills = params.section(values, wiring.format(name=name), dict[str, Any])
-    else:
-        fills = _plain(next(iter(built.values())))
-    paths = {option: _filled(getattr(arguments, option), {**fills, "name": name}) for option in (*inputs, *outputs)}
+    paths = {option: _filled(path, {**fills, "name": name}) for option, path in paths.items()}
     given = {option: paths[option] for option in inputs}
     for option, path in given.items():
         if not path.exists():
