@@ -290,7 +290,7 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
     page = Path(".palimpsest/costs.html").read_text()
     row = "<td>12</td><td>77.7</td><td>1,234</td><td>8.8</td><td>1,234</td>"
     assert f"<th scope=row>net</th>{row}" in page
-    assert "<th scope=row>telea &amp; &lt;co&gt;</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page
+    assert "<th scope=row>telea_co</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page
 
 
 def test_parameters_are_the_weights_that_complete() -> None:
