@@ -129,8 +129,8 @@ def _alone(root: Path) -> Iterator[dict[str, Any]]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with alone(file.with_suffix(".lock")):
         known: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(file.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = dict(json.loads(file.read_text(encoding="utf-8")))
         yield known
 
 

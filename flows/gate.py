@@ -196,7 +196,7 @@ def shape(path: Path) -> dict[str, Any]:
     """What a checkpoint says that it is: `network`, and what that was built with. Raises InputError for none."""
     from stages.runs import checkpoint
 
-    _, inputs = checkpoint.load(path)
+    inputs = checkpoint.Checkpoint(path).inputs
     return {"network": inputs.get("network"), **inputs.get("arguments", {})}
 
 

@@ -36,7 +36,7 @@ from pydantic.dataclasses import dataclass
 from stages.images import table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, refuse_idle
+from stages.runs.params import STRICT, Name, refuse_idle
 
 Method = Literal["exact", "sobel", "coupled"]
 Links = list[tuple[np.ndarray, np.ndarray]]
@@ -53,7 +53,7 @@ EPSILON = 0.01  # intensity per pixel; rounds the coupled norm off at zero
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    dataset: str  # whose pictures and holes the system completed
+    dataset: Name  # whose pictures and holes the system completed
     method: Method = "exact"  # or report 2's descent on Sobel gradients, or that with its channels coupled
     iterations: Annotated[int, Field(ge=1)] = 500  # of Adam; sobel and coupled only
     rate: Annotated[float, Field(gt=0)] = 0.01  # of Adam, intensity (0 to 1) a step; sobel and coupled only

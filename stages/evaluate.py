@@ -164,4 +164,5 @@ if __name__ == "__main__":
         sections={"params": "evaluate", "runtime": "runtime"},
         inputs=("aligned", "masks", "inpainted", "blended"),
         outputs=("scores", "table", "means"),
+        wiring="blend.{name}",
     )

@@ -23,7 +23,7 @@ from stages.images import batches
 from stages.images.table import Table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime, refuse_idle
+from stages.runs.params import STRICT, Name, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Params:
     """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
     network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models
-    dataset: str  # the dataset whose test pictures are completed
+    dataset: Name  # the dataset whose test pictures are completed
     checkpoint: str  # its file; of network classical: stages/models/no_checkpoint.txt
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
@@ -112,6 +112,7 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
     Raises InputError if it is no such network's.
     """
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
     try:
         build = import_module(f"stages.models.{network}").Network
@@ -119,18 +120,15 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
         raise InputError(
             f"params.yaml: infer: network '{network}': no stages/models/{network}.py with a Network"
         ) from None
-    tensors, inputs = checkpoint.load(path)
-    if inputs.get("network") != network:
-        raise InputError(
-            f"{path}: holds network {inputs.get('network')}, not {network}: mend infer's `checkpoint` or `network`"
-        )
-    try:
-        module = build(**inputs["arguments"])
-        module.load_state_dict(checkpoint.part(tensors, "network"))
-    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
-        said = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole {network} ({said}); remove it and run `dvc repro`") from None
-    return module.requires_grad_(False).eval(), inputs["arguments"]["size"]
+    found = checkpoint.Checkpoint(path)
+    if found.inputs.get("network") != network:
+        said = short(found.inputs.get("network"))
+        raise InputError(f"{path}: holds network {said}, not {network}: mend infer's `checkpoint` or `network`")
+    arguments = found.mapping("arguments")
+    module = found.build("network", build, arguments)
+    if "size" not in arguments:
+        raise found.wrong("arguments: no size")
+    return module.requires_grad_(False).eval(), arguments["size"]
 
 
 def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Runtime) -> System:

@@ -32,6 +32,7 @@ from stages.images.table import SPLITS, Key, Table
 from stages.metrics.means import OVERALL, SUFFIX, Interval, Means, read_means
 from stages.runs import command, record
 from stages.runs.errors import InputError
+from stages.runs.header import Header
 from stages.runs.params import STRICT
 
 TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
@@ -506,16 +507,10 @@ def _padded(column: pa.ChunkedArray) -> np.ndarray:
 # --- Checkpoints and systems ---
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, int], list[Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Numbers in each tensor, and what the metadata say. Raises InputError for a corrupt file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            numbers = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            return numbers, [json.loads(text) for text in (file.metadata() or {}).values()]
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"{path}: not a checkpoint ({error}); remove it and run `dvc repro`") from None
+    found = Header(path)
+    return {name: math.prod(form.shape) for name, form in found.forms.items()}, found.inputs
 
 
 def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
@@ -539,7 +534,7 @@ def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
                 str(seen),
             ]
         )
-        text = json.dumps(inputs[0] if len(inputs) == 1 else inputs, indent=1, sort_keys=True)
+        text = json.dumps(inputs, indent=1, sort_keys=True)
         made_from += folded(f"What {escape(model)} was made from", f"<pre>{escape(text)}</pre>\n")
     if not rows:
         return ""

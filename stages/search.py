@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime, refuse_idle
+from stages.runs.params import STRICT, Name, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    model: str  # the entry of train_dcgan whose checkpoint is searched
-    dataset: str  # the dataset whose test pictures are completed
+    model: Name  # the entry of train_dcgan whose checkpoint is searched
+    dataset: Name  # the dataset whose test pictures are completed
     context: Literal["weighted", "plain"] = "weighted"  # report 2's loss, or report 1's
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
@@ -74,24 +74,23 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     """The frozen networks of a checkpoint. Raises InputError if it is no DCGAN's."""
     import torch
 
-    from stages.models.dcgan import Discriminator, Generator
+    from stages.models.dcgan import PRIORS, Discriminator, Generator
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
-    tensors, inputs = checkpoint.load(path)
-    if inputs.get("network") != "dcgan":
-        raise InputError(f"{path}: holds a {inputs.get('network')}, and latent search needs a dcgan")
-    try:
-        shape, params = inputs["arguments"], inputs["params"]
-        generator = Generator(**shape)
-        d_width = params.get("d_width") or shape["width"]
-        discriminator = Discriminator(shape["size"], d_width, shape["kernel"], params.get("d_norm", "batch"))
-        for part, module in (("generator", generator), ("discriminator", discriminator)):
-            module.load_state_dict(checkpoint.part(tensors, part))
-            module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
-        said = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole dcgan ({said}); remove it and run `dvc repro`") from None
-    return Networks(generator, discriminator, shape["latent"], params["prior"], shape["size"])
+    found = checkpoint.Checkpoint(path)
+    if found.inputs.get("network") != "dcgan":
+        said = short(found.inputs.get("network"))
+        raise InputError(f"{path}: holds a {said}, and latent search needs a dcgan")
+    shape, params = found.mapping("arguments"), found.mapping("params")
+    generator = found.build("generator", Generator, shape)
+    if (prior := params.get("prior")) not in PRIORS:
+        raise found.wrong(f"params: prior is {short(prior)}, and not one of {', '.join(PRIORS)}")
+    judge = {"size": shape["size"], "width": params.get("d_width") or shape["width"], "kernel": shape["kernel"]}
+    discriminator = found.build("discriminator", Discriminator, judge | {"norm": params.get("d_norm", "batch")})
+    for module in (generator, discriminator):
+        module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    return Networks(generator, discriminator, shape["latent"], prior, shape["size"])
 
 
 def weigh(hole: Tensor, params: Params) -> Tensor:

@@ -53,6 +53,9 @@ class Params(Training):
         if self.overlap == 0:
             refuse_idle(self, "overlap: 0", ["overlap_weight"])
 
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
+
 
 def train_context_encoder(
     team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str

@@ -45,6 +45,9 @@ class Params(Training):
         if self.objective == "hinge":
             refuse_idle(self, "objective: hinge", ["saturating", "flip"])
 
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
+
 
 def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
     """Train both networks; `training.run` says from what, what is written and what is returned.

@@ -69,6 +69,9 @@ class Params(Training):
         left_out = OF_VGG if self.perceptual_weights == "none" else ()
         return [name for name in TERMS if getattr(self, name) and name not in left_out]
 
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
+
 
 def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
     """Train both networks; `training.run` says from what, what is written and what is returned.

@@ -17,9 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from flows import gate
 from flows.pipeline import promotion
 from flows.pipeline.git import Git
@@ -128,8 +125,6 @@ class Retraining:
         try:
             artifacts = _yaml(self.worktree.path / "dvc.yaml").get("artifacts") or {}
             names = [name for name, about in artifacts.items() if about.get("path") == self._checkpoint]
-        except YAMLError as error:
-            raise InputError(f"dvc.yaml: not valid YAML: {error}") from None
         except AttributeError:
             raise InputError("dvc.yaml: artifacts: must be a mapping: NAME: {path: PATH, type: model}") from None
         if not names:
@@ -147,7 +142,8 @@ class Retraining:
         self._section = sections[0] if sections else None
 
     def _rule_of(self, entry: Entry) -> Any:
-        return (_loaded(self._git.file(entry.commit, "params.yaml")) or {}).get("retrain")
+        what = f"params.yaml of commit {entry.commit[:10]}"
+        return promotion.mapping(self._git.file(entry.commit, "params.yaml"), what).get("retrain")
 
     # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
 
@@ -341,11 +337,7 @@ def root() -> Path:
 
 
 def _yaml(file: Path) -> dict[str, Any]:
-    return _loaded(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _loaded(text: str | None) -> dict[str, Any]:
-    return YAML(typ="safe").load(text or "") or {}
+    return promotion.mapping(file.read_bytes().decode(errors="replace") if file.exists() else None, file.name)
 
 
 def _server_answers() -> bool:

@@ -25,6 +25,7 @@ from dvc.utils.serialize import dumps_yaml
 from flows.pipeline import snapshot, transport
 from flows.pipeline.graph import Node, Plan
 from flows.pipeline.run import StageError, forget, workspace
+from stages.runs import record
 from stages.runs.errors import InputError
 
 RECORDS = Path(".palimpsest/records")
@@ -154,11 +155,10 @@ def _clear(repo: Repo, stage: Stage, upstream: list[Stage]) -> None:
 
 def _records(outputs: Mapping[str, str]) -> dict[str, str]:
     """The records, by their place, of the runs that made these outputs: this one's, or an earlier one's."""
-    found = {file: file.read_text(encoding="utf-8") for file in sorted(RECORDS.glob("*/*.json"))}
     return {
-        file.relative_to(RECORDS).as_posix(): text
-        for file, text in found.items()
-        if json.loads(text).get("outputs", {}).items() >= outputs.items()
+        file.relative_to(RECORDS).as_posix(): file.read_text(encoding="utf-8")
+        for file in sorted(RECORDS.glob("*/*.json"))
+        if record.read(file)["outputs"].items() >= outputs.items()
     }
 
 

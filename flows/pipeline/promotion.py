@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flows.pipeline.git import Git, GitError
 from flows.pipeline.turn import alone
@@ -151,8 +152,19 @@ def candidate(log: Sequence[Entry]) -> Entry | None:
 
 
 def lock(git: Git, commit: str) -> dict[str, Any]:
-    """`dvc.lock` as the commit has it."""
-    return YAML(typ="safe").load(git.file(commit, "dvc.lock") or "") or {}
+    """`dvc.lock` as the commit has it. Raises InputError where that is damaged."""
+    return mapping(git.file(commit, "dvc.lock"), f"dvc.lock of commit {commit[:10]}")
+
+
+def mapping(text: str | None, what: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; none where there is none. Raises InputError, naming it, for a damaged one."""
+    try:
+        found = YAML(typ="safe").load(text or "") or {}
+        if not isinstance(found, dict):
+            raise ValueError("must be a mapping")
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}; mend or restore it") from None
+    return found
 
 
 def outputs(content: dict[str, Any]) -> dict[str, str]:
