@@ -64,6 +64,8 @@ def test_the_cap_does_not_take_one_level_in_one_value_for_a_perfect_picture(side
     by_hand = 10 * math.log10(255**2 * 3 * side**2)
     assert by_hand == pytest.approx(decibels, abs=1e-3)
     assert fidelity.psnr(output, target) == pytest.approx(by_hand, abs=2**-16)
+    if side <= 256:
+        assert fidelity.mse(output, target) == pytest.approx(1 / (255**2 * 3 * side**2), rel=0.1)
     assert fidelity.psnr(output, target) < fidelity.PSNR_CAP == fidelity.psnr(target, target)
     hole = np.zeros((1, side, side), bool)
     hole[0, side // 2, 3] = True  # a hole of one pixel

@@ -30,6 +30,7 @@ TAPS = np.array([270, 1991, 9438, 28668, 55838, 69734, 55838, 28668, 9438, 1991,
 
 # Scores are multiples of these. Sums of scores are exact, in any order, as long as they stay below 2^53 of them.
 EXACT = 2.0**-30  # of what is a quotient of whole numbers: the same everywhere before it is rounded
+FINE = 2.0**-36  # of mean squared errors: one level off in one value of 256 x 256 pixels is five of these, and not 0
 # Of what is large, as patch_sse, or no such quotient, as logarithms and LPIPS: 1.5e-5 dB is a billion times the last
 # bit of 120 dB.
 COARSE = 2.0**-16
@@ -67,7 +68,7 @@ def l1(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -
 
 def mse(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
     """Mean squared difference, in [0, 1]."""
-    return rounded(_mse(output, target, hole))
+    return rounded(_mse(output, target, hole), FINE)
 
 
 def psnr(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
