@@ -59,10 +59,10 @@ def rebuild(
             raise InputError(
                 "--jobs: a Dask worker takes one stage at a time; start as many workers as you want at once"
             )
-        from flows import journal
-        from flows.pipeline.run import root, workspace
+        from flows.engine.workspace import root, workspace
+        from flows.operations import run_log
 
-        entry = None if dry else stack.enter_context(journal.run(root(), "rebuild"))
+        entry = None if dry else stack.enter_context(run_log.run(root(), "rebuild"))
         with workspace(targets or (), force=force, say=_say) as work:
             plan = work.plan
             if not plan.stale:
@@ -78,7 +78,7 @@ def rebuild(
                     elif node.name in affected:
                         print(f"{node.name}: would run")
                 return
-            from flows import server
+            from flows.prefect_server import server
 
             elsewhere = _cluster().address(runner, work) if runner else None
             if not elsewhere and (slow := _slow_precision(plan.root)):
@@ -115,24 +115,24 @@ def retrain(
 ) -> None:
     """Rebuild with new data in a worktree of its own, and promote the checkpoint where it is better."""
     with _for_people("retrain"):
-        from flows import journal
-        from flows.pipeline import candidate, promotion
+        from flows.operations import run_log
+        from flows.registry import candidate, decisions
 
         root = candidate.root()
         if rollback:
-            with journal.run(root, "retrain --rollback") as entry:
-                said = promotion.rollback(root)
+            with run_log.run(root, "retrain --rollback") as entry:
+                said = decisions.rollback(root)
                 entry.end("completed", said)
                 print(f"retrain: {said}")
             return
-        with journal.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
+        with run_log.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
             job.do("refresh", _say)
             if not job.news:
-                said = f"nothing new since the last decision; {promotion.told(root)}"
+                said = f"nothing new since the last decision; {decisions.told(root)}"
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
                 print(f"retrain: {job.trouble or said}")
                 raise typer.Exit(int(bool(job.trouble)))
-            from flows import server
+            from flows.prefect_server import server
 
             server.use(root)()
             from flows.retrain import launch
@@ -172,13 +172,15 @@ def schedule(
 ) -> None:
     """Retrain, and rebuild, by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
     with _for_people("schedule"):
-        from flows import alarms, server, status
-        from flows.pipeline.git import Git
+        from flows import status
+        from flows.checkout.git import Git
+        from flows.operations import alerts
+        from flows.prefect_server import server
 
         root = status.root()
         server.prepare(root)  # before Prefect is imported
         server.refuse_strangers(host or "127.0.0.1")
-        after = alarms.span(stale_after) if stale_after else None
+        after = alerts.span(stale_after) if stale_after else None
         if rev != "HEAD" and Git(root).commit(rev) is None:
             raise InputError(f"--rev: no commit '{rev}'")
         os.environ["PALIMPSEST_REV"] = rev  # for the runs, which are commands of their own
@@ -202,10 +204,10 @@ def status(
     with _for_people("status"):
         from datetime import timedelta
 
-        from flows import alarms
         from flows import status as state
+        from flows.operations import alerts
 
-        after: timedelta | None = alarms.span(stale_after) if stale_after else None
+        after: timedelta | None = alerts.span(stale_after) if stale_after else None
         found = state.look(state.root(), after)
         if json:
             print(state.machine(found))
@@ -218,9 +220,10 @@ def _cluster() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):
         raise InputError("--runner dask=: needs Dask; `pip install -c constraints.txt -e '.[dask]'`")
-    from flows import crew
 
-    return crew
+    from flows.cluster import dask
+
+    return dask
 
 
 def _slow_precision(root: Path) -> str | None:
@@ -276,7 +279,7 @@ def _leave(code: int) -> None:
     """End; at once where Prefect is still at work, or would try for minutes to reach a server that is not there."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    server = sys.modules.get("flows.server")
+    server = sys.modules.get("flows.prefect_server.server")
     if server is not None and server.in_vain():
         sys.stdout.flush()
         os._exit(code)

@@ -17,9 +17,9 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import artifacts, server
-from flows.pipeline.graph import Node
-from flows.pipeline.run import StageError, Workspace, forget
+from flows.engine.graph import Node
+from flows.engine.workspace import StageError, Workspace, forget
+from flows.prefect_server import artifacts, server
 from stages.runs.errors import InputError
 
 TRIES = 3  # to begin the flow, where its server is lost meanwhile

@@ -10,9 +10,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
-from flows import server
-from flows.pipeline.candidate import STEPS, Retraining
-from flows.pipeline.worktree import Say, StepError
+from flows.checkout.worktree import Say, StepError
+from flows.prefect_server import server
+from flows.registry.candidate import STEPS, Retraining
 from stages.runs.errors import InputError
 
 

@@ -51,9 +51,10 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Runni
 from pydantic import ValidationError
 from tzlocal import get_localzone_name
 
-from flows import alarms, journal, server, timetable
-from flows.pipeline import tether
-from flows.pipeline.run import root as here
+from flows.engine.workspace import root as here
+from flows.operations import alerts, run_log, scheduler_state
+from flows.prefect_server import server
+from flows.process import supervisor
 from stages.runs.errors import InputError
 
 LOGS = Path(".palimpsest/logs/scheduled")
@@ -90,7 +91,7 @@ class Job:
         (root / LOGS).mkdir(parents=True, exist_ok=True)
         for old in sorted((root / LOGS).iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-        self._process = tether.start(
+        self._process = supervisor.start(
             [sys.executable, "-m", "flows.cli", command],
             cwd=root,
             # What Prefect tells the process of a flow is not for the flows that the command runs.
@@ -134,12 +135,12 @@ class Job:
         code = self._process.wait()
         self._signal(signal.SIGKILL)
         self._reader.join(5)
-        entry = next((run for run in journal.entries(self._root) if run.id == self.id), None)
+        entry = next((run for run in run_log.entries(self._root) if run.id == self.id), None)
         if entry is None and code and not self.stopped:  # it did not get as far as its journal
-            with journal.run(self._root, self.command, self.id, str(self.log)) as run:
+            with run_log.run(self._root, self.command, self.id, str(self.log)) as run:
                 run.end("failed", self._last or f"exit code {code}")
         if code == 0:
-            words = entry.outcome.capitalize() if entry and entry.outcome in journal.SUCCESSES else "Completed"
+            words = entry.outcome.capitalize() if entry and entry.outcome in run_log.SUCCESSES else "Completed"
             return Completed(name=words, message=entry.message if entry else self._last)
         if self.stopped:
             return Cancelled(message="stopped; the next run goes on")
@@ -196,7 +197,7 @@ def rebuild() -> State[Any]:
 def _work(command: str) -> State[Any]:
     root, say = here(), get_run_logger().info
     age = os.environ.get("PALIMPSEST_STALE_AFTER")
-    after = alarms.span(age) if age else None
+    after = alerts.span(age) if age else None
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(_lock(root / LOCK))
         if held is None:
@@ -213,7 +214,7 @@ def _work(command: str) -> State[Any]:
             raise
         state = job.close()
     if target := os.environ.get("PALIMPSEST_HOOK"):
-        alarms.sound(root, target, after, say)
+        alerts.sound(root, target, after, say)
     return state
 
 
@@ -293,16 +294,16 @@ class Scheduler:
         self._look = 0.0  # when there may be something to call the hook for
         self._told: set[str] = set()
         self._bereft: set[str] = set()  # runs that failed and had lost the server
-        old = timetable.read(root)
+        old = scheduler_state.read(root)
         now = datetime.now(UTC).isoformat()
         kept = {
             command: old.since[command]
             for command, cron in plan.crons.items()
             if old and old.crons.get(command) == cron and old.zone == plan.zone and command in old.since
         }
-        self._table = timetable.Timetable(
+        self._table = scheduler_state.Timetable(
             pid=os.getpid(),
-            process=journal.process(os.getpid()),
+            process=run_log.process(os.getpid()),
             api=os.environ["PREFECT_API_URL"] if own else None,
             zone=plan.zone,
             crons=plan.crons,
@@ -316,7 +317,7 @@ class Scheduler:
 
         Raises InputError where they are another working copy's.
         """
-        for command in timetable.COMMANDS:
+        for command in scheduler_state.COMMANDS:
             if not self._server:
                 with contextlib.suppress(ObjectNotFound):
                     there = client.read_deployment_by_name(f"{command}/{self._plan.name}")
@@ -337,7 +338,7 @@ class Scheduler:
                 paused=False,
             )
             self._commands[deployment] = command
-        timetable.write(self._root, self._table)
+        scheduler_state.write(self._root, self._table)
 
     def run(self, client: SyncPrefectClient) -> None:
         """Until SIGTERM or SIGINT."""
@@ -375,7 +376,7 @@ class Scheduler:
                 self._job.stop()
                 since = {**self._table.since, self._job.command: datetime.now(UTC).isoformat()}
                 self._table = dataclasses.replace(self._table, since=since)  # it is dealt with
-                timetable.write(self._root, self._table)
+                scheduler_state.write(self._root, self._table)
         runs = client.get_scheduled_flow_runs_for_deployments(list(self._commands))
         now = datetime.now(UTC)
         due = [run for run in runs if _time(run) <= now]
@@ -395,7 +396,7 @@ class Scheduler:
                 ahead.setdefault(self._command(run), _time(run).isoformat())
         if ahead != self._table.next:
             self._table = dataclasses.replace(self._table, next=ahead)
-            timetable.write(self._root, self._table)
+            scheduler_state.write(self._root, self._table)
 
     def _begin(self, client: SyncPrefectClient, run: FlowRunResponse) -> None:
         held = self._locked.enter_context(_lock(self._root / LOCK))
@@ -464,7 +465,7 @@ class Scheduler:
         live = {str(self._job.id)} if self._job else set()
         live |= self._unsaid.keys()
         mine: FlowRunFilterDeploymentId | None = FlowRunFilterDeploymentId(any_=list(self._commands))
-        if all_of_them and not any(run.outcome == "running" for run in journal.entries(self._root)):
+        if all_of_them and not any(run.outcome == "running" for run in run_log.entries(self._root)):
             mine = None
         query = FlowRunFilter(deployment_id=mine, state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
         for run in client.read_flow_runs(flow_run_filter=query):
@@ -478,8 +479,8 @@ class Scheduler:
         queued = {self._command(run) for run in runs} | ({self._job.command} if self._job else set())
         done = {
             run.command: run.began
-            for run in journal.entries(self._root)
-            if run.outcome in (*journal.SUCCESSES, "failed") and run.id not in self._bereft
+            for run in run_log.entries(self._root)
+            if run.outcome in (*run_log.SUCCESSES, "failed") and run.id not in self._bereft
         }
         for deployment, command in self._commands.items():
             if command not in self._plan.crons or command in queued:
@@ -501,7 +502,7 @@ class Scheduler:
         if self._plan.hook and not calm and not (self._alarm and self._alarm.is_alive()):
             self._look = time.monotonic() + WATCH
             words = (self._root, self._plan.hook, self._plan.stale_after, self._say, self._told)
-            self._alarm = threading.Thread(target=alarms.sound, args=words, daemon=True)
+            self._alarm = threading.Thread(target=alerts.sound, args=words, daemon=True)
             self._alarm.start()
 
     def _end(self, client: SyncPrefectClient) -> None:
@@ -532,7 +533,7 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
     try:
         with _lock(root / SOLE) as held, contextlib.ExitStack() as stack:
             if held is None:
-                there = timetable.read(root)
+                there = scheduler_state.read(root)
                 raise InputError(f"another scheduler runs here{f' (PID {there.pid})' if there else ''}")
             own = None
             if server.elsewhere(root):
@@ -545,7 +546,7 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
             client = stack.enter_context(get_client(httpx_settings={"timeout": 10}, sync_client=True))
             scheduler = Scheduler(root, plan, signals, own, say)
             _patiently(lambda: scheduler.register(client))
-            for command in timetable.COMMANDS:
+            for command in scheduler_state.COMMANDS:
                 say(
                     f"schedule: {command}: {plan.crons.get(command, 'on demand only')}; now: "
                     f"PREFECT_API_URL={api} prefect deployment run {command}/{plan.name}"

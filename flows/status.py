@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows import alarms, journal, timetable
+from flows.operations import alerts, run_log, scheduler_state
 from stages.runs.errors import InputError
 
 PATIENCE = 5.0  # seconds in which DVC may say what is stale, and in which disk use is added up
@@ -56,14 +56,14 @@ def look(root: Path, after: timedelta | None) -> Status:
     asked = subprocess.Popen(
         [sys.executable, "-m", "flows.status"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    runs = journal.entries(root)
-    table = timetable.read(root)
+    runs = run_log.entries(root)
+    table = scheduler_state.read(root)
     if after is None and table and table.stale_after:
         after = timedelta(seconds=table.stale_after)
-    rung = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alarms.failing(root)]
+    rung = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
     if after is not None:
-        rung += map(str, alarms.stale(root, after))
-    model = alarms.promoted(root)
+        rung += map(str, alerts.stale(root, after))
+    model = alerts.promoted(root)
     disk, partly = _disk(root, end)
     stale, unknown = _stale(asked, end)
     return Status(
@@ -101,7 +101,7 @@ def show(status: Status) -> None:
     console.print(page)
     runs = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for run in reversed(status.runs):
-        bad = run["outcome"] in journal.FAILURES
+        bad = run["outcome"] in run_log.FAILURES
         log = f" [{run['log']}]" if run["log"] and bad else ""
         runs.add_row(
             _local(run["began"]),
@@ -220,7 +220,7 @@ def _ask() -> None:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
-    from flows.pipeline import graph
+    from flows.engine import graph
 
     stale, unknown = None, None
     try:

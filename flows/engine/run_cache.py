@@ -17,7 +17,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 
-from flows.pipeline.run import opened
+from flows.engine.workspace import opened
 from stages.runs.errors import InputError
 
 

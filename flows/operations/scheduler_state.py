@@ -10,7 +10,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from flows import journal
+from flows.operations import run_log
 
 COMMANDS = ("retrain", "rebuild")  # that can be scheduled
 FILE = Path(".palimpsest/schedule.json")
@@ -21,7 +21,7 @@ class Timetable:
     """A scheduler's, as it last wrote it."""
 
     pid: int
-    process: str | None  # as `journal.process` names it
+    process: str | None  # as `run_log.process` names it
     api: str | None  # of its own server; None where PREFECT_API_URL names one, which may hold a password
     zone: str  # of the cron lines
     crons: dict[str, str]  # command -> cron line
@@ -32,7 +32,7 @@ class Timetable:
     @property
     def alive(self) -> bool:
         """Whether the scheduler that wrote it is there."""
-        return self.process is not None and journal.process(self.pid) == self.process
+        return self.process is not None and run_log.process(self.pid) == self.process
 
 
 def read(root: Path) -> Timetable | None:

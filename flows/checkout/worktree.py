@@ -23,9 +23,11 @@ from dvc.config import Config, merge
 from dvc.lock import LockError
 from dvc.repo import Repo
 
-from flows.pipeline import git, tether, transport
-from flows.pipeline.git import Git, GitError
-from flows.pipeline.run import mend_rwlock, opened
+from flows.checkout import git
+from flows.checkout.git import Git, GitError
+from flows.engine import run_cache
+from flows.engine.workspace import mend_rwlock, opened
+from flows.process import supervisor
 from stages.runs.errors import InputError
 
 MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
@@ -190,7 +192,7 @@ class Worktree:
 
     def stale(self, say: Say) -> list[str]:
         """The stages that a rebuild would begin with."""
-        from flows.pipeline import graph
+        from flows.engine import graph
 
         def read(repo: Repo) -> frozenset[str]:
             with repo.lock:
@@ -217,7 +219,7 @@ class Worktree:
 
     def push(self, say: Say) -> str | None:
         """Send the data of the commit that is checked out to DVC's remote; what went wrong, in one line."""
-        transport.forget_lists(self.path)
+        run_cache.forget_lists(self.path)
         code, last = self.run([sys.executable, "-m", "dvc", "push"], say)
         if code:
             return f"`dvc push`: {last}"
@@ -235,7 +237,7 @@ class Worktree:
         last = ""
         with self._door:
             self.go_on()
-            process = tether.start(
+            process = supervisor.start(
                 words,
                 cwd=self.path,
                 env={**environment, "PYTHONUNBUFFERED": "1"},

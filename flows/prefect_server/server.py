@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flows import timetable
-from flows.pipeline import tether
+from flows.operations import scheduler_state
+from flows.process import supervisor
 from stages.runs.errors import InputError
 
 HOME = Path(".palimpsest/prefect")
@@ -62,7 +62,7 @@ def use(root: Path) -> Callable[[], None]:
     Raises InputError where the one does not answer or, when it is waited for, the other does not start.
     """
     if not elsewhere(root):
-        served = timetable.read(root)
+        served = scheduler_state.read(root)
         if served and served.alive and served.api:
             os.environ["PREFECT_API_URL"] = served.api
             if answers("admin/version"):  # and wants no password
@@ -255,7 +255,7 @@ def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
     with log.open("a") as file:  # why the one before has ended stands there
         print(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: starts at port {port}", file=file, flush=True)
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
-        process = tether.start(command, stdout=file)
+        process = supervisor.start(command, stdout=file)
     # Registered before Prefect registers its own, so run after Prefect has sent its last words.
     atexit.register(stop, process)
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

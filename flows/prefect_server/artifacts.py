@@ -10,7 +10,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_table_artifact
 from ruamel.yaml import YAML
 
-from flows.server import answers
+from flows.prefect_server.server import answers
 
 METRICS = ("psnr_hole", "ssim_hole", "l1_hole", "sharpness", "texture")
 

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows import hook, journal, timetable
-from flows.pipeline import promotion
-from flows.pipeline.git import GitError
-from flows.pipeline.turn import alone
+from flows.checkout.git import GitError
+from flows.operations import notify, run_log, scheduler_state
+from flows.process.file_lock import alone
+from flows.registry import decisions
 from stages.runs.errors import InputError
 
 FILE = Path(".palimpsest/alarms.json")
@@ -40,10 +40,10 @@ def span(text: str) -> timedelta:
     return timedelta(**{UNITS[match[2]]: float(match[1])})
 
 
-def promoted(root: Path) -> promotion.Promoted | None:
+def promoted(root: Path) -> decisions.Promoted | None:
     """What is promoted; None where nothing is, or where Git does not tell."""
     with contextlib.suppress(GitError, InputError):
-        return promotion.current(root)
+        return decisions.current(root)
     return None
 
 
@@ -55,10 +55,10 @@ def stale(root: Path, after: timedelta) -> list[Stale]:
     found = []
     if model := promoted(root):
         found.append(Stale("the promoted model", model.time))
-    table, runs = timetable.read(root), journal.entries(root)
-    for command in table.crons if table else timetable.COMMANDS:
+    table, runs = scheduler_state.read(root), run_log.entries(root)
+    for command in table.crons if table else scheduler_state.COMMANDS:
         mine = [run for run in runs if run.command == command]
-        done = [run for run in mine if run.outcome in journal.SUCCESSES]
+        done = [run for run in mine if run.outcome in run_log.SUCCESSES]
         if done:
             found.append(Stale(f"the last successful {command}", done[-1].ended or done[-1].began))
         elif mine:
@@ -66,15 +66,15 @@ def stale(root: Path, after: timedelta) -> list[Stale]:
     return [one for one in found if datetime.now(UTC) - one.since > after]
 
 
-def failing(root: Path) -> list[journal.Entry]:
+def failing(root: Path) -> list[run_log.Entry]:
     """Of each command, the last run that came to an end of its own, where that was a failure."""
-    last: dict[str, journal.Entry] = {}
-    for run in journal.entries(root):
-        if run.outcome in (*journal.SUCCESSES, *journal.FAILURES):
+    last: dict[str, run_log.Entry] = {}
+    for run in run_log.entries(root):
+        if run.outcome in (*run_log.SUCCESSES, *run_log.FAILURES):
             last[run.command] = run
             if run.command == "retrain":  # it settles what a rollback has left, which nobody is to repeat for that
                 last.pop("retrain --rollback", None)
-    return [run for run in last.values() if run.outcome in journal.FAILURES]
+    return [run for run in last.values() if run.outcome in run_log.FAILURES]
 
 
 def sound(
@@ -87,11 +87,11 @@ def sound(
     """
     told = set() if told is None else told
     with _alone(root) as known:
-        runs = journal.entries(root)
+        runs = run_log.entries(root)
         heard = {*known.get("runs", []), *told}
         for run in runs:
-            if run.scheduled and run.outcome in journal.FAILURES and run.id not in heard:
-                hook.call(target, _failure(root, run), say)
+            if run.scheduled and run.outcome in run_log.FAILURES and run.id not in heard:
+                notify.call(target, _failure(root, run), say)
                 told.add(run.id)
                 heard.add(run.id)
                 _write(root, {**known, "runs": [run.id for run in runs if run.id in heard]})
@@ -101,14 +101,14 @@ def sound(
             for what, one in old.items():
                 if what not in {*known.get("stale", []), *told}:
                     event = {"event": "stale", "message": str(one), "what": what, "since": one.since.isoformat()}
-                    hook.call(target, {**event, "working_copy": str(root)}, say)
+                    notify.call(target, {**event, "working_copy": str(root)}, say)
                     told.add(what)
             told &= {*old, *(run.id for run in runs)}  # what is over is told again the next time
             known["stale"] = [*old]
         _write(root, known)
 
 
-def _failure(root: Path, run: journal.Entry) -> dict[str, Any]:
+def _failure(root: Path, run: run_log.Entry) -> dict[str, Any]:
     return {
         "event": "failed",
         "message": f"{run.command} {run.outcome}: {run.message}",

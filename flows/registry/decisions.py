@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple
 
 from ruamel.yaml import YAML
 
-from flows.pipeline.git import Git, GitError
-from flows.pipeline.turn import alone
+from flows.checkout.git import Git, GitError
+from flows.process.file_lock import alone
 from stages.runs.errors import InputError
 from stages.runs.record import canonical
 

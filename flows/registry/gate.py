@@ -235,7 +235,7 @@ def _rows(work: Work, rows: np.ndarray) -> Work:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.gate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m flows.registry.gate", description=__doc__)
     for option in ("candidate", "promoted", "verdict"):
         parser.add_argument(f"--{option}", type=Path, required=True)
     for option in ("candidate-members", "promoted-members"):

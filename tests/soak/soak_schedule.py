@@ -1,4 +1,4 @@
-"""kill -9 at random moments: `python tests/bench/soak_schedule.py [N [KIND...]]`, 30 of each kind.
+"""kill -9 at random moments: `python tests/soak/soak_schedule.py [N [KIND...]]`, 30 of each kind.
 
 The kinds are `scheduler`, its `run` and its `server`. A run is overdue when the scheduler starts.
 After the kill, a scheduler that is started again (or that is still there) must catch up, once, to the `dvc.lock` of
@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 
 import dvc_project
 from conftest import api
@@ -31,8 +32,8 @@ from dvc_project import ENV, Project, post, wait
 from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import NEVER, Scheduler, the
 
-from flows import journal, timetable
-from flows.pipeline import promotion
+from flows.operations import run_log, scheduler_state
+from flows.registry import decisions
 
 DAILY = {"retrain": NEVER, "rebuild": "0 3 * * *"}
 RETRAINING = float(os.environ.get("RETRAINING", "20"))  # seconds that a retraining takes
@@ -45,7 +46,7 @@ def words() -> list[str]:
 
 def overdue(project: Project) -> None:
     since = dict.fromkeys(DAILY, (datetime.now(UTC) - timedelta(days=9)).isoformat())
-    timetable.write(project.home, timetable.Timetable(1, None, None, "UTC", DAILY, since, {}))
+    scheduler_state.write(project.home, scheduler_state.Timetable(1, None, None, "UTC", DAILY, since, {}))
 
 
 def kill_the_scheduler(project: Project, name: str, api: str) -> None:
@@ -62,12 +63,12 @@ def kill_the_scheduler(project: Project, name: str, api: str) -> None:
 
 def kill_the_run(project: Project, name: str, api: str) -> None:
     scheduler = Scheduler(project, *words(), name=name, PREFECT_API_URL=api)
-    wait(lambda: journal.entries(project.home))
+    wait(lambda: run_log.entries(project.home))
     time.sleep(random.uniform(0, SPREAD / 2))
     with contextlib.suppress(ValueError, psutil.NoSuchProcess):
         the(scheduler.family(), "rebuild").kill()
-    wait(lambda: journal.entries(project.home)[-1].outcome != "running")
-    if journal.entries(project.home)[-1].outcome == "killed":  # nobody does it again before it is due again
+    wait(lambda: run_log.entries(project.home)[-1].outcome != "running")
+    if run_log.entries(project.home)[-1].outcome == "killed":  # nobody does it again before it is due again
         scheduler.begin("rebuild")
     finish(project, scheduler)
 
@@ -85,9 +86,9 @@ def kill_the_server(project: Project, name: str, _: str) -> None:
 
 def finish(project: Project, scheduler: Scheduler) -> None:
     try:
-        wait(lambda: any(run.outcome in journal.SUCCESSES for run in journal.entries(project.home)))
+        wait(lambda: any(run.outcome in run_log.SUCCESSES for run in run_log.entries(project.home)))
     except AssertionError:
-        print(*scheduler.lines, *journal.entries(project.home), sep="\n")
+        print(*scheduler.lines, *run_log.entries(project.home), sep="\n")
         scheduler.process.kill()
         raise
     running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
@@ -127,9 +128,9 @@ def retrain(rounds: int, folder: Path, api: str) -> None:
             (lab.root / "dvc.yaml").write_text("half an edit")
             with lab.untouched():
                 when = kill_a_retraining(lab, api)
-                before = [entry.decision.outcome for entry in promotion.history(lab.git)][len(decided) :]
+                before = [entry.decision.outcome for entry in decisions.history(lab.git)][len(decided) :]
                 last = lab.run(PREFECT_API_URL=api)[-1]
-            decided = [entry.decision.outcome for entry in promotion.history(lab.git)]
+            decided = [entry.decision.outcome for entry in decisions.history(lab.git)]
             print(f"retrain {number}: {level}, killed at {when!r}, {before} by then; then {last!r}", flush=True)
             check(lab, level, decided)
         shutil.rmtree(home)
@@ -139,7 +140,7 @@ def check(lab: Lab, level: str, decided: list[str]) -> None:
     """One promotion a level; the branches and tags that belong to them; the checkpoint in the remote; nobody left."""
     count = ("fair", "good").index(level) + 1
     assert decided == ["promoted"] * count, decided
-    now = promotion.current(lab.root)
+    now = decisions.current(lab.root)
     assert now is not None
     assert now.commit == lab.git.commit("promoted") == lab.git.commit("candidates")
     tags = {f"face-net{mark}" for number in range(count) for mark in (f"@v{number + 1}.0.0", f"#prod#{number + 1}")}
@@ -181,7 +182,7 @@ def main(rounds: int, kinds: list[str]) -> int:
                     project = Project(Path(folder, name))
                     overdue(project)
                     kill(project, name, address)
-                    runs = [run.outcome for run in journal.entries(project.home)]
+                    runs = [run.outcome for run in run_log.entries(project.home)]
                     same = project.lock() == plain.lock()
                     here = [p for p in psutil.process_iter(["cwd"]) if p.info["cwd"] == str(project.home)]
                     print(

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from dvc_project import ENV, STAGE, Project, end, gone, wait
 
-from flows import crew as crews
-from flows.pipeline import snapshot
-from flows.pipeline.run import StageError, workspace
+from flows.checkout import snapshot
+from flows.cluster import dask as crews
+from flows.engine.workspace import StageError, workspace
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -215,11 +215,11 @@ def test_a_killed_rebuild_ends_what_runs_on_the_workers(cluster: Cluster, projec
 
 CODE = """
 import distributed
-from flows import crew
-from flows.pipeline import snapshot
-from flows.pipeline.run import workspace
+from flows.cluster import dask
+from flows.checkout import snapshot
+from flows.engine.workspace import workspace
 with distributed.Client("{address}") as client, workspace(say=print) as work:
-    crew.Crew(work, client, snapshot.take(work.plan.root), print).run("gen", {{}}, print)
+    dask.Crew(work, client, snapshot.take(work.plan.root), print).run("gen", {{}}, print)
 """
 
 

@@ -23,11 +23,12 @@ import pytest
 from dvc_project import ENV, PATIENCE, Project, post, wait
 from test_rebuild import build
 
-from flows import alarms, journal, server, timetable
-from flows.pipeline.git import Git
+from flows.checkout.git import Git
+from flows.operations import alerts, run_log, scheduler_state
+from flows.prefect_server import server
 from stages.runs.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NEVER = "0 3 29 2 *"  # in a test's time
 PASSWORD = "sesame-open-up"
 
@@ -188,7 +189,7 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
     scheduler.stop()
     assert scheduler.lines[-1] == "schedule: ended"
     wait(lambda: gone(family))
-    assert journal.entries(project.home)[-1].outcome == "interrupted"
+    assert run_log.entries(project.home)[-1].outcome == "interrupted"
     assert not any(PASSWORD in line for line in scheduler.lines)
     for file in [*(project.home / ".palimpsest").rglob("*"), project.home / "dvc.lock"]:
         if file.is_file():
@@ -200,13 +201,13 @@ def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Ca
     """What came due while none was there is caught up once, and again if that was killed; nothing is left behind."""
     long_ago = (datetime.now(UTC) - timedelta(days=9)).isoformat()
     crons = {"retrain": NEVER, "rebuild": "0 3 * * *"}
-    table = timetable.Timetable(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
-    timetable.write(project.home, table)
+    table = scheduler_state.Timetable(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
+    scheduler_state.write(project.home, table)
     words = ["--cron", NEVER, "--rebuild-cron", "0 3 * * *", "--timezone", "UTC"]
     project.control("a.hold").touch()
     killed = start(*words, name="killed", PREFECT_API_URL=api)
     wait(lambda: "a" in project.trace())
-    (run,) = [entry.id for entry in journal.entries(project.home)]
+    (run,) = [entry.id for entry in run_log.entries(project.home)]
     family = killed.family()
     killed.process.kill()
     wait(lambda: gone(family))
@@ -234,7 +235,7 @@ def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Ca
     run = scheduler.begin("rebuild")
     wait(lambda: scheduler.state(run)["type"] == "COMPLETED")  # the slot is free
     scheduler.stop(signal.SIGINT, 130)
-    assert [entry.outcome for entry in journal.entries(project.home)] == [
+    assert [entry.outcome for entry in run_log.entries(project.home)] == [
         "killed", "completed", "nothing changed", "killed", "completed",
     ]  # fmt: skip
 
@@ -277,7 +278,7 @@ def test_a_failure_calls_the_hook_once(
     (line,) = other.run("schedule", "--cron", NEVER, "--name", "hook", code=2, PREFECT_API_URL=api)
     assert line.startswith(f"schedule: the deployment retrain/hook on Prefect's server is of {project.home}")
     scheduler.stop()
-    alarms.sound(project.home, words[-1], None, print)  # as the next scheduler does
+    alerts.sound(project.home, words[-1], None, print)  # as the next scheduler does
     assert [json.loads(line)["command"] for line in events.read_text().splitlines()] == ["rebuild", "retrain"]
 
 
@@ -372,7 +373,7 @@ def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
             for one in reversed([process, *psutil.Process(process.pid).children(recursive=True)]):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
-    (entry,) = journal.entries(project.home)
+    (entry,) = run_log.entries(project.home)
     assert (entry.command, entry.scheduled, entry.outcome) == ("rebuild", True, "nothing changed")
     assert json.loads((project.home / "told").read_text())["what"] == "the last successful rebuild"
 
@@ -381,17 +382,17 @@ def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
     told = project.home / "told"
     hook = f"cat >> {told}; echo >> {told}"
     said: list[str] = []
-    alarms.sound(project.home, hook, timedelta(0), said.append)
+    alerts.sound(project.home, hook, timedelta(0), said.append)
     assert not told.exists(), "nothing has run yet"
-    with journal.run(project.home, "rebuild") as entry:
+    with run_log.run(project.home, "rebuild") as entry:
         entry.end("nothing changed", "")
     for after in (timedelta(0), timedelta(0), timedelta(hours=1), timedelta(0)):
-        alarms.sound(project.home, hook, after, said.append)
+        alerts.sound(project.home, hook, after, said.append)
     events = list(map(json.loads, told.read_text().splitlines()))
     assert [event["what"] for event in events] == ["the last successful rebuild"] * 2
     assert said == []
 
 
 def test_lengths_of_time() -> None:
-    assert alarms.span("7d") == timedelta(days=7)
-    assert alarms.span("90m") == timedelta(hours=1.5)
+    assert alerts.span("7d") == timedelta(days=7)
+    assert alerts.span("90m") == timedelta(hours=1.5)

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
-from flows.pipeline import tether
-from flows.pipeline.run import LONGEST, StageError, Workspace, lines, workspace
-from flows.pipeline.turn import alone
+from flows.engine.workspace import LONGEST, StageError, Workspace, lines, workspace
+from flows.process import supervisor
+from flows.process.file_lock import alone
 from flows.rebuild import Rebuild
 from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
 from stages.runs.errors import InputError
@@ -144,7 +144,7 @@ def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> Non
     script = (
         f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
     )
-    process = tether.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
+    process = supervisor.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
     assert process.stdin is not None
     wait(lambda: written.exists() and len(written.read_text().split()) == 2)
     process.stdin.close()  # as the end of its starter does

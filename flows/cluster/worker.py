@@ -1,7 +1,7 @@
 """What a Dask worker does for a rebuild: one stage after the other, in a clone of its own that stays.
 
-`hello` and `perform` are sent by `flows/crew.py` and run inside the worker; a stage runs in processes of its own,
-tethered to the worker, so that nothing goes on when it is killed.
+`hello` and `perform` are sent by `flows/cluster/dask.py` and run inside the worker; a stage runs in processes of its
+own, tethered to the worker, so that nothing goes on when it is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any
 
 from distributed import Status, Worker, get_worker
 
-from flows.pipeline import snapshot, tether
+from flows.checkout import snapshot
+from flows.process import supervisor
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -51,7 +52,7 @@ def hello(dask_worker: Worker) -> dict[str, Any]:
 
 def program() -> str:
     """A digest of what runs in the worker itself; all else comes with the clone."""
-    files = (Path(__file__), Path(snapshot.__file__), Path(tether.__file__))
+    files = (Path(__file__), Path(snapshot.__file__), Path(supervisor.__file__))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
@@ -109,7 +110,7 @@ _claims: list[int] = []  # open as long as this process lives, or any that it ha
 def perform(order: Mapping[str, Any], commit: str, bundle: bytes | None, topic: str) -> dict[str, Any]:
     """Run one stage in this worker's clone and send what it made to the remote; its output goes to `topic` meanwhile.
 
-    The answer of `flows/pipeline/errand.py`, with the number of lines that were said; or `{"needs": "bundle"}`
+    The answer of `flows/cluster/remote_stage.py`, with the number of lines that were said; or `{"needs": "bundle"}`
     where the clone does not have the commit.
     Ends the stage when nobody waits for it any more: the rebuild was interrupted, or killed.
     """
@@ -152,8 +153,14 @@ def _started(order: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], 
     folder.mkdir()
     (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
     own = {"PALIMPSEST_RECORDS", "PALIMPSEST_STATE", *THREADS}
-    words = [sys.executable, "-m", "flows.pipeline.errand", str(folder / "order.json"), str(folder / "answer.json")]
-    process = tether.start(
+    words = [
+        sys.executable,
+        "-m",
+        "flows.cluster.remote_stage",
+        str(folder / "order.json"),
+        str(folder / "answer.json"),
+    ]
+    process = supervisor.start(
         words,
         cwd=home(),
         env={

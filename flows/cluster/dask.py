@@ -25,10 +25,11 @@ from typing import Any
 import distributed
 from dvc.stage import Stage
 
-from flows import worker
-from flows.pipeline import errand, snapshot, transport
-from flows.pipeline.graph import Node
-from flows.pipeline.run import Say, StageError, Workspace, opened
+from flows.checkout import snapshot
+from flows.cluster import remote_stage, worker
+from flows.engine import run_cache
+from flows.engine.graph import Node
+from flows.engine.workspace import Say, StageError, Workspace, opened
 from stages.runs import kernels, params
 from stages.runs.errors import InputError
 from stages.runs.record import home as records
@@ -69,7 +70,7 @@ def address(runner: str, work: Workspace) -> str:
     if not found["workers"]:
         raise InputError(f"--runner: the Dask scheduler at {where} has no workers; `dask worker {where}` starts one")
     with opened(work.plan.root) as repo:
-        transport.remote(repo)
+        run_cache.remote(repo)
     return where
 
 
@@ -108,22 +109,22 @@ class Crew(Workspace):
         if super()._restored(stage):
             return True
         stage.save_deps()
-        if self.force or not transport.portable(stage):
+        if self.force or not run_cache.portable(stage):
             return False
-        for one in transport.known(stage):
-            if transport.fetch_entry(stage.repo, one):
-                transport.check_out(stage, one)
+        for one in run_cache.known(stage):
+            if run_cache.fetch_entry(stage.repo, one):
+                run_cache.check_out(stage, one)
                 return True
         return False
 
     def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
-        if node.here or not transport.portable(stage):
+        if node.here or not run_cache.portable(stage):
             say("runs here: " + ("`meta: here`" if node.here else "the run-cache cannot carry what it makes"))
             super()._execute(node, stage, environment, say)
             return
         with self._mutex, opened(self.plan.root) as repo, repo.lock:
             order = {
-                **errand.read(repo, self.plan, node, stage),
+                **remote_stage.read(repo, self.plan, node, stage),
                 "force": self.force,
                 # Workers may share a machine: idle threads are not to spin.
                 "environment": {"OMP_WAIT_POLICY": "PASSIVE", **environment},
@@ -134,10 +135,10 @@ class Crew(Workspace):
         if "error" in answer:
             raise StageError(f"{answer['error']} (on {where})")
         with self._mutex, opened(self.plan.root) as repo, repo.lock:
-            one = transport.Entry(*answer["entry"])
-            if not transport.fetch_entry(repo, one):
+            one = run_cache.Entry(*answer["entry"])
+            if not run_cache.fetch_entry(repo, one):
                 raise StageError(f"{where} has sent it to the DVC remote, where it is not: is that the same one there?")
-            transport.check_out(repo.stage.load_one(node.path, node.stage), one)
+            run_cache.check_out(repo.stage.load_one(node.path, node.stage), one)
 
     def _performed(self, node: Node, order: dict[str, Any], say: Say) -> tuple[dict[str, Any], str]:
         """What a worker answers, and where it is. A lost worker's stage goes to another."""

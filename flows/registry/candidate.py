@@ -1,7 +1,7 @@
 """One retraining: a candidate is made in a worktree of its own, compared with what is promoted, and decided about.
 
 Four steps, each done once: refresh, rebuild, compare, decide. All that lasts is written by the last one, in one
-transaction of Git (`promotion.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
+transaction of Git (`decisions.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
 quick, and a kill after it leaves tags and a push that the next run makes.
 """
 
@@ -20,12 +20,11 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from flows import gate
-from flows.pipeline import promotion
-from flows.pipeline.git import Git
-from flows.pipeline.promotion import START, Decision, Entry, Kept
-from flows.pipeline.turn import alone
-from flows.pipeline.worktree import Say, StepError, Worktree, blobs
+from flows.checkout.git import Git
+from flows.checkout.worktree import Say, StepError, Worktree, blobs
+from flows.process.file_lock import alone
+from flows.registry import decisions, gate
+from flows.registry.decisions import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
 
@@ -91,17 +90,17 @@ class Retraining:
     # --- refresh ---
 
     def _refresh(self, say: Say) -> str:
-        promotion.settle(self.root)  # what a killed run has left out
+        decisions.settle(self.root)  # what a killed run has left out
         tree = self.worktree
         tree.prepare(self.rev)
-        now = promotion.current(self.root)
+        now = decisions.current(self.root)
         if now and tree.remote() and tree.pushed() != now.commit:
             tree.prepare(now.commit)
             self._push(now.commit, say)
             tree.prepare(self.rev)
         self._read()
-        self._log = promotion.history(self._git)
-        last = promotion.candidate(self._log)
+        self._log = decisions.history(self._git)
+        last = decisions.candidate(self._log)
         if last:
             if self.bar.warm:
                 self._start_as(last)
@@ -190,13 +189,13 @@ class Retraining:
 
     def _compare(self, say: Say) -> str:
         content = _yaml(self.worktree.path / "dvc.lock")
-        md5 = promotion.outputs(content).get(self._checkpoint)
+        md5 = decisions.outputs(content).get(self._checkpoint)
         if not md5:
             raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
-        self._log = promotion.history(self._git)
+        self._log = decisions.history(self._git)
         standing = self._promoted()
         undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
-        undone -= {entry.decision.md5 for entry in promotion.standing(self._log)}
+        undone -= {entry.decision.md5 for entry in decisions.standing(self._log)}
         result: dict[str, Any] | None = None
         if md5 in undone:
             promote, why = False, "this checkpoint was promoted before, and rolled back"
@@ -225,7 +224,7 @@ class Retraining:
         verdict = home / ".palimpsest" / "verdict.json"
         verdict.parent.mkdir(exist_ok=True)
         verdict.unlink(missing_ok=True)
-        lists = promotion.members(self._git, self._log, self.rev, content, self._checkpoint)
+        lists = decisions.members(self._git, self._log, self.rev, content, self._checkpoint)
         words: dict[str, Sequence[Path | str]] = {
             "candidate": [self._checkpoint],
             "candidate-members": self._cached(lists),
@@ -233,7 +232,7 @@ class Retraining:
             "promoted-members": standing.members,
             "verdict": [verdict],
         }
-        line = [sys.executable, "-m", "flows.gate"]
+        line = [sys.executable, "-m", "flows.registry.gate"]
         line += [word for name, paths in words.items() for word in (f"--{name}", *map(str, paths))]
         code, last = self.worktree.run(line, say, PREFECT_API_URL=None)
         if code == 2:
@@ -247,11 +246,11 @@ class Retraining:
 
         Raises InputError where DVC's cache does not have them.
         """
-        entries = [e for e in promotion.standing(self._log) if e.decision.system == self.bar.system]
+        entries = [e for e in decisions.standing(self._log) if e.decision.system == self.bar.system]
         if not entries:
             return None
         commit, decision = entries[-1].commit, entries[-1].decision
-        lists = promotion.members(self._git, self._log, commit, promotion.lock(self._git, commit), decision.path)
+        lists = decisions.members(self._git, self._log, commit, decisions.lock(self._git, commit), decision.path)
         checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists])
         return Standing(commit, decision.md5, checkpoint, members)
 
@@ -273,12 +272,12 @@ class Retraining:
         while True:
             assert self.decision is not None
             try:
-                self.commit = promotion.record(self._git, tree, self.decision, self._log, self.rev)
+                self.commit = decisions.record(self._git, tree, self.decision, self._log, self.rev)
                 break
-            except promotion.Moved:
+            except decisions.Moved:
                 say("a rollback came in between: compared again, with what is promoted now")
                 self._compare(say)
-        promotion.settle(self.root)
+        decisions.settle(self.root)
         if self.decision.outcome == "promoted":
             self.worktree.prepare(self.commit)
             self._push(self.commit, say)
@@ -310,7 +309,7 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     Raises InputError where its decision could not be recorded, and where there is no such commit.
     """
     git = Git(root)
-    promotion.ready(git)
+    decisions.ready(git)
     # `status` is the one that leaves the index alone.
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
     if changed:
@@ -322,14 +321,14 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     def waiting(other: str) -> None:
         say(f"waiting for another retraining (PID {other}), or what it has left")
 
-    with alone(promotion.common(git) / "palimpsest-retrain.lock", waiting) as held:
+    with alone(decisions.common(git) / "palimpsest-retrain.lock", waiting) as held:
         place = (path or root.with_name(f"{root.name}-retrain")).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)
 
 
 def root() -> Path:
     """The checkout that the current folder lies in. Raises InputError where it is none, or not DVC's."""
-    from flows.pipeline.git import GitError
+    from flows.checkout.git import GitError
 
     try:
         top = Path(Git(Path.cwd())("rev-parse", "--show-toplevel"))
@@ -349,6 +348,6 @@ def _loaded(text: str | None) -> dict[str, Any]:
 
 
 def _server_answers() -> bool:
-    from flows.server import answers
+    from flows.prefect_server.server import answers
 
     return "PREFECT_API_URL" in os.environ and answers()

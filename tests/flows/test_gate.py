@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from flows import gate
+from flows.registry import gate
 from stages.images import table
 from stages.images.batches import composite, select
 from stages.metrics import fidelity

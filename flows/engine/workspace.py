@@ -37,10 +37,11 @@ from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_kwargs
 
-from flows.pipeline import graph, tether
-from flows.pipeline.graph import Node, Plan
-from flows.pipeline.lockfile import Journal, Ledger, mend
-from flows.pipeline.turn import alone
+from flows.engine import graph
+from flows.engine.graph import Node, Plan
+from flows.engine.lock_file import Journal, Ledger, mend
+from flows.process import supervisor
+from flows.process.file_lock import alone
 
 LOGS = Path(".palimpsest/logs")
 POLL = 0.5  # seconds, as DVC's own lock
@@ -287,7 +288,7 @@ class Workspace:
             if self._stopped:
                 raise StageError("stopped before it began")
             # A session of its own: Ctrl-C reaches it through `stop`, once, and its children with it.
-            process = tether.start(words, pass_fds=[self._held, *held], **options)
+            process = supervisor.start(words, pass_fds=[self._held, *held], **options)
             self._running.add(process)
         try:
             with process:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import alarms, hook, journal, timetable
-from flows.pipeline import graph, promotion
-from flows.pipeline.run import workspace
+from flows.engine import graph
+from flows.engine.workspace import workspace
+from flows.operations import alerts, notify, run_log, scheduler_state
+from flows.registry import decisions
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def begun(root: Path, code: str, **environment: str) -> subprocess.Popen[str]:
@@ -25,8 +26,8 @@ def begun(root: Path, code: str, **environment: str) -> subprocess.Popen[str]:
     program = f"""
 import sys
 from pathlib import Path
-from flows import journal
-with journal.run(Path(sys.argv[1]), "rebuild") as entry:
+from flows.operations import run_log
+with run_log.run(Path(sys.argv[1]), "rebuild") as entry:
     print("begun", flush=True)
     {code}
 """
@@ -45,15 +46,15 @@ with journal.run(Path(sys.argv[1]), "rebuild") as entry:
 
 
 def test_the_journal_tells_how_each_run_ended(tmp_path: Path) -> None:
-    with journal.run(tmp_path, "retrain") as entry:
+    with run_log.run(tmp_path, "retrain") as entry:
         entry.end("rejected", "psnr_hole\n0.1 dB worse", sample=30)
         entry.end("completed", "what is noted first stands")
-    with journal.run(tmp_path, "rebuild"):
+    with run_log.run(tmp_path, "rebuild"):
         pass
     for error in (KeyboardInterrupt(), ZeroDivisionError("by\nzero")):
-        with pytest.raises(type(error)), journal.run(tmp_path, "rebuild"):
+        with pytest.raises(type(error)), run_log.run(tmp_path, "rebuild"):
             raise error
-    rejected, *rest = journal.entries(tmp_path)
+    rejected, *rest = run_log.entries(tmp_path)
     assert (rejected.command, rejected.outcome, rejected.message) == ("retrain", "rejected", "psnr_hole 0.1 dB worse")
     assert rejected.details == {"sample": 30}
     assert rejected.ended is not None
@@ -66,21 +67,21 @@ def test_the_journal_tells_how_each_run_ended(tmp_path: Path) -> None:
 
 def test_a_killed_run_is_told_by_its_process(tmp_path: Path) -> None:
     process = begun(tmp_path, "sys.stdin.read()", PALIMPSEST_RUN="the-run", PALIMPSEST_LOG="its.log")
-    (entry,) = journal.entries(tmp_path)
+    (entry,) = run_log.entries(tmp_path)
     assert (entry.id, entry.scheduled, entry.log, entry.outcome) == ("the-run", True, "its.log", "running")
     process.kill()
     process.communicate()
-    (entry,) = journal.entries(tmp_path)
+    (entry,) = run_log.entries(tmp_path)
     assert entry.outcome == "killed"
 
 
 def test_the_identity_is_for_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PALIMPSEST_RUN", "the-run")
-    with journal.run(tmp_path, "retrain"):
+    with run_log.run(tmp_path, "retrain"):
         assert "PALIMPSEST_RUN" not in os.environ
-        with journal.run(tmp_path, "rebuild"):
+        with run_log.run(tmp_path, "rebuild"):
             pass
-    first, second = journal.entries(tmp_path)
+    first, second = run_log.entries(tmp_path)
     assert (first.id, first.scheduled, second.scheduled) == ("the-run", True, False)
 
 
@@ -89,19 +90,19 @@ def test_many_write_at_once_and_torn_lines_are_left_out(tmp_path: Path) -> None:
     for process in processes:
         process.communicate()
         assert process.returncode == 0
-    with (tmp_path / journal.FILE).open("a") as file:
+    with (tmp_path / run_log.FILE).open("a") as file:
         file.write('{"begin": "torn')
-    with journal.run(tmp_path, "rebuild"):
+    with run_log.run(tmp_path, "rebuild"):
         pass
-    assert [entry.outcome for entry in journal.entries(tmp_path)] == ["completed"] * 5
+    assert [entry.outcome for entry in run_log.entries(tmp_path)] == ["completed"] * 5
 
 
 def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / ".palimpsest").write_text("a file where the folder should be")
-    with journal.run(tmp_path, "rebuild"):
+    with run_log.run(tmp_path, "rebuild"):
         pass
     assert "this run is missing in it" in capsys.readouterr().err
-    assert journal.entries(tmp_path) == []
+    assert run_log.entries(tmp_path) == []
 
 
 @contextlib.contextmanager
@@ -139,9 +140,9 @@ def test_the_hook_gets_the_event(tmp_path: Path) -> None:
     said: list[str] = []
     event = {"event": "failed", "message": "mid@b: exit code 1"}
     with webhook(200) as (url, got):
-        hook.call(f"{url}/path?key=secret", event, said.append)
+        notify.call(f"{url}/path?key=secret", event, said.append)
     assert got == [event]
-    hook.call(f"cat > {tmp_path}/event; echo said", event, said.append)
+    notify.call(f"cat > {tmp_path}/event; echo said", event, said.append)
     assert json.loads((tmp_path / "event").read_text()) == event
     assert said == []
 
@@ -150,16 +151,16 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     said: list[str] = []
     event = {"event": "failed"}
     with webhook(500) as (url, _):
-        hook.call(f"{url}/secret", event, said.append)
+        notify.call(f"{url}/secret", event, said.append)
     with webhook(200) as (other, got), webhook(302, f"{other}/secret") as (url, _):
-        hook.call(url.replace("//", "//user:secret@"), event, said.append)
+        notify.call(url.replace("//", "//user:secret@"), event, said.append)
     assert got == [], "nobody else gets it"
     assert "the webhook at 127.0.0.1: HTTP 302" in said.pop()
-    hook.call("http://user:secret@127.0.0.1:9/secret?key=secret", event, said.append)
-    hook.call("http://secret@[bad/secret", event, said.append)
-    hook.call("http://127.0.0.1:port/secret", event, said.append)
-    hook.call("echo secret >&2; exit 3", event, said.append)
-    hook.call("head -c 1; true secret", {"event": "failed", "long": "x" * 1_000_000}, said.append)  # stops reading
+    notify.call("http://user:secret@127.0.0.1:9/secret?key=secret", event, said.append)
+    notify.call("http://secret@[bad/secret", event, said.append)
+    notify.call("http://127.0.0.1:port/secret", event, said.append)
+    notify.call("echo secret >&2; exit 3", event, said.append)
+    notify.call("head -c 1; true secret", {"event": "failed", "long": "x" * 1_000_000}, said.append)  # stops reading
     assert len(said) == 5
     assert not any("secret" in line for line in said)
     assert "the webhook at 127.0.0.1: HTTP 500" in said[0]
@@ -214,16 +215,16 @@ def test_status_of_a_new_working_copy(home: Path) -> None:
 
 
 def ran(home: Path, command: str, outcome: str, message: str = "") -> None:
-    with journal.run(home, command) as entry:
+    with run_log.run(home, command) as entry:
         entry.end(outcome, message)
 
 
 def test_status_names_the_failed_run_and_what_is_old(home: Path) -> None:
-    with journal.run(home, "rebuild"):
+    with run_log.run(home, "rebuild"):
         pass
-    with journal.run(home, "retrain", "scheduled", "its.log") as entry:
+    with run_log.run(home, "retrain", "scheduled", "its.log") as entry:
         entry.end("failed", "train_dcgan@dcgan: exit code 1")
-    with journal.run(home, "rebuild"):
+    with run_log.run(home, "rebuild"):
         page = said(home, code=1)  # a run that is going on does not hide the failure
     assert page.count("train_dcgan@dcgan: exit code 1") == 2, "as an alarm, and among the runs"
     assert "[its.log]" in page
@@ -253,21 +254,21 @@ def test_each_command_s_last_run_counts(home: Path) -> None:
     assert alarm.startswith("the last retrain has failed, ")
     assert alarm.endswith(": third")
     assert [run["outcome"] for run in state["runs"][-2:]] == ["refused"] * 2
-    assert [one.what for one in alarms.stale(home, timedelta(0))] == [
+    assert [one.what for one in alerts.stale(home, timedelta(0))] == [
         "the first retrain, none having succeeded since,",
         "the last successful rebuild",
     ]
 
     ran(home, "retrain --rollback", "failed", "lost")
-    assert [run.message for run in alarms.failing(home)] == ["third", "lost"]
+    assert [run.message for run in alerts.failing(home)] == ["third", "lost"]
     ran(home, "retrain", "rejected")
-    assert alarms.failing(home) == []
+    assert alerts.failing(home) == []
     for command, words in refused.items():
         said(home, *words, command=command, code=2, PALIMPSEST_RUN=command, PALIMPSEST_LOG="its.log")
-    assert [run.id for run in alarms.failing(home)] == ["retrain", "rebuild"], "by the clock it is a failure"
+    assert [run.id for run in alerts.failing(home)] == ["retrain", "rebuild"], "by the clock it is a failure"
     crons = {"retrain": "0 3 * * *"}
-    timetable.write(home, timetable.Timetable(1, None, None, "UTC", crons, {}, {}))
-    assert [one.what for one in alarms.stale(home, timedelta(0))] == ["the last successful retrain"], "what has a clock"
+    scheduler_state.write(home, scheduler_state.Timetable(1, None, None, "UTC", crons, {}, {}))
+    assert [one.what for one in alerts.stale(home, timedelta(0))] == ["the last successful retrain"], "what has a clock"
 
 
 def test_status_says_what_is_promoted(home: Path) -> None:
@@ -279,10 +280,10 @@ def test_status_says_what_is_promoted(home: Path) -> None:
     faces = [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]
     lock = {"stages": {"train": {"outs": [{"path": decision["path"]}], "deps": faces}}}
     (home / "dvc.lock").write_text(json.dumps(lock))
-    git(home, "checkout", "-q", "-b", promotion.CANDIDATES)
+    git(home, "checkout", "-q", "-b", decisions.CANDIDATES)
     git(home, "add", ".")
-    git(home, "commit", "-qm", f"dcgan promoted\n\n{promotion.MARK}{json.dumps(decision)}")
-    git(home, "branch", promotion.PROMOTED)
+    git(home, "commit", "-qm", f"dcgan promoted\n\n{decisions.MARK}{json.dumps(decision)}")
+    git(home, "branch", decisions.PROMOTED)
     page = said(home)
     assert "dcgan  since 20" in page
     assert "checkpoint 0123456789" in page

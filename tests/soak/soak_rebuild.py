@@ -1,4 +1,4 @@
-"""kill -9 at random moments: `python tests/bench/soak_rebuild.py [flow | stage | server | force] [ROUNDS]`.
+"""kill -9 at random moments: `python tests/soak/soak_rebuild.py [flow | stage | server | force] [ROUNDS]`.
 
 Of the flow, of a stage, of Prefect's server: 30 of each; then 40 forced rebuilds in a row. After every kill, and
 nothing done by hand, one more rebuild must end in the `dvc.lock` and the outputs of plain `dvc repro`, with no
@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 
 import dvc_project
 from dvc_project import ENV, Project

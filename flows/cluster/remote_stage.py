@@ -1,4 +1,4 @@
-"""One stage in a clone on another machine: `python -m flows.pipeline.errand ORDER ANSWER`, from the clone's root.
+"""One stage in a clone on another machine: `python -m flows.cluster.remote_stage ORDER ANSWER`, from the clone's root.
 
 ORDER is a JSON file with what `read` gives, and `force` and `environment`. ANSWER is the one that is written: the
 run-cache's `entry` and the `records` of the run, or the `error`; and the `log`. What the stage says goes to standard
@@ -22,9 +22,10 @@ from dvc.stage import Stage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml
 
-from flows.pipeline import snapshot, transport
-from flows.pipeline.graph import Node, Plan
-from flows.pipeline.run import StageError, forget, workspace
+from flows.checkout import snapshot
+from flows.engine import run_cache
+from flows.engine.graph import Node, Plan
+from flows.engine.workspace import StageError, forget, workspace
 from stages.runs.errors import InputError
 
 RECORDS = Path(".palimpsest/records")
@@ -41,7 +42,7 @@ def read(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]:
     for name in node.upstream:
         before = plan.nodes[name]
         made = repo.stage.load_one(before.path, before.stage)
-        transport.push(made)
+        run_cache.push(made)
         if before.stage is None:
             files[_inside(plan, before.path)] = Path(before.path).read_text(encoding="utf-8")
         else:
@@ -57,7 +58,7 @@ def read(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]:
         "locks": {path: dumps_yaml({"schema": "2.0", "stages": stages}) for path, stages in locks.items()},
         "files": files,
         "inputs": digests(stage),
-        "remote": list(transport.remote(repo)),
+        "remote": list(run_cache.remote(repo)),
     }
 
 
@@ -81,7 +82,7 @@ def main() -> None:
 def _run(order: Mapping[str, Any]) -> dict[str, Any]:
     path, name = order["stage"]
     with Repo() as repo:
-        transport.adopt(repo, transport.Remote(*order["remote"]))
+        run_cache.adopt(repo, run_cache.Remote(*order["remote"]))
     _prepare(order)
     with workspace([_address(path, name)], force=order["force"], say=_say) as work:
         signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=work.stop).start())
@@ -95,8 +96,8 @@ def _run(order: Mapping[str, Any]) -> dict[str, Any]:
             work.run(node.name, order["environment"], _say)
             with Repo() as repo, repo.lock:
                 stage = repo.stage.load_one(path, name)
-                one = transport.entry(stage)
-                transport.push_entry(repo, one)
+                one = run_cache.entry(stage)
+                run_cache.push_entry(repo, one)
                 answer["entry"] = list(one)
                 answer["records"] = _records({out.def_path: out.hash_info.value for out in stage.outs})
         except StageError as error:
@@ -120,7 +121,7 @@ def _prepare(order: Mapping[str, Any]) -> None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_bytes(text.encode("latin-1"))
     if order["upstream"]:
-        transport.forget_lists(Path())
+        run_cache.forget_lists(Path())
     with Repo() as repo:  # as the files are now
         if order["upstream"]:
             repo.pull([_address(*one) for one in order["upstream"]], force=True)

@@ -20,11 +20,11 @@ import pytest
 from dvc_project import ENV, end, gone, post, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
-from flows import journal
-from flows.pipeline import candidate, promotion
-from flows.pipeline.candidate import STEPS, Retraining, retraining
-from flows.pipeline.git import Git
-from flows.pipeline.worktree import StepError, Worktree
+from flows.checkout.git import Git
+from flows.checkout.worktree import StepError, Worktree
+from flows.operations import run_log
+from flows.registry import candidate, decisions
+from flows.registry.candidate import STEPS, Retraining, retraining
 from stages.runs.errors import InputError
 
 STAGE = """
@@ -224,7 +224,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert "not committed, so without what has changed in: dvc.yaml" in first
     assert first[-1].startswith("retrain: net promoted: the first candidate of this system")
     assert sorted(lab.trace()) == ["align", "ingest", "mask", "train"]
-    now = promotion.current(lab.root)
+    now = decisions.current(lab.root)
     assert now is not None
     assert (now.version, now.artifact, now.system) == ("v1.0.0", "face-net", "net")
     assert set(now.data) == {"faces"}
@@ -249,7 +249,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert lab.trace() == ["ingest", "train"], "only what depends on the photos"
     assert decision.outcome == "promoted"
     assert decision.why.startswith("psnr_hole better by ")
-    better = promotion.current(lab.root)
+    better = decisions.current(lab.root)
     assert better is not None
     assert better.version == "v2.0.0"
     assert better.commit == lab.git.commit("promoted") != now.commit
@@ -275,16 +275,16 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
         (lab.control / "train.hold").unlink()
         third = end(process)
     assert third[-1].startswith("retrain: net rejected: psnr_hole better by -")
-    assert promotion.current(lab.root) == better
+    assert decisions.current(lab.root) == better
     assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole better by -")
     assert lab.git("show", "candidates:data/scores/net.json") == '{"level": "poor", "start": 0}'
-    outcomes = [entry.outcome for entry in journal.entries(lab.root)]
+    outcomes = [entry.outcome for entry in run_log.entries(lab.root)]
     assert outcomes == ["promoted", "nothing changed", "rejected"]
 
     with lab.untouched():
         back = lab.run("--rollback")
     assert back[-1].startswith("retrain: promoted now: face-net v1.0.0")
-    returned = promotion.current(lab.root)
+    returned = decisions.current(lab.root)
     assert returned is not None
     assert (returned.commit, returned.md5) == (now.commit, now.md5)
     assert lab.git("diff", "promoted", now.commit) == ""
@@ -306,7 +306,7 @@ def test_a_stage_that_fails_is_named_and_nothing_is_promoted(lab: Lab, api: str)
     )
     assert (lab.worktree / ".palimpsest/logs/train@net.log").read_text() == "train fails\n"
     assert lab.git("branch", "--list", "candidates", "promoted") == ""
-    assert journal.entries(lab.root)[-1].outcome == "failed"
+    assert run_log.entries(lab.root)[-1].outcome == "failed"
 
 
 def test_ctrl_c_and_a_kill_leave_nothing_behind(lab: Lab, api: str) -> None:
@@ -354,7 +354,7 @@ def job_of(lab: Lab, rev: str = "HEAD") -> Iterator[Retraining]:
             yield job
 
 
-def finish(lab: Lab) -> promotion.Decision:
+def finish(lab: Lab) -> decisions.Decision:
     with job_of(lab) as job:
         job.finish(print)
     assert job.decision is not None
@@ -365,8 +365,8 @@ def plant(lab: Lab, md5: str, system: str = "net") -> str:
     """A promotion without the work."""
     git = lab.git
     head = git("rev-parse", "HEAD")
-    decision = promotion.Decision("promoted", "planted", system, f"{system}-net", f"data/models/{system}", md5, head)
-    return promotion.record(git, git("rev-parse", "HEAD^{tree}"), decision, promotion.history(git), head)
+    decision = decisions.Decision("promoted", "planted", system, f"{system}-net", f"data/models/{system}", md5, head)
+    return decisions.record(git, git("rev-parse", "HEAD^{tree}"), decision, decisions.history(git), head)
 
 
 def test_ctrl_c_between_two_commands_is_heeded(lab: Lab) -> None:
@@ -404,8 +404,8 @@ def test_a_warm_start_is_the_promoted_checkpoint(lab: Lab) -> None:
         decision = finish(lab)
         assert decision.gate is not None
         assert (decision.outcome, decision.gate["pictures"]) == (outcome, 9)
-    first = promotion.history(lab.git)[0].commit
-    made = promotion.outputs(promotion.lock(lab.git, first))["data/models/net.members.arrow"]
+    first = decisions.history(lab.git)[0].commit
+    made = decisions.outputs(decisions.lock(lab.git, first))["data/models/net.members.arrow"]
     (lab.root / ".dvc/cache/files/md5" / made[:2] / made[2:]).unlink()
     lab.photos("fair", more=2)
     fetch = "`dvc fetch --all-commits data/models/net.members.arrow`"
@@ -420,14 +420,14 @@ def test_a_rollback_in_between_and_what_it_undoes(lab: Lab) -> None:
     with job_of(lab) as job:
         for step in ("refresh", "rebuild", "compare"):
             job.do(step, print)
-        promotion.rollback(lab.root)
+        decisions.rollback(lab.root)
         job.do("decide", print)
-    log = [entry.decision for entry in promotion.history(lab.git)]
+    log = [entry.decision for entry in decisions.history(lab.git)]
     assert [(one.system, one.outcome) for one in log[2:]] == [("other", "rolled back"), ("net", "promoted")]
     lab.photos("fair", more=1)
     assert finish(lab).why == "the same checkpoint as the promoted one"
-    promotion.rollback(lab.root)
-    now = promotion.current(lab.root)
+    decisions.rollback(lab.root)
+    now = decisions.current(lab.root)
     assert now is not None
     assert (now.system, now.md5) == ("other", "a")
     lab.photos("fair", more=2)
@@ -442,18 +442,18 @@ def test_what_a_kill_has_left_out_is_made(lab: Lab) -> None:
     assert lab.git("tag", "--list") == ""
     for name in ("heads/candidates", "heads/promoted", "tags/net-net@v1.0.0", "tags/net-net#prod#1"):
         (lab.root / ".git" / "refs" / f"{name}.lock").touch()
-    promotion.settle(lab.root)
+    decisions.settle(lab.root)
     assert set(lab.git("tag", "--list").split()) == {"net-net@v1.0.0", "net-net#prod#1"}
     second = plant(lab, "b")
     lab.git("update-ref", "refs/heads/promoted", first)
-    promotion.settle(lab.root)
-    promotion.settle(lab.root)
+    decisions.settle(lab.root)
+    decisions.settle(lab.root)
     assert lab.git.commit("promoted") == second
     assert len(lab.git("tag", "--list").split()) == 4
-    promotion.rollback(lab.root)
+    decisions.rollback(lab.root)
     plant(lab, "c")
-    promotion.settle(lab.root)
-    assert promotion.told(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
+    decisions.settle(lab.root)
+    assert decisions.told(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
 
 
 KILLED_PUSH = """
@@ -482,7 +482,7 @@ def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
     assert subprocess.run([sys.executable, "-c", KILLED_PUSH], cwd=lab.worktree, env=ENV).returncode == 137
     with job_of(lab) as job:
         job.do("refresh", print)
-    made = promotion.outputs(promotion.lock(lab.git, "promoted"))
+    made = decisions.outputs(decisions.lock(lab.git, "promoted"))
     pushed = {file.parent.name + file.name for file in (lab.home / "remote").rglob("*") if file.is_file()}
     assert {md5 for path, md5 in made.items() if not path.endswith(".json")} <= pushed
 
@@ -502,18 +502,18 @@ def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
             "ingest@ab": stage(["data/ingested/ab"], "photos"),
         }
     }
-    assert promotion.ingested(lock, "data/models/a") == {"a": "a"}
-    assert promotion.upstream(lock, "data/models/a")["data/models/b"] == "b"
-    assert promotion.ingested({}, "data/models/a") == {}
+    assert decisions.ingested(lock, "data/models/a") == {"a": "a"}
+    assert decisions.upstream(lock, "data/models/a")["data/models/b"] == "b"
+    assert decisions.ingested({}, "data/models/a") == {}
 
 
 def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
     plant(lab, "a")
-    old = promotion.history(lab.git)
+    old = decisions.history(lab.git)
     plant(lab, "b")
     decision = old[-1].decision
-    with pytest.raises(promotion.Moved):
-        promotion.record(lab.git, lab.git("rev-parse", "HEAD^{tree}"), decision, old, decision.rev)
+    with pytest.raises(decisions.Moved):
+        decisions.record(lab.git, lab.git("rev-parse", "HEAD^{tree}"), decision, old, decision.rev)
 
 
 @pytest.mark.parametrize("half", ["empty", "unmarked", "broken", "gone", "torn"])
