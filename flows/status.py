@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -40,15 +41,6 @@ class Status:
     alarms: list[str]  # why the exit code is 1
 
 
-def root() -> Path:
-    """The working copy that the current folder lies in, without DVC. Raises InputError outside one."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir():
-            return folder
-    raise InputError(f"{here}: no working copy (there is no folder .dvc here or above)")
-
-
 def look(root: Path, after: timedelta | None) -> Status:
     """The state of a working copy now; an alarm for what is older than `after` (None: than the scheduler's)."""
     end = time.monotonic() + PATIENCE
@@ -60,9 +52,9 @@ def look(root: Path, after: timedelta | None) -> Status:
     table = scheduler_state.read(root)
     if after is None and table and table.stale_after:
         after = timedelta(seconds=table.stale_after)
-    rung = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
+    alarms = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
     if after is not None:
-        rung += map(str, alerts.stale(root, after))
+        alarms += map(str, alerts.stale(root, after))
     model = alerts.promoted(root)
     disk, partly = _disk(root, end)
     stale, unknown = _stale(asked, end)
@@ -75,7 +67,7 @@ def look(root: Path, after: timedelta | None) -> Status:
         stale_unknown=unknown,
         disk=disk,
         disk_partly=partly,
-        alarms=rung,
+        alarms=alarms,
     )
 
 
@@ -95,7 +87,7 @@ def show(status: Status) -> None:
     page.add_row("promoted", _promoted(status.promoted))
     page.add_row("scheduler", _scheduler(status.scheduler))
     page.add_row("stale", _stages(status))
-    used = ", ".join(f"{name} {_size(size)}" for name, size in status.disk.items())
+    used = ", ".join(f"{name} {decimal(size)}" for name, size in status.disk.items())
     page.add_row("disk", used + (" (and more: there was no time to add up all)" if status.disk_partly else ""))
     page.add_row("last runs", Text("none yet" if not status.runs else ""))
     console.print(page)
@@ -208,19 +200,10 @@ def _length(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def _size(size: float) -> str:
-    unit, *larger = "B", "kB", "MB", "GB", "TB"
-    while size >= 1000 and larger:
-        size, unit, *larger = size / 1000, *larger
-    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-
-
 def _ask() -> None:
     """For `look`: what is stale, as DVC sees it, on standard output."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-
     from flows.engine import graph
+    from flows.engine.repository import DvcException, LockError
 
     stale, unknown = None, None
     try:

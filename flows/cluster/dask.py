@@ -23,16 +23,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import distributed
-from dvc.stage import Stage
 
 from flows.checkout import snapshot
-from flows.cluster import remote_stage, worker
-from flows.engine import run_cache
+from flows.cluster import worker
+from flows.engine import other_clone, run_cache
 from flows.engine.graph import Node
-from flows.engine.workspace import Say, StageError, Workspace, opened
+from flows.engine.repository import opened
+from flows.engine.workspace import Stage, StageError, Workspace
+from flows.lineage import records
+from flows.process.command import Say
 from stages.runs import kernels, params
 from stages.runs.errors import InputError
-from stages.runs.record import home as records
+from stages.runs.record import home as records_folder
 
 PREFIX = "dask="
 CONNECT = 10  # seconds
@@ -74,22 +76,22 @@ def address(runner: str, work: Workspace) -> str:
     return where
 
 
-class Crew(Workspace):
-    """A rebuild whose stages run on the workers of a Dask cluster, one at a time on each; `crew()` makes it."""
+class ClusterWorkspace(Workspace):
+    """A rebuild whose stages run on the workers of a Dask cluster, one at a time on each; `cluster()` makes it."""
 
     def __init__(self, work: Workspace, client: distributed.Client, taken: snapshot.Snapshot, say: Say) -> None:
-        super().__init__(work.plan, work._ledgers, work._held, work.force)
+        super().__init__(work.plan, work.lock_files, work.runner, work.force)
         self._client = client
         self._say = say
         self._snapshot = taken
         self._topic = f"palimpsest-{uuid.uuid4()}"
-        self._streams: dict[str, queue.SimpleQueue[list[str] | None]] = {}  # of the stages that are out
+        self._streams: dict[str, queue.SimpleQueue[list[str] | None]] = {}  # of the stages that workers run
         self._workers: dict[str, dict[str, Any]] = {}  # by address: what `hello` says
         self._unfit: dict[str, str] = {}  # by address: why
         self._busy: dict[str, Node] = {}
         self._change = threading.Condition()
-        client.subscribe_topic(self._topic, self._hear)
-        self._muster()
+        client.subscribe_topic(self._topic, self._on_event)
+        self._update_workers()
         if not self._workers:
             raise InputError("; ".join(f"worker {name}: {why}" for name, why in self._unfit.items()))
 
@@ -106,16 +108,7 @@ class Crew(Workspace):
         return len(out) < len(self._workers)
 
     def _restored(self, stage: Stage) -> bool:
-        if super()._restored(stage):
-            return True
-        stage.save_deps()
-        if self.force or not run_cache.portable(stage):
-            return False
-        for one in run_cache.known(stage):
-            if run_cache.fetch_entry(stage.repo, one):
-                run_cache.check_out(stage, one)
-                return True
-        return False
+        return super()._restored(stage) or (not self.force and run_cache.restore(stage))
 
     def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
         if node.here or not run_cache.portable(stage):
@@ -124,7 +117,7 @@ class Crew(Workspace):
             return
         with self._mutex, opened(self.plan.root) as repo, repo.lock:
             order = {
-                **remote_stage.read(repo, self.plan, node, stage),
+                **other_clone.describe(repo, self.plan, node, stage),
                 "force": self.force,
                 # Workers may share a machine: idle threads are not to spin.
                 "environment": {"OMP_WAIT_POLICY": "PASSIVE", **environment},
@@ -157,7 +150,7 @@ class Crew(Workspace):
     def _sent(self, where: str, node: Node, order: dict[str, Any], bundle: bytes | None, say: Say) -> dict[str, Any]:
         key = f"palimpsest-{node.name}-{uuid.uuid4()}"
         stream = self._streams[key] = queue.SimpleQueue()
-        heard = 0
+        count = 0
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         future = self._client.submit(
@@ -178,18 +171,18 @@ class Crew(Workspace):
                     try:
                         lines = stream.get(timeout=POLL)
                     except queue.Empty:
-                        if self._stopped:
+                        if self.runner.stopped:
                             raise StageError("stopped") from None
                         if where not in self._present():
                             raise WorkerLost from None
                         continue
                     if lines is None:
                         break
-                    heard += pass_on(lines)
+                    count += pass_on(lines)
                 answer = self._result(future, where)
-                while heard < answer.get("said", 0):
+                while count < answer.get("said", 0):
                     try:
-                        heard += pass_on(stream.get(timeout=POLL) or [])
+                        count += pass_on(stream.get(timeout=POLL) or [])
                     except queue.Empty:
                         break  # the whole log comes with the answer
                 return answer
@@ -203,7 +196,7 @@ class Crew(Workspace):
         except distributed.KilledWorker:
             raise WorkerLost from None
         except (distributed.CancelledError, asyncio.CancelledError):
-            raise StageError("stopped" if self._stopped else "the Dask scheduler was lost") from None
+            raise StageError("stopped" if self.runner.stopped else "the Dask scheduler was lost") from None
         except Exception as error:  # of the worker itself
             raise StageError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -211,22 +204,16 @@ class Crew(Workspace):
         """The run's records and whole log, as if it had been here."""
         if "log" in answer:
             self.log(node.name).write_text(answer["log"], encoding="utf-8", errors="backslashreplace")
-        for name, text in answer.get("records", {}).items():
-            file = self.plan.root / records() / name
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                draft = file.with_name(f".{file.name}.{os.getpid()}")
-                draft.write_text(text, encoding="utf-8")
-                draft.replace(file)
+        records.add(self.plan.root / records_folder(), answer.get("records", {}))
 
     @contextlib.contextmanager
     def _taken(self, node: Node) -> Iterator[str]:
         """A worker for this stage alone; and for a stage with a GPU, one whose GPU no other stage has."""
         limit = time.monotonic() + RETURN
         while True:
-            if self._stopped:
+            if self.runner.stopped:
                 raise StageError("stopped before it began")
-            self._muster()
+            self._update_workers()
             with self._change:
                 if (where := self._free(node)) is not None:
                     self._busy[where] = node
@@ -251,8 +238,8 @@ class Crew(Workspace):
             free = [w for w in free if self._workers[w]["gpus"] and used.isdisjoint(self._workers[w]["gpus"])]
         return free[0] if free else None
 
-    def _muster(self) -> None:
-        """Learn which workers there are, and who the new ones are."""
+    def _update_workers(self) -> None:
+        """Ask the scheduler which workers there are, and new ones whether they are fit and on which hardware."""
         present = self._present()
         with self._change:
             for gone in self._workers.keys() - present:
@@ -296,14 +283,14 @@ class Crew(Workspace):
         except (OSError, RuntimeError, TimeoutError, distributed.CancelledError) as error:
             raise StageError("the Dask scheduler was lost") from error
 
-    def _hear(self, event: tuple[float, dict[str, Any]]) -> None:
+    def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         message = event[1]
         if (stream := self._streams.get(message["key"])) is not None:
             stream.put(message["lines"])
 
 
 @contextlib.contextmanager
-def crew(work: Workspace, where: str, say: Say) -> Iterator[Crew]:
+def cluster(work: Workspace, where: str, say: Say) -> Iterator[ClusterWorkspace]:
     """`work`, its stages sent to the workers of the Dask scheduler at `where`; Prefect is to be set up before.
 
     The files that they get are those of the working copy as they are now, committed or not.
@@ -314,4 +301,4 @@ def crew(work: Workspace, where: str, say: Say) -> Iterator[Crew]:
 
     taken = snapshot.take(work.plan.root)
     with DaskTaskRunner(address=where) as runner:
-        yield Crew(work, runner.client, taken, say)
+        yield ClusterWorkspace(work, runner.client, taken, say)

@@ -1,34 +1,34 @@
 """What a Dask worker does for a rebuild: one stage after the other, in a clone of its own that stays.
 
 `hello` and `perform` are sent by `flows/cluster/dask.py` and run inside the worker; a stage runs in processes of its
-own, tethered to the worker, so that nothing goes on when it is killed.
+own, supervised by the worker's, so that nothing goes on when it is killed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import itertools
 import json
+import math
 import os
 import queue
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from distributed import Status, Worker, get_worker
 
-from flows.checkout import snapshot
-from flows.process import supervisor
+from flows.checkout import git, snapshot
+from flows.process import command, file_lock, supervisor
+from flows.process.command import Command
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -38,11 +38,11 @@ GRACE = 60  # seconds for a stage that is to end to save what it needs to go on
 # Threads that a library takes: Dask sets them for its workers, and another number gives other bytes.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-_turn = threading.Lock()  # a worker with several threads has still one clone
+_mutex = threading.Lock()  # a worker with several threads has still one clone
 
 
 def hello(dask_worker: Worker) -> dict[str, Any]:
-    """Who a worker is, for the machine that is to send it stages."""
+    """A worker's clone, program, environment and GPUs; or the `error` for which it cannot run stages."""
     try:
         where = str(home())
     except (InputError, OSError) as error:
@@ -52,21 +52,20 @@ def hello(dask_worker: Worker) -> dict[str, Any]:
 
 def program() -> str:
     """A digest of what runs in the worker itself; all else comes with the clone."""
-    files = (Path(__file__), Path(snapshot.__file__), Path(supervisor.__file__))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    modules = (command, file_lock, git, snapshot, supervisor)
+    files = (__file__, *(module.__file__ for module in modules))
+    return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
 
 def environment() -> dict[str, Any]:
-    """What another of can make a training end in other bytes, by name."""
-    import dvc
-
+    """The versions and the hardware that can change the bytes of a training, by name."""
     found = record.environment()
     return {
         "python": found["python"],
         "machine": found["machine"],
         "processor": found["processor"],
         "features": found["features"],
-        "dvc": dvc.__version__,
+        "dvc": metadata.version("dvc"),
         **found["libraries"],
     }
 
@@ -83,7 +82,7 @@ def gpus() -> list[str]:
 
 @functools.cache
 def home() -> Path:
-    """This process's own clone: $PALIMPSEST_WORKSPACES/N, the first that no other process has.
+    """The folder of this process's own clone: $PALIMPSEST_WORKSPACES/N, the first that no other process has.
 
     Raises InputError where the folder is another user's.
     """
@@ -93,26 +92,21 @@ def home() -> Path:
     if base.stat().st_uid != os.getuid():
         raise InputError(f"{base}: belongs to another user; name a folder of yours in PALIMPSEST_WORKSPACES")
     for number in itertools.count():
-        handle = os.open(base / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            continue
-        _claims.append(handle)
-        return base / str(number)
+        if (lock := file_lock.acquire(base / f"{number}.lock")) is not None:
+            _locks.append(lock)
+            return base / str(number)
     raise AssertionError
 
 
-_claims: list[int] = []  # open as long as this process lives, or any that it has started
+_locks: list[int] = []  # open as long as this process lives, or any that it has started
 
 
 def perform(order: Mapping[str, Any], commit: str, bundle: bytes | None, topic: str) -> dict[str, Any]:
     """Run one stage in this worker's clone and send what it made to the remote; its output goes to `topic` meanwhile.
 
-    The answer of `flows/cluster/remote_stage.py`, with the number of lines that were said; or `{"needs": "bundle"}`
-    where the clone does not have the commit.
-    Ends the stage when nobody waits for it any more: the rebuild was interrupted, or killed.
+    Returns the answer of `flows/cluster/remote_stage.py`, with the number of lines that were sent (`said`); or
+    `{"needs": "bundle"}` where the clone does not have the commit. Ends the stage when its Dask task is cancelled or
+    forgotten: the rebuild was interrupted, or killed.
     """
     worker = get_worker()
     key = str(worker.get_current_task())
@@ -121,47 +115,40 @@ def perform(order: Mapping[str, Any], commit: str, bundle: bytes | None, topic: 
         task = worker.state.tasks.get(key)
         return worker.status in (Status.running, Status.paused) and task is not None and task.state == "executing"
 
-    while not _turn.acquire(timeout=POLL):
+    while not _mutex.acquire(timeout=POLL):
         if not wanted():
             return {"error": "stopped before it began"}
     try:
         try:
             if not snapshot.check_out(commit, bundle, home()):
                 return {"needs": "bundle"}
-        except subprocess.CalledProcessError as error:
-            return {"error": f"git: {error.stderr.strip()}"}
+        except git.GitError as error:
+            return {"error": str(error)}
         except OSError as error:
             return {"error": f"{error.filename}: {error.strerror}"}
+        folder = home().with_name(f"{home().name}.stage")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
         said = 0
-        with _started(order) as (process, answer):
-            for lines in filter(None, _batches(process, wanted)):
+        with _started(order, folder) as process:
+            for lines in _batches(process, wanted):
                 said += len(lines)
                 worker.log_event(topic, {"key": key, "lines": lines})
             code = process.wait()
-            if not answer.exists():
-                return {"error": f"its process ended with code {code} and no answer", "said": said}
-            return {**json.loads(answer.read_text(encoding="utf-8")), "said": said}
+        if not (folder / "answer.json").exists():
+            return {"error": f"its process ended with code {code} and no answer", "said": said}
+        return {**json.loads((folder / "answer.json").read_text(encoding="utf-8")), "said": said}
     finally:
-        _turn.release()
+        _mutex.release()
 
 
-@contextlib.contextmanager
-def _started(order: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """The process that does the order, and the file that its answer will be in."""
-    folder = home().with_name(f"{home().name}.errand")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
+def _started(order: Mapping[str, Any], folder: Path) -> Command:
+    """The process that runs the stage; it reads `order.json` in `folder` and writes `answer.json` there."""
     own = {"PALIMPSEST_RECORDS", "PALIMPSEST_STATE", *THREADS}
-    words = [
-        sys.executable,
-        "-m",
-        "flows.cluster.remote_stage",
-        str(folder / "order.json"),
-        str(folder / "answer.json"),
-    ]
-    process = supervisor.start(
-        words,
+    module = [sys.executable, "-m", "flows.cluster.remote_stage"]
+    return Command(
+        [*module, str(folder / "order.json"), str(folder / "answer.json")],
         cwd=home(),
         env={
             **{name: value for name, value in os.environ.items() if name not in own},
@@ -169,42 +156,22 @@ def _started(order: Mapping[str, Any]) -> Iterator[tuple[subprocess.Popen[str], 
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "DVC_NO_ANALYTICS": "1",
         },
-        text=True,
-        errors="replace",
-        pass_fds=_claims,  # no other worker takes the clone before all that runs in it has ended
+        pass_fds=_locks,  # no other worker takes the clone before all that runs in it has ended
     )
-    try:
-        yield process, folder / "answer.json"
-    finally:
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()  # the one ends what still runs
-        process.wait()
 
 
-def _batches(process: subprocess.Popen[str], wanted: Callable[[], bool]) -> Iterator[list[str]]:
-    """What the process says, as it says it, until it ends; it is made to end when it is not wanted any more."""
-    assert process.stdout is not None
-    assert process.stdin is not None
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read(stream: Iterable[str] = process.stdout) -> None:
-        with contextlib.suppress(ValueError):  # closed
-            for line in stream:
-                lines.put(line.rstrip("\n"))
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    limit = None
-    while True:
-        time.sleep(POLL)
-        batch = [lines.get() for _ in range(lines.qsize())]
-        yield [line for line in batch if line is not None]
-        if None in batch:
-            return
-        if limit is None and not wanted():
+def _batches(process: Command, wanted: Callable[[], bool]) -> Iterator[list[str]]:
+    """The lines that the process prints, a list at a time. It is told to end when it is not wanted any more."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    process.listen(lines.put)
+    limit = math.inf
+    ended = False
+    while not ended:
+        ended = process.silent(POLL)
+        if batch := [lines.get() for _ in range(lines.qsize())]:
+            yield batch
+        if limit == math.inf and not ended and not wanted():
             limit = time.monotonic() + GRACE
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        if limit is not None and time.monotonic() > limit:
-            process.stdin.close()
+            process.signal(signal.SIGTERM)
+        if time.monotonic() > limit:
+            process.kill()

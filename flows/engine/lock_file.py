@@ -2,7 +2,7 @@
 
 DVC rewrites the file in place and appends each new stage as it finishes. A kill inside the write leaves
 it cut off, and stages that finish in parallel leave another order in every run. Here each update replaces
-the file, and a journal under `.dvc/tmp` remembers the order from before the first update, so that
+the file, and another under `.dvc/tmp` (`LastWrites`) remembers the order from before the first update, so that
 a rebuild that was killed or failed ends, when it is repeated, in the bytes of an unbroken one.
 """
 
@@ -21,19 +21,20 @@ from dvc.stage import PipelineStage
 from dvc.stage.serialize import to_lockfile
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
+from flows.process import atomic_file
 from stages.runs.errors import InputError
 
-JOURNAL = "palimpsest.journal.json"
+FILE = "palimpsest.journal.json"
 
 
-class Ledger:
+class LockFile:
     """The `dvc.lock` beside one `dvc.yaml`. Its methods are to be called under DVC's repository lock."""
 
     def __init__(self, repo: Repo, pipeline_file: str, plan: Sequence[str]) -> None:
         """`plan` names the stages in the order in which `dvc repro` would run them."""
         self.path = Path(pipeline_file).with_suffix(".lock")
         self.plan = plan
-        self._journal = Journal(repo)
+        self._writes = LastWrites(repo)
         self._order: list[str] | None = None  # from before the first update
         self._read: tuple[str, dict] = ("", {})  # a text of the file and what it says: to parse it takes long
 
@@ -42,7 +43,7 @@ class Ledger:
         old = self._text()
         data = self._parsed(old)
         if self._order is None:
-            known = self._journal.entry(self.path)
+            known = self._writes.entry(self.path)
             remembered = known.get("order") if old in known.get("texts", []) else None
             self._order = list(data.get("stages", {})) if remembered is None else remembered
         if not data:
@@ -53,14 +54,14 @@ class Ledger:
         data["stages"] = {name: stages[name] for name in sorted(stages, key=lambda name: rank.get(name, len(rank)))}
         new = dumps_yaml(data)
         if new != old:
-            self._journal.remember(self.path, {"texts": [old, new], "order": self._order})
-            _replace(self.path, new, self._journal.folder)
+            self._writes.remember(self.path, {"texts": [old, new], "order": self._order})
+            atomic_file.write(self.path, new, self._writes.draft(self.path))
         self._read = new, data
 
     def close(self) -> None:
         """All stages are up to date: the next rebuild starts from the order that the file has now."""
         if self.path.exists():
-            self._journal.remember(self.path, {"texts": [self._text()]})
+            self._writes.remember(self.path, {"texts": [self._text()]})
 
     def _text(self) -> str:
         return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
@@ -71,13 +72,13 @@ class Ledger:
         return data if known == text else parse_yaml_for_update(text, self.path)
 
 
-class Journal:
+class LastWrites:
     """What rebuilds have last written to each `dvc.lock` of a repository, and the order from before."""
 
     def __init__(self, repo: Repo) -> None:
         self.folder = Path(repo.tmp_dir)
         self._root = repo.root_dir
-        self._file = self.folder / JOURNAL
+        self._file = self.folder / FILE
 
     def entry(self, path: Path) -> dict:
         return self._entries().get(os.path.relpath(path, self._root), {})
@@ -88,16 +89,20 @@ class Journal:
 
     def remember(self, path: Path, entry: dict) -> None:
         text = json.dumps(self._entries() | {os.path.relpath(path, self._root): entry})
-        _replace(self._file, text, self.folder)
+        atomic_file.write(self._file, text, self.draft(self._file))
+
+    def draft(self, path: Path) -> Path:
+        """Where to write a file first: not beside `dvc.lock`, as a kill would leave a stray file in Git's sight."""
+        return self.folder / f"palimpsest.{path.name}"
 
     def _entries(self) -> dict[str, dict]:
         return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
 
 
-def mend(repo: Repo, path: Path) -> bool:
-    """Put a `dvc.lock` that a killed write has cut off back as the journal remembers it; False where it is whole.
+def repair(repo: Repo, path: Path) -> bool:
+    """Put a `dvc.lock` that a killed write has cut off back as it was last written; False where it is whole.
 
-    Where the journal does not know it, it is moved aside: DVC's run-cache returns what it held.
+    Where no rebuild has written it, it is moved aside: DVC's run-cache returns what it held.
 
     Raises InputError where a merge has left conflicts in the file.
     """
@@ -111,19 +116,9 @@ def mend(repo: Repo, path: Path) -> bool:
         if text.strip():
             Lockfile(repo, str(path)).load()
             return False
-    journal = Journal(repo)
-    if texts := journal.entry(path).get("texts"):
-        _replace(path, texts[-1], journal.folder)
+    writes = LastWrites(repo)
+    if texts := writes.entry(path).get("texts"):
+        atomic_file.write(path, texts[-1], writes.draft(path))
     else:
-        path.replace(journal.folder / f"{path.name}.torn")
+        path.replace(writes.folder / f"{path.name}.torn")
     return True
-
-
-def _replace(path: Path, text: str, tmp: Path) -> None:
-    """Write `path` whole or not at all."""
-    draft = tmp / f"palimpsest.{path.name}"  # not beside it: a kill would leave a stray file in Git's sight
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

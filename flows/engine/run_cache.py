@@ -17,7 +17,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import _can_hash, _get_cache_hash, _get_stage_hash
 from dvc.stage.serialize import to_single_stage_lockfile
 
-from flows.engine.workspace import opened
+from flows.engine.repository import opened
 from stages.runs.errors import InputError
 
 
@@ -102,6 +102,18 @@ def fetch_entry(repo: Repo, one: Entry) -> bool:
     except DvcException:
         return False
     return made is not None and bool(made.outs_cached())
+
+
+def restore(stage: Stage) -> bool:
+    """Bring what the stage would make from the remote's run-cache; False where it does not have it."""
+    stage.save_deps()
+    if not portable(stage):
+        return False
+    for one in known(stage):
+        if fetch_entry(stage.repo, one):
+            check_out(stage, one)
+            return True
+    return False
 
 
 def known(stage: Stage) -> list[Entry]:

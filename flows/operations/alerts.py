@@ -1,4 +1,4 @@
-"""What somebody has to be called for: a scheduled run that failed, and a model or a run that has grown old."""
+"""Alerts: a scheduled run has failed, or a model or a command's last good run is too old. Each is sent once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from flows.checkout.git import GitError
 from flows.operations import notify, run_log, scheduler_state
-from flows.process.file_lock import alone
-from flows.registry import decisions
+from flows.process import atomic_file, file_lock
+from flows.registry import history
 from stages.runs.errors import InputError
 
 FILE = Path(".palimpsest/alarms.json")
@@ -23,7 +23,7 @@ UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 @dataclasses.dataclass(frozen=True)
 class Stale:
-    """Something that has grown too old."""
+    """Something that is too old."""
 
     what: str
     since: datetime
@@ -40,10 +40,10 @@ def span(text: str) -> timedelta:
     return timedelta(**{UNITS[match[2]]: float(match[1])})
 
 
-def promoted(root: Path) -> decisions.Promoted | None:
-    """What is promoted; None where nothing is, or where Git does not tell."""
+def promoted(root: Path) -> history.Promoted | None:
+    """What is promoted; None where nothing is, or where Git fails."""
     with contextlib.suppress(GitError, InputError):
-        return decisions.current(root)
+        return history.current(root)
     return None
 
 
@@ -77,33 +77,34 @@ def failing(root: Path) -> list[run_log.Entry]:
     return [run for run in last.values() if run.outcome in run_log.FAILURES]
 
 
-def sound(
-    root: Path, target: str, after: timedelta | None, say: Callable[[str], None], told: set[str] | None = None
+def send(
+    root: Path, target: str, after: timedelta | None, say: Callable[[str], None], sent: set[str] | None = None
 ) -> None:
-    """Call the hook for every scheduled run that has failed, once, and for what is stale, once until it is over.
+    """Send an event to `target` for every scheduled run that has failed, and for what is older than `after`.
 
-    Several processes may do so at once. A kill between the call and its note repeats the call: better than silence.
-    `told` is what this process has told: where the disk is full, and there are no notes, it calls once all the same.
+    Each is sent once; what is too old is sent again when it has been renewed and is too old again. Several processes
+    may call this at once. A kill between an event and its note in FILE repeats the event: better than silence.
+    `sent` is what this process has sent: where the disk is full, and FILE cannot be written, it sends each once, too.
     """
-    told = set() if told is None else told
-    with _alone(root) as known:
+    sent = set() if sent is None else sent
+    with _locked(root) as known:
         runs = run_log.entries(root)
-        heard = {*known.get("runs", []), *told}
+        noted = {*known.get("runs", []), *sent}
         for run in runs:
-            if run.scheduled and run.outcome in run_log.FAILURES and run.id not in heard:
-                notify.call(target, _failure(root, run), say)
-                told.add(run.id)
-                heard.add(run.id)
-                _write(root, {**known, "runs": [run.id for run in runs if run.id in heard]})
-        known["runs"] = [run.id for run in runs if run.id in heard]
+            if run.scheduled and run.outcome in run_log.FAILURES and run.id not in noted:
+                notify.send(target, _failure(root, run), say)
+                sent.add(run.id)
+                noted.add(run.id)
+                _write(root, {**known, "runs": [run.id for run in runs if run.id in noted]})
+        known["runs"] = [run.id for run in runs if run.id in noted]
         if after is not None:
             old = {one.what: one for one in stale(root, after)}
             for what, one in old.items():
-                if what not in {*known.get("stale", []), *told}:
+                if what not in {*known.get("stale", []), *sent}:
                     event = {"event": "stale", "message": str(one), "what": what, "since": one.since.isoformat()}
-                    notify.call(target, {**event, "working_copy": str(root)}, say)
-                    told.add(what)
-            told &= {*old, *(run.id for run in runs)}  # what is over is told again the next time
+                    notify.send(target, {**event, "working_copy": str(root)}, say)
+                    sent.add(what)
+            sent &= {*old, *(run.id for run in runs)}
             known["stale"] = [*old]
         _write(root, known)
 
@@ -123,11 +124,10 @@ def _failure(root: Path, run: run_log.Entry) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(root: Path) -> Iterator[dict[str, Any]]:
-    """What has been told already, for this process alone."""
+def _locked(root: Path) -> Iterator[dict[str, Any]]:
+    """What has been sent already, as FILE has it; other processes wait."""
     file = root / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with alone(file.with_suffix(".lock")):
+    with file_lock.lock(file.with_suffix(".lock")):
         known: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             known = json.loads(file.read_text(encoding="utf-8"))
@@ -139,6 +139,4 @@ def _write(root: Path, known: dict[str, Any]) -> None:
     text = json.dumps(known)
     with contextlib.suppress(OSError):  # there is none yet, or the disk is full
         if not file.exists() or file.read_text(encoding="utf-8") != text:
-            new = file.with_suffix(".new")
-            new.write_text(text, encoding="utf-8")
-            new.replace(file)
+            atomic_file.write(file, text)

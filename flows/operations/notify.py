@@ -1,4 +1,4 @@
-"""Telling somebody: a JSON event to a command or a webhook that the user names.
+"""Notifications: a JSON event to a command or a webhook that the user names (`--hook`).
 
 The target may hold a secret, so nothing that is said or raised here repeats it.
 """
@@ -20,7 +20,7 @@ from typing import Any
 PATIENCE = 10  # seconds, for a webhook's answer; a command may take six times as long
 
 
-def call(target: str, event: dict[str, Any], say: Callable[[str], None] | None = None) -> None:
+def send(target: str, event: dict[str, Any], say: Callable[[str], None] | None = None) -> None:
     """Send `event` to `target`: a URL gets it as a JSON POST, a shell command on its standard input.
 
     Never raises: what goes wrong is one line to `say` (by default standard error).
@@ -30,7 +30,7 @@ def call(target: str, event: dict[str, Any], say: Callable[[str], None] | None =
     web = target.lower().startswith(("http://", "https://"))
     try:
         trouble = _post(target, body) if web else _run(target, body)
-    except Exception as error:  # whatever it is, the run that is told of goes on
+    except Exception as error:  # whatever it is, the caller goes on
         trouble = type(error).__name__  # its text may repeat the target
     if trouble:
         what = f"the webhook at {_host(target)}" if web else "the hook's command"

@@ -1,8 +1,8 @@
 """What was run in a working copy and what became of it: `.palimpsest/runs.jsonl`, for who is called at night.
 
 A run writes one line when it begins and one when it ends, each with a single write that appends, so that processes
-share the file without a lock. A run that could not write its end (kill -9, a power cut) is told by its process,
-which is no longer there.
+share the file without a lock. A run that could not write its end (kill -9, a power cut) is known by its
+process, which is no longer there.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Run:
 
 @contextlib.contextmanager
 def run(root: Path, command: str, identity: str | None = None, log: str | None = None) -> Iterator[Run]:
-    """Keep the journal of one run of `command` in the working copy `root`.
+    """Log one run of `command` in the working copy `root`: a line when the block begins, one when it ends.
 
     What passes through ends the run as failed, as interrupted for Ctrl-C, or as refused for a user's mistake by hand;
     a block that ends by itself without a word has completed. A scheduled run has an `identity` and a `log`: the
@@ -77,7 +77,7 @@ def run(root: Path, command: str, identity: str | None = None, log: str | None =
     log = os.environ.pop("PALIMPSEST_LOG", log)
     entry = Run(root / FILE, given or uuid.uuid4().hex)
     pid = os.getpid()
-    start = {"begin": entry.id, "at": _now(), "command": command, "pid": pid, "process": process(pid)}
+    start = {"begin": entry.id, "at": _now(), "command": command, "pid": pid, "process": process_name(pid)}
     _append(entry._file, {**start, "scheduled": given is not None, "log": log})
     try:
         yield entry
@@ -92,13 +92,13 @@ def run(root: Path, command: str, identity: str | None = None, log: str | None =
 
 
 def _mistake(error: BaseException) -> bool:
-    from dvc.exceptions import DvcException
+    from flows.engine.repository import DvcException
 
     return isinstance(error, InputError | DvcException)
 
 
 def entries(root: Path) -> list[Entry]:
-    """The runs that the journal knows, newest last. Lines that a full disk has torn are left out."""
+    """The runs in the log, newest last. Lines that a full disk has torn are left out."""
     found: dict[str, Entry] = {}
     for line in _lines(root / FILE):
         with contextlib.suppress(ValueError, KeyError, TypeError):  # torn
@@ -109,7 +109,7 @@ def entries(root: Path) -> list[Entry]:
 def _take(line: dict[str, Any], found: dict[str, Entry]) -> None:
     at = datetime.fromisoformat(line["at"])
     if "begin" in line:
-        alive = process(line["pid"]) == line["process"]
+        alive = process_name(line["pid"]) == line["process"]
         found[line["begin"]] = Entry(
             line["begin"],
             line["command"],
@@ -146,7 +146,7 @@ def _append(file: Path, line: dict[str, Any]) -> None:
         print(f"{file}: {error.strerror}; this run is missing in it", file=sys.stderr, flush=True)
 
 
-def process(pid: int) -> str | None:
+def process_name(pid: int) -> str | None:
     """A name for the process that no later one of the same number has; None where there is no such process."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What the scheduler of a working copy does and when: `.palimpsest/schedule.json`, which it keeps up to date.
+"""The scheduler of a working copy, its cron lines and next runs: `.palimpsest/schedule.json`, which it keeps current.
 
 Others read it without Prefect: `palimpsest status`, and a rebuild by hand, which then uses the scheduler's server.
 """
@@ -11,17 +11,18 @@ import json
 from pathlib import Path
 
 from flows.operations import run_log
+from flows.process import atomic_file
 
 COMMANDS = ("retrain", "rebuild")  # that can be scheduled
 FILE = Path(".palimpsest/schedule.json")
 
 
 @dataclasses.dataclass(frozen=True)
-class Timetable:
-    """A scheduler's, as it last wrote it."""
+class SchedulerState:
+    """A scheduler, as it last wrote it down."""
 
     pid: int
-    process: str | None  # as `run_log.process` names it
+    process: str | None  # as `run_log.process_name` names it
     api: str | None  # of its own server; None where PREFECT_API_URL names one, which may hold a password
     zone: str  # of the cron lines
     crons: dict[str, str]  # command -> cron line
@@ -32,20 +33,22 @@ class Timetable:
     @property
     def alive(self) -> bool:
         """Whether the scheduler that wrote it is there."""
-        return self.process is not None and run_log.process(self.pid) == self.process
+        return self.process is not None and run_log.process_name(self.pid) == self.process
 
 
-def read(root: Path) -> Timetable | None:
-    """The timetable of the scheduler that runs, or last ran, in the working copy; None where there was none."""
+def read(root: Path) -> SchedulerState | None:
+    """The state of the scheduler that runs, or last ran, in the working copy; None where there was none."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Timetable(**json.loads((root / FILE).read_text(encoding="utf-8")))
+        return SchedulerState(**json.loads((root / FILE).read_text(encoding="utf-8")))
     return None
 
 
-def write(root: Path, table: Timetable) -> None:
-    """Replace it, whole or not at all."""
-    file = root / FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(dataclasses.asdict(table), indent=1), encoding="utf-8")
-    new.replace(file)
+def api(root: Path) -> str | None:
+    """The address of the server that the working copy's scheduler has started; None where no such scheduler runs."""
+    state = read(root)
+    return state.api if state and state.alive else None
+
+
+def write(root: Path, state: SchedulerState) -> None:
+    """Replace it."""
+    atomic_file.write(root / FILE, json.dumps(dataclasses.asdict(state), indent=1))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_table_artifact
-from ruamel.yaml import YAML
 
+from flows.lineage import dvc_lock
 from flows.prefect_server.server import answers
 
 METRICS = ("psnr_hole", "ssim_hole", "l1_hole", "sharpness", "texture")
@@ -22,7 +22,7 @@ def publish(root: Path) -> None:
     try:
         if rows := list(scores(root / "data" / "scores")):
             create_table_artifact(table=rows, key="scores", description="Mean scores by system and kind of hole")
-        if rows := list(lineage(root / "dvc.lock")):
+        if rows := list(dvc_lock.rows(dvc_lock.read(root / "dvc.lock"))):
             create_table_artifact(table=rows, key="lineage", description="What each stage made of what, as in dvc.lock")
         for page, sheet in enumerate(sheets(root / "data" / "report"), 1):
             picture = base64.b64encode(sheet.read_bytes()).decode()
@@ -51,12 +51,3 @@ def sheets(report: Path) -> list[Path]:
     """The pages of the first contact sheet."""
     every = sorted(report.glob("sheet-*.png"), key=lambda page: page.stem)
     return [page for page in every if page.stem.startswith(every[0].stem)]
-
-
-def lineage(lock: Path) -> Iterator[dict[str, object]]:
-    """A row per output: its digest, the stage that made it, and the digests of what went in."""
-    stages = YAML(typ="safe").load(lock)["stages"] if lock.exists() else {}
-    for stage, entry in stages.items():
-        made_from = ", ".join(f"{dep['path']} {dep.get('md5', '')[:8]}" for dep in entry.get("deps", []))
-        for out in entry.get("outs", []):
-            yield {"output": out["path"], "md5": out.get("md5", ""), "stage": stage, "from": made_from}

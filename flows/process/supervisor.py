@@ -1,13 +1,14 @@
-"""A command that does not outlive the process that started it, and nothing that it has started does either.
+"""Supervises a command, so that neither it nor anything that it has started outlives the process that started it.
 
-This file runs as a small process between the two, in a session of its own. Its standard input ends when the starter
-does, whatever killed that; then it kills its process group and all that descends from it. (Linux's parent-death signal
-reaches only the child itself: a shell dies, and what the shell had started goes on writing.) What has left the group,
-as torchrun's workers and daemons do, and has lost its parent becomes this process's child, and is found too.
+This file runs as a small process between the two, the supervisor, in a session of its own. Its standard input ends
+when the process that started it ends, whatever killed that; then it kills its process group and all that descends from
+it. (Linux's parent-death signal reaches only the child itself: a shell dies, and what the shell had started goes on
+writing.) Processes that have left the group and lost their parent, as torchrun's workers and daemons do, become the
+supervisor's children, and are found too.
 
-SIGINT and SIGTERM to the group are for the command and for what it has started: it has ended when the last of them
-has. One that a signal has killed leaves 128 + the signal's number, as in a shell. What a failed command leaves is
-killed; a daemon that one leaves on success lives on after it, as without the tether.
+SIGINT and SIGTERM to the group are for the command and for what it has started; the supervisor ends when the last of
+them has ended. Its exit code is the command's, or 128 + the number of the signal that killed the command, as in a
+shell. What a failed command leaves is killed; a daemon that a successful one leaves lives on, as without a supervisor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 
-TYPE_CHECKING = False  # the tether itself imports as little as it can
+TYPE_CHECKING = False  # the supervisor's process imports as little as it can
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
@@ -30,9 +31,9 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """`subprocess.Popen(words, **options)` on a tether: it ends with this process, or when its `stdin` is closed.
+    """`subprocess.Popen(words, **options)`, supervised: it ends with this process, or when its `stdin` is closed.
 
-    Its process ID is its group's, for signals. It says everything on `stdout`, a pipe unless `options` have another.
+    The process ID is also the group's, for signals. Standard error goes to `stdout`, a pipe unless `options` say else.
     """
     import subprocess
 
@@ -46,37 +47,37 @@ def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 def main() -> None:
     words = sys.argv[1:]
-    heard: list[int] = []
-    patient: list[int] = [signal.SIGINT, signal.SIGTERM]
-    for number in patient:
-        signal.signal(number, lambda number, _: heard.append(number))
+    received: list[int] = []
+    passed_on: list[int] = [signal.SIGINT, signal.SIGTERM]
+    for number in passed_on:
+        signal.signal(number, lambda number, _: received.append(number))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
-        child = os.posix_spawnp(words[0], words, os.environ, setsigdef=patient, file_actions=[nothing])
+        child = os.posix_spawnp(words[0], words, os.environ, setsigdef=passed_on, file_actions=[nothing])
     except OSError as error:
         sys.exit(f"{words[0]}: {error.strerror}")
-    for number in heard:  # before there was anybody to hear it
+    for number in received:  # that came before there was a child to get it
         os.kill(child, number)
 
-    alone = threading.Event()
+    orphaned = threading.Event()
 
     def watch() -> None:
         while os.read(0, 1):
             pass
-        alone.set()
+        orphaned.set()
         _kill_descendants()
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if heard:  # all of them were told to end, and some may be saving still
+    if received:  # all of them were told to end, and some may be saving still
         while _descendants():
             time.sleep(0.02)
     elif code:  # what a failed command has left is not to go on writing
         _kill_descendants()
-    if alone.is_set():
-        threading.Event().wait()  # for the end that `watch` makes of all
+    if orphaned.is_set():
+        threading.Event().wait()  # until `watch` has killed this process too
     os._exit(code if code >= 0 else 128 - code)
 
 

@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.checkout.git import Git
-from flows.checkout.worktree import Say, StepError, Worktree, blobs
-from flows.process.file_lock import alone
-from flows.registry import decisions, gate
-from flows.registry.decisions import START, Decision, Entry, Kept
+from flows.checkout.worktree import StepError, Worktree
+from flows.engine import commands
+from flows.engine.repository import cached, default_remote, edit_yaml
+from flows.lineage import dvc_lock
+from flows.prefect_server import server
+from flows.process import file_lock
+from flows.process.command import Say
+from flows.registry import decisions, gate, history
+from flows.registry.history import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
 
@@ -60,7 +64,7 @@ class Retraining:
         if step not in self._done:
             try:
                 work: Callable[[Say], str] = getattr(self, f"_{step}")
-                self.worktree.go_on()
+                self.worktree.check()
                 self._done[step] = work(say)
             except (InputError, StepError) as error:
                 self.error = error
@@ -93,27 +97,27 @@ class Retraining:
         decisions.settle(self.root)  # what a killed run has left out
         tree = self.worktree
         tree.prepare(self.rev)
-        now = decisions.current(self.root)
-        if now and tree.remote() and tree.pushed() != now.commit:
+        now = history.current(self.root)
+        if now and default_remote(tree.path) and tree.pushed() != now.commit:
             tree.prepare(now.commit)
             self._push(now.commit, say)
             tree.prepare(self.rev)
         self._read()
-        self._log = decisions.history(self._git)
-        last = decisions.candidate(self._log)
+        self._log = history.read(self._git)
+        last = history.candidate(self._log)
         if last:
             if self.bar.warm:
                 self._start_as(last)
             tree.restore(last.commit, last.decision.rev)
         tree.link(say)
-        tree.check_out(say, self._new)
+        commands.check_out(tree.path, say, self._new)
         tree.update(say)
-        self.stale = tree.stale(say)
+        self.stale = commands.stale(tree.path, say)
         self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
         if self.news:
-            standing = self._promoted()  # its bytes are needed in the end: better missed now
-            if standing and self.bar.warm:
-                self._start_anew(standing, say)
+            baseline = self._promoted()  # its bytes are needed in the end: better missed now
+            if baseline and self.bar.warm:
+                self._start_anew(baseline, say)
         return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
 
     def _read(self) -> None:
@@ -125,7 +129,7 @@ class Retraining:
         self.bar = gate.rule(self._values)
         self._checkpoint = gate.checkpoint(gate.system(self._values, self.bar.system))
         try:
-            artifacts = _yaml(self.worktree.path / "dvc.yaml").get("artifacts") or {}
+            artifacts = dvc_lock.read(self.worktree.path / "dvc.yaml").get("artifacts") or {}
             names = [name for name, about in artifacts.items() if about.get("path") == self._checkpoint]
         except YAMLError as error:
             raise InputError(f"dvc.yaml: not valid YAML: {error}") from None
@@ -146,7 +150,7 @@ class Retraining:
         self._section = sections[0] if sections else None
 
     def _rule_of(self, entry: Entry) -> Any:
-        return (_loaded(self._git.file(entry.commit, "params.yaml")) or {}).get("retrain")
+        return dvc_lock.parse(self._git.file(entry.commit, "params.yaml")).get("retrain")
 
     # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
 
@@ -158,18 +162,16 @@ class Retraining:
             self.worktree.write(pointer, text)
             self._name_start(pointer)
 
-    def _start_anew(self, standing: Standing, say: Say) -> None:
+    def _start_anew(self, baseline: Baseline, say: Say) -> None:
         home = self.worktree.path / START / f"{self._entry}.safetensors"
         home.parent.mkdir(parents=True, exist_ok=True)
         home.unlink(missing_ok=True)  # it may be a link into the cache
-        shutil.copyfile(standing.checkpoint, home)
-        self.worktree.add(home, say)
+        shutil.copyfile(baseline.checkpoint, home)
+        commands.add(self.worktree.path, home, say)
         self._name_start(f"{START}/{home.name}.dvc")
 
     def _name_start(self, pointer: str) -> None:
-        from dvc.utils.serialize import modify_yaml  # it keeps comments and order
-
-        with modify_yaml(str(self.worktree.path / "params.yaml")) as values:
+        with edit_yaml(str(self.worktree.path / "params.yaml")) as values:
             values[self._section][self._entry]["start"] = pointer.removesuffix(".dvc")
         self._new = [pointer]
 
@@ -178,7 +180,7 @@ class Retraining:
     def _rebuild(self, say: Say) -> str:
         # Records come home: the audit asks the user's checkout.
         more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
-        if not _server_answers():
+        if not ("PREFECT_API_URL" in os.environ and server.answers()):
             more["PREFECT_API_URL"] = None  # it starts one of its own
         code, last = self.worktree.run(REBUILD, say, **more)
         if code:
@@ -188,23 +190,23 @@ class Retraining:
     # --- compare ---
 
     def _compare(self, say: Say) -> str:
-        content = _yaml(self.worktree.path / "dvc.lock")
-        md5 = decisions.outputs(content).get(self._checkpoint)
+        content = dvc_lock.read(self.worktree.path / "dvc.lock")
+        md5 = dvc_lock.outputs(content).get(self._checkpoint)
         if not md5:
             raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
-        self._log = decisions.history(self._git)
-        standing = self._promoted()
+        self._log = history.read(self._git)
+        baseline = self._promoted()
         undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
-        undone -= {entry.decision.md5 for entry in decisions.standing(self._log)}
+        undone -= {entry.decision.md5 for entry in history.active(self._log)}
         result: dict[str, Any] | None = None
         if md5 in undone:
             promote, why = False, "this checkpoint was promoted before, and rolled back"
-        elif standing is None:
+        elif baseline is None:
             promote, why = True, "the first candidate of this system"
-        elif standing.md5 == md5:
+        elif baseline.md5 == md5:
             promote, why = False, "the same checkpoint as the promoted one"
         else:
-            result = self._gate(content, standing, say)
+            result = self._gate(content, baseline, say)
             promote, why = result["promote"], result["why"]
         self.decision = Decision(
             "promoted" if promote else "rejected",
@@ -214,22 +216,22 @@ class Retraining:
             self._checkpoint,
             md5,
             self.rev,
-            standing.commit if standing else None,
+            baseline.commit if baseline else None,
             result,
         )
         return f"{self.decision.outcome}: {why}"
 
-    def _gate(self, content: dict[str, Any], standing: Standing, say: Say) -> dict[str, Any]:
+    def _gate(self, content: dict[str, Any], baseline: Baseline, say: Say) -> dict[str, Any]:
         home = self.worktree.path
         verdict = home / ".palimpsest" / "verdict.json"
         verdict.parent.mkdir(exist_ok=True)
         verdict.unlink(missing_ok=True)
-        lists = decisions.members(self._git, self._log, self.rev, content, self._checkpoint)
+        lists = history.members(self._git, self._log, self.rev, content, self._checkpoint)
         words: dict[str, Sequence[Path | str]] = {
             "candidate": [self._checkpoint],
             "candidate-members": self._cached(lists),
-            "promoted": [standing.checkpoint],
-            "promoted-members": standing.members,
+            "promoted": [baseline.checkpoint],
+            "promoted-members": baseline.members,
             "verdict": [verdict],
         }
         line = [sys.executable, "-m", "flows.registry.gate"]
@@ -241,22 +243,22 @@ class Retraining:
             raise StepError(f"compare: exit code {code}: {last}; nothing was promoted")
         return dict(json.loads(verdict.read_text()))
 
-    def _promoted(self) -> Standing | None:
+    def _promoted(self) -> Baseline | None:
         """The system's promotion that stands, and where its bytes are; None where there is none.
 
         Raises InputError where DVC's cache does not have them.
         """
-        entries = [e for e in decisions.standing(self._log) if e.decision.system == self.bar.system]
+        entries = [e for e in history.active(self._log) if e.decision.system == self.bar.system]
         if not entries:
             return None
         commit, decision = entries[-1].commit, entries[-1].decision
-        lists = decisions.members(self._git, self._log, commit, decisions.lock(self._git, commit), decision.path)
+        lists = history.members(self._git, self._log, commit, history.lock(self._git, commit), decision.path)
         checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists])
-        return Standing(commit, decision.md5, checkpoint, members)
+        return Baseline(commit, decision.md5, checkpoint, members)
 
     def _cached(self, files: Sequence[Kept]) -> list[Path]:
         """Where the bytes of files are. Raises InputError where DVC's cache does not have them."""
-        places = blobs(self.root, [file.md5 for file in files])
+        places = cached(self.root, [file.md5 for file in files])
         for (commit, path, _), place in zip(files, places, strict=True):
             if not place.exists():
                 raise InputError(
@@ -286,12 +288,12 @@ class Retraining:
     def _push(self, commit: str, say: Say) -> None:
         """Send the promoted commit's data where a remote is set, unless they have been."""
         self.trouble = None
-        if self.worktree.remote() and self.worktree.pushed() != commit:
+        if default_remote(self.worktree.path) and self.worktree.pushed() != commit:
             self.trouble = self.worktree.push(say)
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class Baseline:
     """What a candidate is compared with."""
 
     commit: str
@@ -321,33 +323,6 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     def waiting(other: str) -> None:
         say(f"waiting for another retraining (PID {other}), or what it has left")
 
-    with alone(decisions.common(git) / "palimpsest-retrain.lock", waiting) as held:
+    with file_lock.lock(git.common() / "palimpsest-retrain.lock", waiting) as held:
         place = (path or root.with_name(f"{root.name}-retrain")).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)
-
-
-def root() -> Path:
-    """The checkout that the current folder lies in. Raises InputError where it is none, or not DVC's."""
-    from flows.checkout.git import GitError
-
-    try:
-        top = Path(Git(Path.cwd())("rev-parse", "--show-toplevel"))
-    except GitError:
-        raise InputError("not inside a Git repository") from None
-    if not (top / ".dvc").is_dir():
-        raise InputError(f"{top}: no DVC project there; its folder has to be the repository's")
-    return top
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    return _loaded(file.read_text(encoding="utf-8")) if file.exists() else {}
-
-
-def _loaded(text: str | None) -> dict[str, Any]:
-    return YAML(typ="safe").load(text or "") or {}
-
-
-def _server_answers() -> bool:
-    from flows.prefect_server.server import answers
-
-    return "PREFECT_API_URL" in os.environ and answers()

@@ -106,7 +106,7 @@ def project(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Project:
 def build(cluster: Cluster, *targets: str, say: Callable[[str], None] = print) -> dict[str, str]:
     """The stages one after the other on the workers, without Prefect: the state of each."""
     with workspace(targets, say=say) as work:
-        crew = crews.Crew(work, cluster.client, snapshot.take(work.plan.root), say)
+        crew = crews.ClusterWorkspace(work, cluster.client, snapshot.take(work.plan.root), say)
         done = {name: crew.run(name, {}, say).state for name in work.plan.nodes}
         crew.finish()
     return done
@@ -219,7 +219,7 @@ from flows.cluster import dask
 from flows.checkout import snapshot
 from flows.engine.workspace import workspace
 with distributed.Client("{address}") as client, workspace(say=print) as work:
-    dask.Crew(work, client, snapshot.take(work.plan.root), print).run("gen", {{}}, print)
+    dask.ClusterWorkspace(work, client, snapshot.take(work.plan.root), print).run("gen", {{}}, print)
 """
 
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
-from flows.engine.workspace import LONGEST, StageError, Workspace, lines, workspace
-from flows.process import supervisor
-from flows.process.file_lock import alone
+from flows.engine.workspace import StageError, Workspace, workspace
+from flows.process import file_lock, supervisor
+from flows.process.command import LONGEST, lines
 from flows.rebuild import Rebuild
 from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
 from stages.runs.errors import InputError
@@ -193,7 +193,7 @@ def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain:
 
     rebuild = (sys.executable, "-m", "flows.cli", "rebuild")
     make = "from pathlib import Path; from dvc_project import Project; Project(Path())"
-    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", sys.executable, "-c", make).returncode
+    assert not run("env", f"PYTHONPATH={ROOT / 'tests/flows'}", sys.executable, "-c", make).returncode
     run(sys.executable, "-c", FILL, "0")
     at_first = run(*rebuild)
     assert at_first.returncode == 2
@@ -344,7 +344,7 @@ def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeyp
         # And beside whatever another working copy has on it.
         (file,) = tmp_path.glob("palimpsest-*-gpu-*.lock")
         said: list[str] = []
-        with alone(file):
+        with file_lock.lock(file):
             thread = threading.Thread(target=work.run, args=("mid@b", {}, said.append))
             thread.start()
             wait(lambda: said)

@@ -22,8 +22,10 @@ from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
+from flows.engine import commands
+from flows.lineage import dvc_lock
 from flows.operations import run_log
-from flows.registry import candidate, decisions
+from flows.registry import candidate, decisions, history
 from flows.registry.candidate import STEPS, Retraining, retraining
 from stages.runs.errors import InputError
 
@@ -224,7 +226,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert "not committed, so without what has changed in: dvc.yaml" in first
     assert first[-1].startswith("retrain: net promoted: the first candidate of this system")
     assert sorted(lab.trace()) == ["align", "ingest", "mask", "train"]
-    now = decisions.current(lab.root)
+    now = history.current(lab.root)
     assert now is not None
     assert (now.version, now.artifact, now.system) == ("v1.0.0", "face-net", "net")
     assert set(now.data) == {"faces"}
@@ -249,7 +251,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert lab.trace() == ["ingest", "train"], "only what depends on the photos"
     assert decision.outcome == "promoted"
     assert decision.why.startswith("psnr_hole better by ")
-    better = decisions.current(lab.root)
+    better = history.current(lab.root)
     assert better is not None
     assert better.version == "v2.0.0"
     assert better.commit == lab.git.commit("promoted") != now.commit
@@ -275,7 +277,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
         (lab.control / "train.hold").unlink()
         third = end(process)
     assert third[-1].startswith("retrain: net rejected: psnr_hole better by -")
-    assert decisions.current(lab.root) == better
+    assert history.current(lab.root) == better
     assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole better by -")
     assert lab.git("show", "candidates:data/scores/net.json") == '{"level": "poor", "start": 0}'
     outcomes = [entry.outcome for entry in run_log.entries(lab.root)]
@@ -284,7 +286,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     with lab.untouched():
         back = lab.run("--rollback")
     assert back[-1].startswith("retrain: promoted now: face-net v1.0.0")
-    returned = decisions.current(lab.root)
+    returned = history.current(lab.root)
     assert returned is not None
     assert (returned.commit, returned.md5) == (now.commit, now.md5)
     assert lab.git("diff", "promoted", now.commit) == ""
@@ -354,7 +356,7 @@ def job_of(lab: Lab, rev: str = "HEAD") -> Iterator[Retraining]:
             yield job
 
 
-def finish(lab: Lab) -> decisions.Decision:
+def finish(lab: Lab) -> history.Decision:
     with job_of(lab) as job:
         job.finish(print)
     assert job.decision is not None
@@ -365,8 +367,8 @@ def plant(lab: Lab, md5: str, system: str = "net") -> str:
     """A promotion without the work."""
     git = lab.git
     head = git("rev-parse", "HEAD")
-    decision = decisions.Decision("promoted", "planted", system, f"{system}-net", f"data/models/{system}", md5, head)
-    return decisions.record(git, git("rev-parse", "HEAD^{tree}"), decision, decisions.history(git), head)
+    decision = history.Decision("promoted", "planted", system, f"{system}-net", f"data/models/{system}", md5, head)
+    return decisions.record(git, git("rev-parse", "HEAD^{tree}"), decision, history.read(git), head)
 
 
 def test_ctrl_c_between_two_commands_is_heeded(lab: Lab) -> None:
@@ -404,8 +406,8 @@ def test_a_warm_start_is_the_promoted_checkpoint(lab: Lab) -> None:
         decision = finish(lab)
         assert decision.gate is not None
         assert (decision.outcome, decision.gate["pictures"]) == (outcome, 9)
-    first = decisions.history(lab.git)[0].commit
-    made = decisions.outputs(decisions.lock(lab.git, first))["data/models/net.members.arrow"]
+    first = history.read(lab.git)[0].commit
+    made = dvc_lock.outputs(history.lock(lab.git, first))["data/models/net.members.arrow"]
     (lab.root / ".dvc/cache/files/md5" / made[:2] / made[2:]).unlink()
     lab.photos("fair", more=2)
     fetch = "`dvc fetch --all-commits data/models/net.members.arrow`"
@@ -422,12 +424,12 @@ def test_a_rollback_in_between_and_what_it_undoes(lab: Lab) -> None:
             job.do(step, print)
         decisions.rollback(lab.root)
         job.do("decide", print)
-    log = [entry.decision for entry in decisions.history(lab.git)]
+    log = [entry.decision for entry in history.read(lab.git)]
     assert [(one.system, one.outcome) for one in log[2:]] == [("other", "rolled back"), ("net", "promoted")]
     lab.photos("fair", more=1)
     assert finish(lab).why == "the same checkpoint as the promoted one"
     decisions.rollback(lab.root)
-    now = decisions.current(lab.root)
+    now = history.current(lab.root)
     assert now is not None
     assert (now.system, now.md5) == ("other", "a")
     lab.photos("fair", more=2)
@@ -453,7 +455,7 @@ def test_what_a_kill_has_left_out_is_made(lab: Lab) -> None:
     decisions.rollback(lab.root)
     plant(lab, "c")
     decisions.settle(lab.root)
-    assert decisions.told(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
+    assert history.promoted_now(lab.root).startswith("promoted now: net-net v3.0.0, checkpoint c")
 
 
 KILLED_PUSH = """
@@ -482,7 +484,7 @@ def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
     assert subprocess.run([sys.executable, "-c", KILLED_PUSH], cwd=lab.worktree, env=ENV).returncode == 137
     with job_of(lab) as job:
         job.do("refresh", print)
-    made = decisions.outputs(decisions.lock(lab.git, "promoted"))
+    made = dvc_lock.outputs(history.lock(lab.git, "promoted"))
     pushed = {file.parent.name + file.name for file in (lab.home / "remote").rglob("*") if file.is_file()}
     assert {md5 for path, md5 in made.items() if not path.endswith(".json")} <= pushed
 
@@ -502,14 +504,14 @@ def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
             "ingest@ab": stage(["data/ingested/ab"], "photos"),
         }
     }
-    assert decisions.ingested(lock, "data/models/a") == {"a": "a"}
-    assert decisions.upstream(lock, "data/models/a")["data/models/b"] == "b"
-    assert decisions.ingested({}, "data/models/a") == {}
+    assert dvc_lock.ingested(lock, "data/models/a") == {"a": "a"}
+    assert dvc_lock.upstream(lock, "data/models/a")["data/models/b"] == "b"
+    assert dvc_lock.ingested({}, "data/models/a") == {}
 
 
 def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
     plant(lab, "a")
-    old = decisions.history(lab.git)
+    old = history.read(lab.git)
     plant(lab, "b")
     decision = old[-1].decision
     with pytest.raises(decisions.Moved):
@@ -539,7 +541,7 @@ def test_a_half_made_worktree_is_mended(lab: Lab, half: str) -> None:
             (lab.worktree / ".dvc" / "config.local").write_text("[cache")
     with lab.untouched():
         worktree.prepare(rev)
-        worktree.stale(print)
+        commands.stale(worktree.path, print)
     assert (lab.worktree / "stage.py").read_text() == STAGE
     assert worktree.git("status", "--porcelain") == ""
 
@@ -628,14 +630,14 @@ def test_imported_data_are_updated(lab: Lab) -> None:
     worktree = Worktree(lab.root, lab.worktree, os.open("/dev/null", os.O_RDONLY))
     with lab.untouched():
         worktree.prepare(rev)
-        worktree.check_out(print)
+        commands.check_out(worktree.path, print)
         assert (lab.worktree / "imported.txt").read_text() == "old"
         worktree.update(print)
     assert (lab.worktree / "imported.txt").read_text() == "new"
     made = lab.git("commit-tree", worktree.tree([]), "-p", rev, "-m", "candidate")
     worktree.prepare(rev)
     worktree.restore(made, rev)
-    worktree.check_out(print)
+    commands.check_out(worktree.path, print)
     assert (lab.worktree / "imported.txt").read_text() == "new", "it need not be fetched again"
 
 

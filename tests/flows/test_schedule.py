@@ -131,7 +131,7 @@ def sockets(process: psutil.Process) -> list:
 
 
 def the(processes: list[psutil.Process], word: str) -> psutil.Process:
-    """The process itself, not its tether."""
+    """The process itself, not its supervisor."""
     (one,) = [process for process in processes if word in line_of(process) and "-I" not in line_of(process)]
     return one
 
@@ -201,7 +201,7 @@ def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Ca
     """What came due while none was there is caught up once, and again if that was killed; nothing is left behind."""
     long_ago = (datetime.now(UTC) - timedelta(days=9)).isoformat()
     crons = {"retrain": NEVER, "rebuild": "0 3 * * *"}
-    table = scheduler_state.Timetable(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
+    table = scheduler_state.SchedulerState(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
     scheduler_state.write(project.home, table)
     words = ["--cron", NEVER, "--rebuild-cron", "0 3 * * *", "--timezone", "UTC"]
     project.control("a.hold").touch()
@@ -278,7 +278,7 @@ def test_a_failure_calls_the_hook_once(
     (line,) = other.run("schedule", "--cron", NEVER, "--name", "hook", code=2, PREFECT_API_URL=api)
     assert line.startswith(f"schedule: the deployment retrain/hook on Prefect's server is of {project.home}")
     scheduler.stop()
-    alerts.sound(project.home, words[-1], None, print)  # as the next scheduler does
+    alerts.send(project.home, words[-1], None, print)  # as the next scheduler does
     assert [json.loads(line)["command"] for line in events.read_text().splitlines()] == ["rebuild", "retrain"]
 
 
@@ -382,12 +382,12 @@ def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
     told = project.home / "told"
     hook = f"cat >> {told}; echo >> {told}"
     said: list[str] = []
-    alerts.sound(project.home, hook, timedelta(0), said.append)
+    alerts.send(project.home, hook, timedelta(0), said.append)
     assert not told.exists(), "nothing has run yet"
     with run_log.run(project.home, "rebuild") as entry:
         entry.end("nothing changed", "")
     for after in (timedelta(0), timedelta(0), timedelta(hours=1), timedelta(0)):
-        alerts.sound(project.home, hook, after, said.append)
+        alerts.send(project.home, hook, after, said.append)
     events = list(map(json.loads, told.read_text().splitlines()))
     assert [event["what"] for event in events] == ["the last successful rebuild"] * 2
     assert said == []

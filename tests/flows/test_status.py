@@ -1,4 +1,4 @@
-"""The journal of runs, the hook that is told of failures, and `palimpsest status`, which shows both."""
+"""The log of runs, the hook that gets failures, and `palimpsest status`, which shows both."""
 
 import contextlib
 import http.server
@@ -16,13 +16,13 @@ import pytest
 from flows.engine import graph
 from flows.engine.workspace import workspace
 from flows.operations import alerts, notify, run_log, scheduler_state
-from flows.registry import decisions
+from flows.registry import history
 
 ROOT = Path(__file__).parents[2]
 
 
 def begun(root: Path, code: str, **environment: str) -> subprocess.Popen[str]:
-    """A process that keeps a journal around `code`; it says "begun" inside."""
+    """A process that logs a run around `code`; it says "begun" inside."""
     program = f"""
 import sys
 from pathlib import Path
@@ -140,9 +140,9 @@ def test_the_hook_gets_the_event(tmp_path: Path) -> None:
     said: list[str] = []
     event = {"event": "failed", "message": "mid@b: exit code 1"}
     with webhook(200) as (url, got):
-        notify.call(f"{url}/path?key=secret", event, said.append)
+        notify.send(f"{url}/path?key=secret", event, said.append)
     assert got == [event]
-    notify.call(f"cat > {tmp_path}/event; echo said", event, said.append)
+    notify.send(f"cat > {tmp_path}/event; echo said", event, said.append)
     assert json.loads((tmp_path / "event").read_text()) == event
     assert said == []
 
@@ -151,16 +151,16 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     said: list[str] = []
     event = {"event": "failed"}
     with webhook(500) as (url, _):
-        notify.call(f"{url}/secret", event, said.append)
+        notify.send(f"{url}/secret", event, said.append)
     with webhook(200) as (other, got), webhook(302, f"{other}/secret") as (url, _):
-        notify.call(url.replace("//", "//user:secret@"), event, said.append)
+        notify.send(url.replace("//", "//user:secret@"), event, said.append)
     assert got == [], "nobody else gets it"
     assert "the webhook at 127.0.0.1: HTTP 302" in said.pop()
-    notify.call("http://user:secret@127.0.0.1:9/secret?key=secret", event, said.append)
-    notify.call("http://secret@[bad/secret", event, said.append)
-    notify.call("http://127.0.0.1:port/secret", event, said.append)
-    notify.call("echo secret >&2; exit 3", event, said.append)
-    notify.call("head -c 1; true secret", {"event": "failed", "long": "x" * 1_000_000}, said.append)  # stops reading
+    notify.send("http://user:secret@127.0.0.1:9/secret?key=secret", event, said.append)
+    notify.send("http://secret@[bad/secret", event, said.append)
+    notify.send("http://127.0.0.1:port/secret", event, said.append)
+    notify.send("echo secret >&2; exit 3", event, said.append)
+    notify.send("head -c 1; true secret", {"event": "failed", "long": "x" * 1_000_000}, said.append)  # stops reading
     assert len(said) == 5
     assert not any("secret" in line for line in said)
     assert "the webhook at 127.0.0.1: HTTP 500" in said[0]
@@ -267,7 +267,7 @@ def test_each_command_s_last_run_counts(home: Path) -> None:
         said(home, *words, command=command, code=2, PALIMPSEST_RUN=command, PALIMPSEST_LOG="its.log")
     assert [run.id for run in alerts.failing(home)] == ["retrain", "rebuild"], "by the clock it is a failure"
     crons = {"retrain": "0 3 * * *"}
-    scheduler_state.write(home, scheduler_state.Timetable(1, None, None, "UTC", crons, {}, {}))
+    scheduler_state.write(home, scheduler_state.SchedulerState(1, None, None, "UTC", crons, {}, {}))
     assert [one.what for one in alerts.stale(home, timedelta(0))] == ["the last successful retrain"], "what has a clock"
 
 
@@ -280,10 +280,10 @@ def test_status_says_what_is_promoted(home: Path) -> None:
     faces = [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]
     lock = {"stages": {"train": {"outs": [{"path": decision["path"]}], "deps": faces}}}
     (home / "dvc.lock").write_text(json.dumps(lock))
-    git(home, "checkout", "-q", "-b", decisions.CANDIDATES)
+    git(home, "checkout", "-q", "-b", history.CANDIDATES)
     git(home, "add", ".")
-    git(home, "commit", "-qm", f"dcgan promoted\n\n{decisions.MARK}{json.dumps(decision)}")
-    git(home, "branch", decisions.PROMOTED)
+    git(home, "commit", "-qm", f"dcgan promoted\n\n{history.MARK}{json.dumps(decision)}")
+    git(home, "branch", history.PROMOTED)
     page = said(home)
     assert "dcgan  since 20" in page
     assert "checkpoint 0123456789" in page

@@ -106,7 +106,7 @@ def kill_stage(process: subprocess.Popen[str], project: Project) -> str:
 
 
 def kill_server(process: subprocess.Popen[str], project: Project) -> str:
-    """The process itself, not the tether before it."""
+    """The process itself, not its supervisor."""
     home = str(project.home)
     while process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):

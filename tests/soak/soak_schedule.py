@@ -33,7 +33,7 @@ from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import NEVER, Scheduler, the
 
 from flows.operations import run_log, scheduler_state
-from flows.registry import decisions
+from flows.registry import history
 
 DAILY = {"retrain": NEVER, "rebuild": "0 3 * * *"}
 RETRAINING = float(os.environ.get("RETRAINING", "20"))  # seconds that a retraining takes
@@ -46,7 +46,7 @@ def words() -> list[str]:
 
 def overdue(project: Project) -> None:
     since = dict.fromkeys(DAILY, (datetime.now(UTC) - timedelta(days=9)).isoformat())
-    scheduler_state.write(project.home, scheduler_state.Timetable(1, None, None, "UTC", DAILY, since, {}))
+    scheduler_state.write(project.home, scheduler_state.SchedulerState(1, None, None, "UTC", DAILY, since, {}))
 
 
 def kill_the_scheduler(project: Project, name: str, api: str) -> None:
@@ -128,9 +128,9 @@ def retrain(rounds: int, folder: Path, api: str) -> None:
             (lab.root / "dvc.yaml").write_text("half an edit")
             with lab.untouched():
                 when = kill_a_retraining(lab, api)
-                before = [entry.decision.outcome for entry in decisions.history(lab.git)][len(decided) :]
+                before = [entry.decision.outcome for entry in history.read(lab.git)][len(decided) :]
                 last = lab.run(PREFECT_API_URL=api)[-1]
-            decided = [entry.decision.outcome for entry in decisions.history(lab.git)]
+            decided = [entry.decision.outcome for entry in history.read(lab.git)]
             print(f"retrain {number}: {level}, killed at {when!r}, {before} by then; then {last!r}", flush=True)
             check(lab, level, decided)
         shutil.rmtree(home)
@@ -140,7 +140,7 @@ def check(lab: Lab, level: str, decided: list[str]) -> None:
     """One promotion a level; the branches and tags that belong to them; the checkpoint in the remote; nobody left."""
     count = ("fair", "good").index(level) + 1
     assert decided == ["promoted"] * count, decided
-    now = decisions.current(lab.root)
+    now = history.current(lab.root)
     assert now is not None
     assert now.commit == lab.git.commit("promoted") == lab.git.commit("candidates")
     tags = {f"face-net{mark}" for number in range(count) for mark in (f"@v{number + 1}.0.0", f"#prod#{number + 1}")}
