@@ -81,7 +81,7 @@ def rebuild(
                 return
             from flows.prefect_server import server
 
-            elsewhere = _cluster().address(runner, work) if runner else None
+            elsewhere = _dask().address(runner, work) if runner else None
             if not elsewhere and (slow := _slow_precision(plan.root)):
                 _say(slow)  # the stages say it too, but into their logs
             ready = server.use(plan.root, scheduler_state.api(plan.root))
@@ -89,7 +89,7 @@ def rebuild(
 
             if elsewhere:
                 ready()
-                with _cluster().cluster(work, elsewhere, _say) as remote:
+                with _dask().connected(work, elsewhere, _say) as remote:
                     job = Rebuild(remote, room=remote.fits)
                     kept = launch(job, targets or [], ready)
             else:
@@ -219,7 +219,7 @@ def status(
     raise typer.Exit(int(bool(found.alarms)))
 
 
-def _cluster() -> ModuleType:
+def _dask() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):
         raise InputError("--runner dask=: needs Dask; `pip install -c constraints.txt -e '.[dask]'`")

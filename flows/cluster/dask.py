@@ -77,7 +77,7 @@ def address(runner: str, work: Workspace) -> str:
 
 
 class ClusterWorkspace(Workspace):
-    """A rebuild whose stages run on the workers of a Dask cluster, one at a time on each; `cluster()` makes it."""
+    """A rebuild whose stages run on the workers of a Dask cluster, one at a time on each; `connected()` makes it."""
 
     def __init__(self, work: Workspace, client: distributed.Client, taken: snapshot.Snapshot, say: Say) -> None:
         super().__init__(work.plan, work.lock_files, work.runner, work.force)
@@ -290,7 +290,7 @@ class ClusterWorkspace(Workspace):
 
 
 @contextlib.contextmanager
-def cluster(work: Workspace, where: str, say: Say) -> Iterator[ClusterWorkspace]:
+def connected(work: Workspace, where: str, say: Say) -> Iterator[ClusterWorkspace]:
     """`work`, its stages sent to the workers of the Dask scheduler at `where`; Prefect is to be set up before.
 
     The files that they get are those of the working copy as they are now, committed or not.
