@@ -124,6 +124,8 @@ class Signals:
         """Until a signal comes, or a child ends, or the time is over."""
         with contextlib.suppress(queue.Empty):
             self._news.get(timeout=seconds)
+            while True:
+                self._news.get_nowait()
 
     def _handle(self, number: int, _: object) -> None:
         self.got = self.got or number

@@ -230,8 +230,9 @@ class Workspace:
         options: dict[str, Any] = prepare_kwargs(stage, run_env={"PYTHONUNBUFFERED": "1", **environment})
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack, log.open("w", encoding="utf-8") as file:
+        with contextlib.ExitStack() as stack:
             locks = [stack.enter_context(resources.gpu(say, self.runner.check))] if node.gpu else []
+            file = stack.enter_context(log.open("w", encoding="utf-8"))
             self._logged.add(node.name)
 
             def say_and_log(line: str) -> None:
