@@ -49,9 +49,9 @@ def look(root: Path, after: timedelta | None) -> Status:
         [sys.executable, "-m", "flows.status"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     runs = run_log.entries(root)
-    table = scheduler_state.read(root)
-    if after is None and table and table.stale_after:
-        after = timedelta(seconds=table.stale_after)
+    scheduler = scheduler_state.read(root)
+    if after is None and scheduler and scheduler.stale_after:
+        after = timedelta(seconds=scheduler.stale_after)
     alarms = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
     if after is not None:
         alarms += map(str, alerts.stale(root, after))
@@ -61,7 +61,7 @@ def look(root: Path, after: timedelta | None) -> Status:
     return Status(
         working_copy=str(root),
         promoted=dataclasses.asdict(model) if model else None,
-        scheduler=dataclasses.asdict(table) if table and table.alive else None,
+        scheduler=dataclasses.asdict(scheduler) if scheduler and scheduler.alive else None,
         runs=[dataclasses.asdict(run) for run in runs[-RUNS:]],
         stale=stale,
         stale_unknown=unknown,
@@ -118,16 +118,16 @@ def _promoted(model: dict[str, Any] | None) -> Text:
     )
 
 
-def _scheduler(table: dict[str, Any] | None) -> Text:
-    if table is None:
+def _scheduler(scheduler: dict[str, Any] | None) -> Text:
+    if scheduler is None:
         return Text("none runs here")
     ahead = "; ".join(
         f"{command} {_local(at)} (in {_length(at - datetime.now(UTC))})"
-        for command, text in table["next"].items()
+        for command, text in scheduler["next"].items()
         for at in [datetime.fromisoformat(text)]
     )
-    page = f", {table['api'].removesuffix('/api')}" if table["api"] else ""
-    return Text(f"PID {table['pid']}{page}; next: {ahead or 'nothing is due'}")
+    page = f", {scheduler['api'].removesuffix('/api')}" if scheduler["api"] else ""
+    return Text(f"PID {scheduler['pid']}{page}; next: {ahead or 'nothing is due'}")
 
 
 def _stages(status: Status) -> Text:

@@ -55,8 +55,8 @@ def stale(root: Path, after: timedelta) -> list[Stale]:
     found = []
     if model := promoted(root):
         found.append(Stale("the promoted model", model.time))
-    table, runs = scheduler_state.read(root), run_log.entries(root)
-    for command in table.crons if table else scheduler_state.COMMANDS:
+    scheduler, runs = scheduler_state.read(root), run_log.entries(root)
+    for command in scheduler.crons if scheduler else scheduler_state.COMMANDS:
         mine = [run for run in runs if run.command == command]
         done = [run for run in mine if run.outcome in run_log.SUCCESSES]
         if done:
