@@ -244,7 +244,7 @@ def _say(line: str) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be heeded as Ctrl-C is."""
+    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 @contextlib.contextmanager

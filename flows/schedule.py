@@ -65,7 +65,7 @@ ALIASES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * 
 POLL = 2.0  # seconds between two looks
 WATCH = 60  # seconds between two looks for alerts
 PAUSE = 30  # seconds between two starts of a server that ends
-GONE = (httpx.HTTPError, PrefectException, OSError)  # how it shows that Prefect's server is not there
+GONE = (httpx.HTTPError, PrefectException, OSError)  # what is raised where Prefect's server does not answer
 
 # --- For a work pool: `prefect deploy` of prefect.yaml, and a worker ---
 
@@ -216,7 +216,7 @@ class Scheduler:
 
     def run(self, client: SyncPrefectClient) -> None:
         """Until SIGTERM or SIGINT."""
-        lost = True  # as if: what a killed scheduler has left is put right
+        lost = True  # at first as after a loss: what a killed scheduler has left is put right
         missed = met = False
         while not self._signals.got:
             try:
@@ -331,7 +331,7 @@ class Scheduler:
             del self._unreported[identity]
 
     def _settle(self, client: SyncPrefectClient, all_of_them: bool) -> None:
-        """Runs that a killed scheduler has left as running are not: mark them.
+        """Mark the runs that a killed scheduler has left as running as crashed.
 
         And those of the commands themselves where this server has only just started: they were of its last life.
         """

@@ -1,4 +1,4 @@
-"""Git as a command, quiet and for one checkout: no hooks, no prompts, no locks that it could do without."""
+"""The command `git` in one checkout, without hooks, prompts and locks that it can do without."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class GitError(InputError):
 
 
 class Git:
-    """The checkout in the folder `home`."""
+    """Git in the checkout `home`: `Git(home)("status")` runs `git status` there."""
 
     def __init__(self, home: Path, **variables: str) -> None:
         """`variables` are added to its commands' environment."""
@@ -71,5 +71,5 @@ class Git:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what would lead Git to another checkout."""
+    """This process's environment, without the variables that would lead Git to another checkout."""
     return {name: value for name, value in os.environ.items() if name not in LEADING}

@@ -59,7 +59,7 @@ class Worktree:
             repair_read_write_lock(repo)
 
     def _usable(self, main: Git) -> bool:
-        """Whether there is a worktree of ours; what is left of one is removed."""
+        """Whether the worktree is there and is ours; the remains of a broken one are removed."""
         if not self.path.exists() or not any(self.path.iterdir()):
             return False
         with contextlib.suppress(GitError):
@@ -80,13 +80,13 @@ class Worktree:
         return False
 
     def write(self, path: str, text: str) -> None:
-        """A file in the worktree."""
+        """Write a file in the worktree."""
         file = self.path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
 
     def restore(self, commit: str, rev: str) -> None:
-        """What the candidate `commit`, made from `rev`, had come to: `dvc.lock`, the outputs that DVC leaves to Git,
+        """Restore what the candidate `commit`, made from `rev`, had: `dvc.lock`, the outputs that DVC leaves to Git,
         and imports as they were updated, unless they have been changed by hand since.
         """
         same = [name for name in commands.imports(self.path) if self.git.file(rev, name) == self.git.file("HEAD", name)]
@@ -95,7 +95,7 @@ class Worktree:
             self.git("restore", "--source", commit, "--worktree", "--", *files)
 
     def link(self, say: Say) -> None:
-        """Lead what stages read and Git does not have, as a folder of photos beside the code, to the user's checkout.
+        """Link to the user's checkout what stages read and Git does not follow, as a folder of photos beside the code.
 
         Raises InputError for a path outside of the repository that is not there, seen from the worktree.
         """

@@ -134,7 +134,7 @@ class ClusterWorkspace(Workspace):
             run_cache.check_out(repo.stage.load_one(node.path, node.stage), one)
 
     def _performed(self, node: Node, order: dict[str, Any], say: Say) -> tuple[dict[str, Any], str]:
-        """What a worker answers, and where it is. A lost worker's stage goes to another."""
+        """Run the stage on a worker: the answer, and the worker's address. A lost worker's stage goes to another."""
         for _ in range(TRIES):
             with self._taken(node) as where:
                 try:
@@ -201,14 +201,14 @@ class ClusterWorkspace(Workspace):
             raise StageError(f"{where}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def _keep(self, node: Node, answer: dict[str, Any]) -> None:
-        """The run's records and whole log, as if it had been here."""
+        """Write the run's log and records where a run on this machine leaves them."""
         if "log" in answer:
             self.log(node.name).write_text(answer["log"], encoding="utf-8", errors="backslashreplace")
         records.add(self.plan.root / records_folder(), answer.get("records", {}))
 
     @contextlib.contextmanager
     def _taken(self, node: Node) -> Iterator[str]:
-        """A worker for this stage alone; and for a stage with a GPU, one whose GPU no other stage has."""
+        """A worker for this stage alone, waited for; for a stage with a GPU, one whose GPU no other stage has."""
         limit = time.monotonic() + RETURN
         while True:
             if self.runner.stopped:
@@ -291,9 +291,9 @@ class ClusterWorkspace(Workspace):
 
 @contextlib.contextmanager
 def connected(work: Workspace, where: str, say: Say) -> Iterator[ClusterWorkspace]:
-    """`work`, its stages sent to the workers of the Dask scheduler at `where`; Prefect is to be set up before.
+    """`work` on the workers of the Dask scheduler at `where`. Prefect's settings have to be made before.
 
-    The files that they get are those of the working copy as they are now, committed or not.
+    The workers get the files of the working copy as they are now, committed or not.
 
     Raises InputError where the files cannot be sent, and where no worker is fit.
     """

@@ -39,7 +39,7 @@ class LockFile:
         self._read: tuple[str, dict] = ("", {})  # a text of the file and what it says: to parse it takes long
 
     def record(self, stage: PipelineStage) -> None:
-        """Write what `stage` has become."""
+        """Write the entry of a stage that has run."""
         old = self._text()
         data = self._parsed(old)
         if self._order is None:

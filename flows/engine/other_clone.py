@@ -1,4 +1,4 @@
-"""A stage's inputs, laid out in another clone as they are in the one that asks, and what it makes there sent back.
+"""Running a stage in another clone: its inputs are described here and laid out there, its outputs are sent back.
 
 Inputs that a stage makes go by DVC's default remote; files that no remote keeps go in the order itself.
 """
@@ -53,7 +53,7 @@ def describe(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]
 
 
 def digests(stage: Stage) -> dict[str, Any]:
-    """Of each dep that the stage has saved, what DVC knows it by."""
+    """The digests of the stage's deps, as it has saved them, by their paths."""
     return {dep.def_path: dep.hash_info.to_dict() for dep in stage.deps}
 
 

@@ -39,7 +39,7 @@ def opened(root: Path | None) -> Iterator[Repo]:
 
 
 def when_free(work: Callable[[], Result], say: Say, check: Callable[[], None] = lambda: None) -> Result:
-    """Do something that DVC refuses while another process uses the files: as soon as none does.
+    """What `work` returns. While DVC refuses it, as another process uses the files, it is tried again.
 
     `check` is called meanwhile, and may raise to give up.
     """

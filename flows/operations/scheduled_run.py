@@ -18,7 +18,7 @@ from flows.prefect_server import server
 from flows.process.command import Command, Say
 
 LOGS = Path(".palimpsest/logs/scheduled")
-KEPT = 200  # logs of scheduled runs
+KEPT = 200  # so many logs of scheduled runs are kept
 # Seconds that a run has to save what it needs to go on; systemd gives a service 90.
 GRACE = float(os.environ.get("PALIMPSEST_GRACE", 60))
 

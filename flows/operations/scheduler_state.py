@@ -26,7 +26,7 @@ class SchedulerState:
     api: str | None  # of its own server; None where PREFECT_API_URL names one, which may hold a password
     zone: str  # of the cron lines
     crons: dict[str, str]  # command -> cron line
-    since: dict[str, str]  # command -> UTC time from which on what comes due is to be done
+    since: dict[str, str]  # command -> UTC time; what came due before it is not caught up
     next: dict[str, str]  # command -> UTC time of its next run
     stale_after: float | None = None  # seconds
 

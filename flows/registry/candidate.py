@@ -44,7 +44,7 @@ class Retraining:
 
     def __init__(self, root: Path, worktree: Worktree, rev: str) -> None:
         self.root, self.worktree, self.rev = root, worktree, rev
-        self.stale: list[str] = []  # the stages that what is new comes in by
+        self.stale: list[str] = []  # the stages whose inputs are new: a rebuild begins with them
         self.news = False  # whether there is anything to decide
         self.decision: Decision | None = None
         self.commit: str | None = None  # of the decision
