@@ -306,6 +306,8 @@ def test_times_are_checked() -> None:
     assert checked({"retrain": NEVER, "rebuild": None}, "Europe/Berlin") == ({"retrain": NEVER}, "Europe/Berlin")
     with pytest.raises(InputError, match="--rebuild-cron '61 "):
         checked({"retrain": NEVER, "rebuild": "61 * * * *"}, None)
+    with pytest.raises(InputError, match="--cron '0 3 31 2 "):  # there is no such day
+        checked({"retrain": "0 3 31 2 *"}, "UTC")
     with pytest.raises(InputError, match="--timezone 'Europe/Atlantis': no such time zone"):
         checked({"retrain": NEVER}, "Europe/Atlantis")
 
@@ -340,6 +342,7 @@ def test_when_it_was_last_due() -> None:
     there = due.astimezone(ZoneInfo("Europe/Berlin"))
     assert timedelta(0) < datetime.now(UTC) - due <= timedelta(hours=25)
     assert (there.hour, there.minute) == (2, 30) or there.hour == 3, "3 where the clocks were put forward"
+    assert last_due("@weekly", "UTC") == last_due("0 0 * * sun", "UTC")
 
 
 def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
