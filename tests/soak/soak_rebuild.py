@@ -136,7 +136,9 @@ def soak(kill: Callable[[subprocess.Popen[str], Project], str], rounds: int, fol
         line = said.splitlines()[-1] if said else ""
         begun[f"{when}, {done} begun"] += 1
         print(f"{kill.__name__} {number}: {when}, {done} begun, exit {process.returncode}: {line!r}; then {last!r}")
-        if not same or left or (kill is kill_server and process.returncode and done):
+        # Stages begin before the server answers; one that is killed until then ends the rebuild, with its name.
+        lost = kill is kill_server and process.returncode and done and "Prefect's server did not start" not in line
+        if not same or left or lost:
             sys.exit(f"{said}\nlock and outputs: {'the same' if same else 'DIFFER'}; left: {left}")
         shutil.rmtree(project.home)
     print(
