@@ -193,7 +193,7 @@ def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain:
 
     rebuild = (sys.executable, "-m", "flows.cli", "rebuild")
     make = "from pathlib import Path; from dvc_project import Project; Project(Path())"
-    assert not run("env", f"PYTHONPATH={ROOT / 'tests/flows'}", sys.executable, "-c", make).returncode
+    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", sys.executable, "-c", make).returncode
     run(sys.executable, "-c", FILL, "0")
     at_first = run(*rebuild)
     assert at_first.returncode == 2
