@@ -24,12 +24,13 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images import landmarks as faces
+from stages.images.decode.picture import BadPicture
+from stages.images.decode.read import decode
 from stages.images.pool import processes
-from stages.images.sources import BadPicture, decode
 from stages.images.table import ALIGNED, SPLITS, Writer, writing_pictures
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT
+from stages.runs.params import STRICT, refuse_idle
 
 COLUMNS = ("image", "image_id", "path", "split", "status", "landmarks")  # of data/ingested, as they are read
 
@@ -51,6 +52,12 @@ class Params:
     max_outside: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of a crop that may lie outside its photo
     min_frontality: Annotated[float, Field(ge=0)] = 0.5  # eye distance over eye-to-mouth distance; lower is profile
     workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
+
+    def __post_init__(self) -> None:
+        if self.mode == "centre":
+            refuse_idle(self, "mode: centre", ["score", "max_outside", "min_frontality"])
+        if self.detector != "yunet":
+            refuse_idle(self, f"detector: {self.detector}", ["score"])
 
 
 @plain(frozen=True, slots=True)

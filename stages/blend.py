@@ -36,7 +36,7 @@ from pydantic.dataclasses import dataclass
 from stages.images import table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT
+from stages.runs.params import STRICT, Name, refuse_idle
 
 Method = Literal["exact", "sobel", "coupled"]
 Links = list[tuple[np.ndarray, np.ndarray]]
@@ -53,10 +53,14 @@ EPSILON = 0.01  # intensity per pixel; rounds the coupled norm off at zero
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    dataset: str  # whose pictures and holes the system completed
-    method: Method = "exact"
+    dataset: Name  # whose pictures and holes the system completed
+    method: Method = "exact"  # or report 2's descent on Sobel gradients, or that with its channels coupled
     iterations: Annotated[int, Field(ge=1)] = 500  # of Adam; sobel and coupled only
     rate: Annotated[float, Field(gt=0)] = 0.01  # of Adam, intensity (0 to 1) a step; sobel and coupled only
+
+    def __post_init__(self) -> None:
+        if self.method == "exact":
+            refuse_idle(self, "method: exact", ["iterations", "rate"])
 
 
 def poisson_blend(
@@ -367,7 +371,8 @@ def _levels(x: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Params, name: str) -> None:
     """Blend every row of `inpainted`/guide.arrow into its aligned picture and write `blended`/blended.arrow.
 
-    Same rows, same order. Raises InputError where a row's picture or hole is not in the dataset's tables.
+    Same rows, same order. Raises InputError where a row's picture or hole is not in the dataset's tables, and where a
+    descent leaves the range of numbers.
     """
     from tqdm import tqdm
 
@@ -402,6 +407,11 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
                 iterations=params.iterations,
                 rate=params.rate,
             )
+            for row in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[:1]:  # NaN would be a black pixel
+                _, path, kind = keys[start + row]
+                raise InputError(
+                    f"'{path}', hole '{kind}': blending left the range of numbers: lower blend.{name}.rate"
+                )
             for pixels, key in zip(_levels(x, picture, hole), keys[batch], strict=True):
                 writer.append(pixels, *key)
             bar.update(len(picture))

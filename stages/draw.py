@@ -52,7 +52,7 @@ IRISES = ((74, 46, 28), (58, 36, 24), (110, 78, 44), (96, 112, 76), (92, 126, 15
 class Params:
     count: Annotated[int, Field(ge=1, le=100_000)]  # pictures
     size: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]  # of the people: another number draws others
     workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
 
 

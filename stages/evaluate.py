@@ -2,6 +2,9 @@
 
 One row a picture, kind of hole and blending goes to the table; means with their intervals go to a second one
 (`stages/metrics/means.py`); the few that a person compares go to the score file, for `dvc metrics show`.
+
+Where blending changes not one pixel of any picture, there are raw rows and numbers alone. So it is by construction of
+a system whose own picture has the known pixels around each hole, as Telea's has: there is no seam to close.
 Without LPIPS all three are the same bytes on every x86-64 CPU and with any number of threads.
 """
 
@@ -24,7 +27,7 @@ from stages.metrics import fidelity
 from stages.metrics.means import KEYS, OVERALL, Means, summarise, write_means
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Runtime, refuse_idle
 
 CHUNK = 256  # rows scored at once: bounds memory
 BLENDINGS = ("raw", "blended")
@@ -41,6 +44,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.lpips != "none" and self.perceptual_weights != "imagenet":
             raise ValueError(f"lpips: {self.lpips} needs perceptual_weights: imagenet (never random ones)")
+        if self.lpips == "none":
+            refuse_idle(self, "lpips: none", ["perceptual_weights"])
 
 
 def measure(
@@ -48,6 +53,7 @@ def measure(
 ) -> dict[str, Any]:
     """The table of scores as columns, `KEYS` and then the metrics: every row raw, then every row blended.
 
+    Where all blended pictures equal the raw ones, there are no blended rows.
     Raises InputError where tables do not fit each other, and where a completed picture differs from
     the truth outside its hole: it was not composited, and its whole-picture scores would mean something else.
     """
@@ -59,23 +65,35 @@ def measure(
         raise InputError(f"{blended.path}: not the rows of {raw.path}; remove both and run `dvc repro`")
     pictures, masks, mixed = truth.find([key[:2] for key in keys]), holes.find(keys), blended.find(keys)
 
-    ratio = np.empty(len(keys))
+    ratio, same = np.empty(len(keys)), True
     parts: dict[str, list[dict[str, np.ndarray]]] = {blending: [] for blending in BLENDINGS}
     for start in tqdm(range(0, max(len(keys), 1), CHUNK), desc="score", mininterval=1, disable=None):
         rows = np.arange(start, min(start + CHUNK, len(keys)))
         target, hole = truth.pictures(pictures[rows]), holes.holes(masks[rows])
         ratio[rows] = hole.mean(axis=(1, 2), dtype=np.float64)
-        for blending, table, where in (("raw", raw, rows), ("blended", blended, mixed[rows])):
-            output = table.pictures(where)
+        outputs = raw.pictures(rows), blended.pictures(mixed[rows])
+        alike = np.array_equal(*outputs)
+        same &= alike
+        for blending, table, output in zip(BLENDINGS, (raw, blended), outputs, strict=True):
             if ((output != target).any(axis=3) & ~hole).any():
                 raise InputError(f"{table.path}: known pixels were changed; remove it and run `dvc repro`")
-            perceptual = {"lpips": fidelity.rounded(lpips(output, target), fidelity.COARSE)} if lpips else {}
+            if alike and blending == "blended":
+                parts["blended"].append(parts["raw"][-1])
+                continue
+            perceptual = {}
+            if lpips:
+                distance = lpips(output, target)
+                for row in np.flatnonzero(~np.isfinite(distance))[:1]:  # it would pass for a hole without a score
+                    _, path, kind = keys[start + row]
+                    raise InputError(f"'{path}', hole '{kind}', {blending}: its LPIPS is not a number; set lpips: none")
+                perceptual = {"lpips": fidelity.rounded(distance, fidelity.COARSE)}
             parts[blending].append(fidelity.score(output, target, hole) | perceptual)
 
-    columns: dict[str, Any] = {name: [key[i] for key in keys] * 2 for i, name in enumerate(KEY)}
-    columns |= {"blending": ["raw"] * len(keys) + ["blended"] * len(keys), "ratio": np.tile(ratio, 2)}
-    both = parts["raw"] + parts["blended"]
-    return columns | {name: np.concatenate([part[name] for part in both]) for name in both[0]}
+    blendings = BLENDINGS[:1] if same else BLENDINGS
+    columns: dict[str, Any] = {name: [key[i] for key in keys] * len(blendings) for i, name in enumerate(KEY)}
+    columns |= {"blending": [blending for blending in blendings for _ in keys], "ratio": np.tile(ratio, len(blendings))}
+    scored = [part for blending in blendings for part in parts[blending]]
+    return columns | {name: np.concatenate([part[name] for part in scored]) for name in scored[0]}
 
 
 def headline(means: Means) -> dict[str, Any]:
@@ -83,23 +101,22 @@ def headline(means: Means) -> dict[str, Any]:
 
     At most `NUMBERS` in all: psnr_hole -> kind of hole -> raw, blended (dB); and over all holes ssim, l1 and lpips ->
     raw, blended. Where there are too many kinds for that, psnr_hole has the raw ones alone; where still too many, it is
-    over all holes.
+    over all holes. What blending does not change has no `blended`.
     """
     if not means:
         return {"n": 0}
+    there = [blending for blending in BLENDINGS if (blending, *OVERALL) in means]
 
-    def shown(
-        metric: str, group: tuple[str, str], digits: int, blendings: Sequence[str] = BLENDINGS
-    ) -> dict[str, float]:
+    def shown(metric: str, group: tuple[str, str], digits: int, blendings: Sequence[str] = there) -> dict[str, float]:
         return {blending: round(means[blending, *group][metric].mean, digits) for blending in blendings}
 
     everything = means["raw", *OVERALL]
     whole = {metric: shown(metric, OVERALL, 4) for metric in ("ssim", "l1", "lpips") if metric in everything}
     kinds = [key[1:] for key, metrics in means.items() if key[:2] == ("raw", "kind") and "psnr_hole" in metrics]
-    room = NUMBERS - 1 - len(BLENDINGS) * len(whole)
+    room = NUMBERS - 1 - len(there) * len(whole)
     psnr: dict[str, Any]
     if len(kinds) <= room:
-        blendings = BLENDINGS if len(BLENDINGS) * len(kinds) <= room else BLENDINGS[:1]
+        blendings = there if len(there) * len(kinds) <= room else there[:1]
         psnr = {kind[1]: shown("psnr_hole", kind, 2, blendings) for kind in kinds}
     else:
         psnr = shown("psnr_hole", OVERALL, 2)
@@ -147,4 +164,5 @@ if __name__ == "__main__":
         sections={"params": "evaluate", "runtime": "runtime"},
         inputs=("aligned", "masks", "inpainted", "blended"),
         outputs=("scores", "table", "means"),
+        wiring="blend.{name}",
     )

@@ -23,7 +23,7 @@ from stages.images import batches
 from stages.images.table import Table
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Name, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,9 +35,9 @@ BASELINES = ("telea", "navier_stokes", "mean", "nearest")
 class Params:
     """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
-    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models; wired in dvc.yaml
-    dataset: str  # a key of `datasets`; wired in dvc.yaml
-    checkpoint: str  # its file; classical: stages/models/no_checkpoint.txt; wired in dvc.yaml
+    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models
+    dataset: Name  # the dataset whose test pictures are completed
+    checkpoint: str  # its file; of network classical: stages/models/no_checkpoint.txt
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
     kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes
@@ -52,6 +52,12 @@ class Params:
             raise ValueError("sample: a baseline draws no completions")
         if self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
             raise ValueError(f"checkpoint: network '{self.network}' needs one: data/models/<name>.safetensors")
+        if self.network == "classical" and self.checkpoint.endswith(".safetensors"):
+            raise ValueError("checkpoint: a baseline reads none: stages/models/no_checkpoint.txt")
+        if self.network == "classical":
+            refuse_idle(self, f"method: {self.method}", ["batch"])
+        if self.method not in ("telea", "navier_stokes"):
+            refuse_idle(self, f"method: {self.method}" if self.method else f"network: {self.network}", ["radius"])
 
 
 # known uint8 N x H x W x 3 (zeros under the hole), hole bool N x H x W -> whole pictures as known.
@@ -106,6 +112,7 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
     Raises InputError if it is no such network's.
     """
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
     try:
         build = import_module(f"stages.models.{network}").Network
@@ -113,18 +120,15 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
         raise InputError(
             f"params.yaml: infer: network '{network}': no stages/models/{network}.py with a Network"
         ) from None
-    tensors, inputs = checkpoint.load(path)
-    if inputs.get("network") != network:
-        raise InputError(
-            f"{path}: holds network {inputs.get('network')}, not {network}: mend infer's `checkpoint` or `network`"
-        )
-    try:
-        module = build(**inputs["arguments"])
-        module.load_state_dict(checkpoint.part(tensors, "network"))
-    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
-        said = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole {network} ({said}); remove it and run `dvc repro`") from None
-    return module.requires_grad_(False).eval(), inputs["arguments"]["size"]
+    found = checkpoint.Checkpoint(path)
+    if found.inputs.get("network") != network:
+        said = short(found.inputs.get("network"))
+        raise InputError(f"{path}: holds network {said}, not {network}: mend infer's `checkpoint` or `network`")
+    arguments = found.mapping("arguments")
+    module = found.build("network", build, arguments)
+    if "size" not in arguments:
+        raise found.wrong("arguments: no size")
+    return module.requires_grad_(False).eval(), arguments["size"]
 
 
 def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Runtime) -> System:
@@ -152,7 +156,8 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
         if params.sample is not None:
             given.append(noise(params.sample, batch, network.latent).to(device))
         with torch.inference_mode(), training.autocast(runtime, device):
-            return tensors.to_pictures(network(*given))
+            made = network(*given)
+        return tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {checkpoint} makes of it")
 
     def completes(hole: np.ndarray) -> np.ndarray:
         return network.completes(to_hole(hole)).cpu().numpy()
@@ -190,7 +195,8 @@ def infer(
 ) -> None:
     """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are.
 
-    Raises InputError for a checkpoint that is not the network's, and for kinds of hole it cannot complete.
+    Raises InputError for a checkpoint that is not the network's, for kinds of hole it cannot complete, and where what
+    it makes of a picture is not a number.
     """
     from tqdm import tqdm
 

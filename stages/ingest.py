@@ -31,14 +31,16 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images import png, sources, splits, table
-from stages.images.sources import BadPicture, Item
+from stages.images.decode.picture import MAX_PIXELS, BadPicture
+from stages.images.decode.read import read
+from stages.images.sources import Item
 from stages.images.splits import Member, Split
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 
 MIN_SIDE = 8  # pixels; smaller is nothing to complete
-MAX_BYTES = 3 * sources.MAX_PIXELS  # a larger file is not read: no picture within the limits needs more
+MAX_BYTES = 3 * MAX_PIXELS  # a larger file is not read: no picture within the limits needs more
 
 SHARD_ROWS = 2000
 SHARD_BYTES = 64 << 20
@@ -63,19 +65,19 @@ SCHEMA = pa.schema(
         ("consent", pa.string()),
         ("origin", pa.string()),
         ("status", pa.string()),  # kept or rejected
-        ("reason", pa.string()),  # of a rejection; of a kept picture, what is out of the ordinary with it
+        ("reason", pa.string()),  # why it was rejected, or what is odd about a kept picture
     ]
 )
 
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    source: str  # one of sources.SOURCES
-    root: Words  # the folder; the path itself comes from the command line
+    source: str  # how the folder is read: portraits, folder, celeba, celeba_hq, lfw, cifar10, places or scenes
+    root: Words  # the folder of the pictures; relative to the project's root, or absolute
     use: Literal["train", "evaluate"]  # evaluate: every kept picture is in the test split
-    licence: Words  # these three for every picture that pictures.csv says nothing else of
-    consent: Words
-    origin: Words
+    licence: Words  # of every picture for which pictures.csv has none
+    consent: Words  # the same
+    origin: Words  # the same
     split: Split
 
     def __post_init__(self) -> None:
@@ -92,12 +94,14 @@ class Examined:
     width: int | None = None
     height: int | None = None
     reason: str | None = None
+    remarks: tuple[str, ...] = ()  # what is odd about a picture that can be used
 
 
 def examine(item: Item) -> Examined:
     """Read and decode one input; whatever is wrong with it becomes its reason."""
     if item.reason:
         return Examined(reason=item.reason)
+    remarks: tuple[str, ...] = ()
     if isinstance(item.content, np.ndarray):
         pixels = np.ascontiguousarray(item.content)
         image_id = pixel_digest(pixels)
@@ -108,12 +112,13 @@ def examine(item: Item) -> Examined:
         except BadPicture as bad:
             return Examined(reason=str(bad))
         try:
-            pixels = sources.decode(data)
+            picture = read(data)
         except BadPicture as bad:
             return Examined(image_id=image_id, reason=str(bad))
+        pixels, remarks = picture.pixels, picture.remarks
     height, width = pixels.shape[:2]
     small = f"too small: {width} x {height}" if min(width, height) < MIN_SIDE else None
-    return Examined(image_id, pixel_digest(pixels), width, height, small)
+    return Examined(image_id, pixel_digest(pixels), width, height, small, remarks)
 
 
 def contents(item: Item, image_id: str) -> bytes:
@@ -149,8 +154,9 @@ def _read(file: Path) -> bytes:
 class Verdict(NamedTuple):
     """What is decided of one input."""
 
-    split: str | None  # None: rejected
-    reason: str | None  # why it is rejected; of a kept one why its row is out of the ordinary
+    split: str | None = None  # None: rejected
+    reason: str | None = None  # why it is rejected
+    moved: str | None = None  # why a kept one lies on another side than it would alone
 
 
 def judge(
@@ -181,12 +187,13 @@ def judge(
             verdicts[index] = Verdict(None, f"duplicate {what} of {place.kept}")
         else:
             moved = f"moved from {place.alone} to {place.side}: linked to {place.because}" if place.because else None
-            verdicts[index] = Verdict(place.side, moved)
+            verdicts[index] = Verdict(place.side, moved=moved)
     return verdicts
 
 
 def to_row(item: Item, examined: Examined, verdict: Verdict, data: bytes | None, params: Params) -> dict[str, Any]:
     """The table's row for one input; `data` are the file's bytes, None for a rejected one."""
+    remarks = "; ".join(filter(None, (verdict.moved, *examined.remarks))) if verdict.split else None
     return {
         "image": {"bytes": data, "path": item.path},
         "image_id": examined.image_id,
@@ -202,7 +209,7 @@ def to_row(item: Item, examined: Examined, verdict: Verdict, data: bytes | None,
         "consent": item.consent or params.consent,
         "origin": item.origin or params.origin,
         "status": "kept" if verdict.split else "rejected",
-        "reason": verdict.reason,
+        "reason": verdict.reason or remarks or None,
     }
 
 
@@ -274,8 +281,11 @@ class Shards:
 def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: str) -> dict[str, Any]:
     """Read every picture below `root` into the table `ingested`, a folder of parquet shards.
 
-    Returns the record's notes: counts, and which pictures lie on another side than they would alone. Raises InputError
-    where the folder is missing or empty, a list in it cannot be read, a picture changes meanwhile, or none can be used.
+    Returns the record's notes: counts, which pictures lie on another side than they would alone, and
+    how many of those kept had a colour profile, several frames or another oddity.
+
+    Raises InputError where the folder is missing or empty, a list in it cannot be read, a picture changes
+    meanwhile, or none can be used.
     """
     items = sources.find(params.source, root)
     withdrawn = read_tombstones(tombstones)
@@ -302,13 +312,15 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
         shards.append(values)
     shards.flush()
     print(f"ingest {name}: {len(items)} in, {kept} kept, {rejected.total()} rejected {why}".rstrip(), file=sys.stderr)
-    remarks = {item.path: verdict.reason for item, verdict in zip(items, verdicts, strict=True) if verdict.split}
-    moved = {path: reason for path, reason in remarks.items() if reason}
+    moved = {item.path: verdict.moved for item, verdict in zip(items, verdicts, strict=True) if verdict.moved}
     for path, reason in list(moved.items())[:SHOWN]:
         print(f"ingest {name}: {path}: {reason}", file=sys.stderr)
     if len(moved) > SHOWN:
         print(f"ingest {name}: and {len(moved) - SHOWN} more, which the record and the table name", file=sys.stderr)
-    return {"kept": kept, "rejected": dict(rejected), "moved": moved}
+    odd = Counter(r for each, verdict in zip(examined, verdicts, strict=True) if verdict.split for r in each.remarks)
+    for remark, count in odd.most_common(SHOWN):
+        print(f"ingest {name}: {count} kept: {remark}", file=sys.stderr)
+    return {"kept": kept, "rejected": dict(rejected), "moved": moved, "remarks": dict(odd)}
 
 
 def kind(reason: str) -> str:

@@ -29,7 +29,7 @@ class Params:
 
     seed: int  # of every draw
     train_sample: Annotated[int, Field(ge=0)]  # training pictures that get frozen holes
-    kinds: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], dict[str, Any]]  # label -> options of holes.py
+    kinds: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], dict[str, Any]]  # kind, or a label -> options
 
     def __post_init__(self) -> None:
         if not self.kinds:

@@ -32,6 +32,7 @@ from stages.images.table import SPLITS, Key, Table
 from stages.metrics.means import OVERALL, SUFFIX, Interval, Means, read_means
 from stages.runs import command, record
 from stages.runs.errors import InputError
+from stages.runs.header import Header
 from stages.runs.params import STRICT
 
 TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
@@ -156,29 +157,39 @@ def read(path: Path, columns: list[str]) -> pa.Table:
 
 
 def data_section(folders: Folders, datasets: Mapping[str, Any]) -> str:
-    """Counts per dataset, and every reason for a rejection with its number of pictures."""
-    rows, reasons = [], []
+    """Counts per dataset, and how often each reason for a rejection and each remark on a kept file was given."""
+    rows, reasons, remarks = [], [], []
     for name, entry in datasets.items():
         ingested = read(folders.ingested / name, ["status", "reason", "licence", "consent"])
-        status = Counter(ingested["status"].to_pylist())
+        status = ingested["status"].to_pylist()
+        counts = Counter(status)
         splits = [len(Table(folders.aligned / name / f"{split}.arrow")) for split in SPLITS]
         unaligned = read(folders.aligned / name / "rejected.parquet", ["reason"])
         terms = [", ".join(sorted({escape(v) for v in ingested[c].to_pylist() if v})) for c in ("licence", "consent")]
         use = entry.get("ingest", {}).get("use", "")
-        counts = [ingested.num_rows, status["kept"], status["rejected"], unaligned.num_rows, *splits]
-        rows.append([escape(name), escape(use), *terms, *map(str, counts)])
-        for stage, table in (("ingest", ingested), ("align", unaligned)):
-            found = Counter(filter(None, table["reason"].to_pylist()))
-            ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-            reasons += [[escape(name), stage, escape(reason), str(n)] for reason, n in ranked[:REASONS]]
-            if rest := sum(n for _, n in ranked[REASONS:]):
-                reasons.append([escape(name), stage, f"{len(ranked) - REASONS} other reasons", str(rest)])
+        numbers = [ingested.num_rows, counts["kept"], counts["rejected"], unaligned.num_rows, *splits]
+        rows.append([escape(name), escape(use), *terms, *map(str, numbers)])
+        said = list(zip(status, ingested["reason"].to_pylist(), strict=True))
+        reasons += ranked(name, "ingest", [reason for kind, reason in said if kind == "rejected"])
+        reasons += ranked(name, "align", unaligned["reason"].to_pylist())
+        remarks += ranked(name, "ingest", [remark for kind, remark in said if kind == "kept"])
     counted = ("pictures", "kept", "rejected", "not aligned", *SPLITS)
     head = ("dataset", "use", "licence", "consent", *counted)
     body = grid(head, rows, "Pictures = kept + rejected; kept = not aligned + train + val + test.")
     if reasons:
         body += grid(["dataset", "stage", "reason", "pictures"], reasons, "What was rejected, and why.")
+    if remarks:
+        body += grid(["dataset", "stage", "remark", "pictures"], remarks, "What was odd about pictures that were kept.")
     return body
+
+
+def ranked(name: str, stage: str, reasons: list[str | None]) -> list[list[str]]:
+    """Rows of a dataset's most frequent reasons, and one for the rest; None is no reason."""
+    found = sorted(Counter(filter(None, reasons)).items(), key=lambda item: (-item[1], item[0]))
+    rows = [[escape(name), stage, escape(reason), str(n)] for reason, n in found[:REASONS]]
+    if rest := sum(n for _, n in found[REASONS:]):
+        rows.append([escape(name), stage, f"{len(found) - REASONS} other reasons", str(rest)])
+    return rows
 
 
 # --- Scores ---
@@ -223,6 +234,12 @@ class Line(NamedTuple):
         return f"{escape(self.system)} <i>{self.blending}</i>"
 
 
+def blendings(means: Means) -> tuple[str, ...]:
+    """How a system's results are shown: raw and blended; raw alone where blending changes no pixel of them."""
+    changed = any(blending == "blended" for blending, *_ in means)
+    return ("raw", "blended") if changed or not means else ("raw",)
+
+
 def score_table(lines: Sequence[Line], group: str, label: str) -> str:
     """Every metric of one kind of hole, or of all."""
     groups = [line.group(group, label) for line in lines]
@@ -245,6 +262,8 @@ def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> st
     rule, form = METRICS[metric].best, METRICS[metric].form
     rows = []
     for system, means in systems.items():
+        if "blended" not in blendings(means):
+            continue
         row = [escape(system)]
         for group in (OVERALL, *(("kind", kind) for kind in kinds)):
             gain = means.get(("difference", *group), {}).get(metric)
@@ -257,12 +276,18 @@ def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> st
             row.append(f"<span class='{tone}'>{format(gain.mean, '+' + form)}</span><small>{low} to {high}</small>")
         rows.append(row)
     caption = f"What blending changes: {METRICS[metric].heading}, blended minus raw, hole by hole."
-    return grid(["system", "all holes", *map(escape, kinds)], rows, caption)
+    table = grid(["system", "all holes", *map(escape, kinds)], rows, caption) if rows else ""
+    if same := [escape(system) for system, means in systems.items() if "blended" not in blendings(means)]:
+        table += (
+            f"<p>Blending changes no pixel of {', '.join(same)}: around each hole the system's own picture has the "
+            "known pixels themselves, and there is no seam to close. Such a system is shown raw alone.</p>\n"
+        )
+    return table
 
 
 def score_section(systems: Mapping[str, Means], kinds: Sequence[str]) -> str:
     """The tables of one dataset's systems."""
-    lines = [Line(system, blending, means) for system, means in systems.items() for blending in ("raw", "blended")]
+    lines = [Line(system, blending, means) for system, means in systems.items() for blending in blendings(means)]
     present = [kind for kind in kinds if any(line.group("kind", kind) for line in lines)]
     # Only systems that complete every kind can be compared over all holes.
     able = [line for line in lines if all(line.group("kind", kind) for kind in present)]
@@ -302,9 +327,12 @@ def open_system(folders: Folders, system: str) -> Shown:
 
 
 def sheets(
-    folders: Folders, dataset: str, kinds: Sequence[str], systems: Sequence[str], count: int, report: Path
+    folders: Folders, dataset: str, kinds: Sequence[str], systems: Mapping[str, Means], count: int, report: Path
 ) -> str:
-    """A contact sheet per kind: the pictures that come first by image_id, so that a new one moves little."""
+    """A contact sheet per kind: the pictures that come first by image_id, so that a new one moves little.
+
+    A system that blending does not change has one column.
+    """
     if not systems:
         return ""
     opened = {system: open_system(folders, system) for system in systems}
@@ -323,8 +351,9 @@ def sheets(
             groups = [("truth", [("original", picture), ("hole", holed)])]
             for system in able[start : start + SYSTEMS]:
                 raw, blended, rows = opened[system]
-                pair = [table.pictures([rows[key][i] for key in chosen]) for i, table in enumerate((raw, blended))]
-                groups.append((system, list(zip(("raw", "blended"), pair, strict=True))))
+                columns = list(zip(blendings(systems[system]), (raw, blended), strict=False))
+                made = [table.pictures([rows[key][i] for key in chosen]) for i, (_, table) in enumerate(columns)]
+                groups.append((system, [(name, one) for (name, _), one in zip(columns, made, strict=True)]))
             file = filename("sheet", dataset, kind, *([str(start // SYSTEMS + 1)] if start else []))
             save_sheet(groups, report / file)
             names = ", ".join(escape(key[1]) for key in chosen)
@@ -478,16 +507,10 @@ def _padded(column: pa.ChunkedArray) -> np.ndarray:
 # --- Checkpoints and systems ---
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, int], list[Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Numbers in each tensor, and what the metadata say. Raises InputError for a corrupt file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as file:
-            numbers = {key: math.prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            return numbers, [json.loads(text) for text in (file.metadata() or {}).values()]
-    except (SafetensorError, ValueError, OSError) as error:
-        raise InputError(f"{path}: not a checkpoint ({error}); remove it and run `dvc repro`") from None
+    found = Header(path)
+    return {name: math.prod(form.shape) for name, form in found.forms.items()}, found.inputs
 
 
 def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
@@ -511,7 +534,7 @@ def checkpoint_section(folders: Folders, models: Iterable[str]) -> str:
                 str(seen),
             ]
         )
-        text = json.dumps(inputs[0] if len(inputs) == 1 else inputs, indent=1, sort_keys=True)
+        text = json.dumps(inputs, indent=1, sort_keys=True)
         made_from += folded(f"What {escape(model)} was made from", f"<pre>{escape(text)}</pre>\n")
     if not rows:
         return ""
@@ -633,7 +656,7 @@ pre { background: var(--band); padding: .8rem; overflow-x: auto; } .note { borde
 
 READING = """<p>Scores are of the saved 8-bit pictures, in [0, 1], against the truth; <i>hole</i> counts the missing
 pixels alone, <i>whole</i> the composited picture, <i>n</i> the completed pictures. Below each mean stands its 95 %
-bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 100 dB.
+bootstrap interval over pictures; the best of a column is bold. PSNR is the mean of the pictures' own, at most 120 dB.
 Sharpness is the gradient energy inside the hole over the truth's: 1 is right, less is blurred, more is noisy. Patch
 SSE is the sum of squared differences over the hole.</p>
 """
@@ -701,7 +724,7 @@ def report(
         kinds = list(entry.get("mask", {}).get("kinds", {}))
         if systems:
             numbers = {system: read_means(scores / f"{system}{SUFFIX}") for system in systems}
-            made = sheets(folders, dataset, kinds, systems, params.pictures, report)
+            made = sheets(folders, dataset, kinds, numbers, params.pictures, report)
             sections.append((f"Pictures: {escape(dataset)}", made))
             sections.append((f"Scores: {escape(dataset)}", READING + score_section(numbers, kinds)))
     sections += [

@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.runs import command
 from stages.runs.errors import InputError
-from stages.runs.params import STRICT, Runtime
+from stages.runs.params import STRICT, Name, Runtime, refuse_idle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    model: str  # the entry of train_dcgan whose checkpoint is searched
-    dataset: str  # the dataset whose test pictures are completed
+    model: Name  # the entry of train_dcgan whose checkpoint is searched
+    dataset: Name  # the dataset whose test pictures are completed
     context: Literal["weighted", "plain"] = "weighted"  # report 2's loss, or report 1's
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
@@ -48,6 +48,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.window % 2 == 0:
             raise ValueError("window must be odd")
+        if self.context == "plain":
+            refuse_idle(self, "context: plain", ["window"])
 
 
 class Networks(NamedTuple):
@@ -72,24 +74,23 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     """The frozen networks of a checkpoint. Raises InputError if it is no DCGAN's."""
     import torch
 
-    from stages.models.dcgan import Discriminator, Generator
+    from stages.models.dcgan import PRIORS, Discriminator, Generator
     from stages.runs import checkpoint
+    from stages.runs.header import short
 
-    tensors, inputs = checkpoint.load(path)
-    if inputs.get("network") != "dcgan":
-        raise InputError(f"{path}: holds a {inputs.get('network')}, and latent search needs a dcgan")
-    try:
-        shape, params = inputs["arguments"], inputs["params"]
-        generator = Generator(**shape)
-        d_width = params.get("d_width") or shape["width"]
-        discriminator = Discriminator(shape["size"], d_width, shape["kernel"], params.get("d_norm", "batch"))
-        for part, module in (("generator", generator), ("discriminator", discriminator)):
-            module.load_state_dict(checkpoint.part(tensors, part))
-            module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
-    except (KeyError, TypeError, RuntimeError) as error:  # what it says it is, and what it holds, differ
-        said = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a whole dcgan ({said}); remove it and run `dvc repro`") from None
-    return Networks(generator, discriminator, shape["latent"], params["prior"], shape["size"])
+    found = checkpoint.Checkpoint(path)
+    if found.inputs.get("network") != "dcgan":
+        said = short(found.inputs.get("network"))
+        raise InputError(f"{path}: holds a {said}, and latent search needs a dcgan")
+    shape, params = found.mapping("arguments"), found.mapping("params")
+    generator = found.build("generator", Generator, shape)
+    if (prior := params.get("prior")) not in PRIORS:
+        raise found.wrong(f"params: prior is {short(prior)}, and not one of {', '.join(PRIORS)}")
+    judge = {"size": shape["size"], "width": params.get("d_width") or shape["width"], "kernel": shape["kernel"]}
+    discriminator = found.build("discriminator", Discriminator, judge | {"norm": params.get("d_norm", "batch")})
+    for module in (generator, discriminator):
+        module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
+    return Networks(generator, discriminator, shape["latent"], prior, shape["size"])
 
 
 def weigh(hole: Tensor, params: Params) -> Tensor:
@@ -100,15 +101,20 @@ def weigh(hole: Tensor, params: Params) -> Tensor:
 
 
 def candidates(networks: Networks, params: Params, runtime: Runtime, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`starts` random z and their pictures, the same for every image, so that none depends on its batch."""
+    """`starts` random z and their pictures, the same for every image, so that none depends on its batch.
+
+    Raises InputError where a picture is not a number: its loss would pass for the least of all.
+    """
     import torch
 
+    from stages.images.tensors import check_finite
     from stages.models.dcgan import sample_prior
     from stages.runs import training
 
     z = sample_prior(params.starts, networks.latent, networks.prior, training.generator(params.seed)).to(device)
     with torch.no_grad(), training.autocast(runtime, device):
         pictures = torch.cat([networks.generator(part).float() for part in z.split(params.batch)])
+    check_finite(pictures, lambda row: f"what the generator of '{params.model}' makes of random z number {row}")
     return z, pictures
 
 
@@ -129,7 +135,7 @@ def descend(
     """Adam on z from `start` (N x latent), Yeh et al. 2017, eq. 2.
 
     `known` is N x 3 x H x W in [-1, 1], whatever under the hole: `weights` (N x H x W) are 0 there.
-    Under the uniform prior z is kept in [-1, 1].
+    Under the uniform prior z is kept in [-1, 1]. A loss that is not finite stays in what is found.
     """
     import torch
 
@@ -182,8 +188,15 @@ def searcher(
         known = tensors.to_tensor(batch.known, device)
         weights = weigh(torch.from_numpy(batch.hole).to(device), params)
         found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+        # Every step at once: on a GPU, to look at each would make it wait.
+        tensors.check_finite(
+            torch.cat([found.z, found.losses.T], 1),
+            lambda row: f"{batch.title(row)}: the search through {model}",
+            "lower the search's rate, use fp32, or train the network again",
+        )
         with torch.no_grad(), training.autocast(runtime, device):
-            return found, tensors.to_pictures(networks.generator(found.z))
+            made = networks.generator(found.z)
+        return found, tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {model} makes of it")
 
     return complete
 
@@ -193,7 +206,8 @@ def search(
 ) -> None:
     """Write completed.arrow, guide.arrow (G(z) as it is) and curves.parquet for the test pictures.
 
-    Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset.
+    Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset, and where a loss or a
+    picture is not a number.
     """
     from tqdm import tqdm
 

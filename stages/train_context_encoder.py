@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Params(Training):
     batch: Annotated[int, Field(ge=2)] = 32  # pictures a step; 32 in the report
     rate: Annotated[float, Field(gt=0)] = 1e-3  # the network's; Pathak: 2e-3 (ten times the discriminator's)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995  # decay of the averaged network that is saved
-    encoder: Literal["alexnet", "vgg", "resnet"] = "resnet"
-    objective: Literal["vae", "gan"] = "vae"
+    encoder: Literal["alexnet", "vgg", "resnet"] = "resnet"  # in whose style; untrained at the start
+    objective: Literal["vae", "gan"] = "vae"  # squared error with a divergence, or with a discriminator
     bottleneck: Annotated[int, Field(ge=1)] = 500  # latent numbers; 500, 2000 and 4000 in the report
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first layers; an eighth of the last's, 64 in the report
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
@@ -44,8 +44,17 @@ class Params(Training):
     reconstruction: Weight = 0.999  # gan: weight of mean squared error
     adversarial: Weight = 0.001  # gan: weight of the discriminator's verdict
     rate_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `rate` over the discriminator's
-    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`
+    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
+
+    def __post_init__(self) -> None:
+        gan = ["reconstruction", "adversarial", "rate_ratio", "d_width"]
+        refuse_idle(self, f"objective: {self.objective}", ["kl"] if self.objective == "gan" else gan)
+        if self.overlap == 0:
+            refuse_idle(self, "overlap: 0", ["overlap_weight"])
+
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
 
 
 def train_context_encoder(

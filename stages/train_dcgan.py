@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 
@@ -29,8 +29,8 @@ class Params(Training):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the generator doubles: the reports, or no chequers
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
-    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's; null: as `width`, as in the reports
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's; null: as `rate`, as in the reports
+    d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
+    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's rate; null: as `rate`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge
     r1: Annotated[float, Field(ge=0)] = 0.0  # gamma of the R1 penalty; wants d_norm: none
@@ -42,6 +42,11 @@ class Params(Training):
     def __post_init__(self) -> None:
         if self.r1 and self.d_norm != "none":
             raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
+        if self.objective == "hinge":
+            refuse_idle(self, "objective: hinge", ["saturating", "flip"])
+
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
 
 
 def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:

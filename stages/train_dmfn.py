@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
 from stages.runs import training
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ TERMS = ("l1", *OF_VGG, "d_matching", "adversarial")
 
 @dataclass(frozen=True, config=STRICT)
 class Params(Training):
-    holes: dict[str, dict[str, Any]] = field(  # kinds, drawn afresh: options; the report trained on boxes alone
+    holes: dict[str, dict[str, Any]] = field(  # kinds of hole, drawn afresh; the report trained on boxes alone
         default_factory=lambda: {"eye_bar": {}, "random_box": {}}
     )
     batch: Annotated[int, Field(ge=2)] = 8  # pictures a step, over all devices
@@ -44,9 +44,9 @@ class Params(Training):
     combine: Literal["dense", "sum"] = "dense"  # how a block joins its dilations: the paper, or its published code
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     d_width: Annotated[int, Field(ge=1)] = 64  # the discriminator's channels after its first convolutions
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's Adam; null: as `rate`
+    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `rate`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # its second; 0.999 in the published code
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Adam's second decay; 0.999 in the published code
     l1: Weight = 1.0  # weight of the mean absolute error over the whole picture
     self_guided: Weight = 25.0  # lambda: of self-guided regression
     vgg_matching: Weight = 25.0  # lambda too: of VGG feature matching
@@ -59,17 +59,24 @@ class Params(Training):
         validate_kinds(self.holes)
         if not self.terms():
             raise ValueError(f"nothing to train by: give one of {', '.join(TERMS)} a weight")
+        if self.perceptual_weights == "none":
+            refuse_idle(self, "perceptual_weights: none", OF_VGG)
+        elif not set(self.terms()) & set(OF_VGG):
+            refuse_idle(self, f"{', '.join(OF_VGG)}: 0", ["perceptual_weights"])
 
     def terms(self) -> list[str]:
         """The terms of the generator's loss that count."""
         left_out = OF_VGG if self.perceptual_weights == "none" else ()
         return [name for name in TERMS if getattr(self, name) and name not in left_out]
 
+    def shaping(self) -> dict[str, tuple[str, ...]]:
+        return {"discriminator": ("d_width",)}
+
 
 def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
     """Train both networks; `training.run` says from what, what is written and what is returned.
 
-    History has the discriminator's two parts and each term that counts, before its weight: with
+    History has the discriminator's two parts, l1, and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
     rows: what was given, the network's output, the composite, the truth. On several devices each
     process takes the relativistic averages over its own part of the batch.
@@ -78,6 +85,7 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
     shape, VGG19's weights asked for and not to be had, or a loss that is not finite.
     """
     import torch
+    import torch.nn.functional as F
 
     import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
     from stages.images.examples import Examples
@@ -136,7 +144,9 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
             d_adam.step()
 
             training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | d_losses)
+            # Measured where it has no weight too: it tells how far the completion is off, whatever it is trained by.
+            measured = {"l1": F.l1_loss(completed.detach(), image)}
+            run.log(measured | losses | d_losses)
             if run.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from stages.losses.objective import Reconstruction
 from stages.runs import training
-from stages.runs.params import STRICT
+from stages.runs.params import STRICT, refuse_idle
 from stages.runs.training import Inputs, Outputs, Team
 
 
@@ -25,7 +25,12 @@ class Params(Reconstruction):
     refine: Annotated[int, Field(ge=0)] = 0  # partial convolutions at full size before the last; none in the paper
     residual: bool = False  # the network corrects a smooth filling; not so in the paper
     finetune_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps before the second stage; 1: none
-    finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's in the second stage
+    finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's learning rate in the second stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finetune_from == 1:
+            refuse_idle(self, "finetune_from: 1", ["finetune_rate"])
 
 
 def train_partial_conv(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:

@@ -84,13 +84,13 @@ def system(data: Path, name: str, noise: float, count: int = 6, size: int = 32, 
 
 
 def ingested(data: Path, name: str = "faces", count: int = 6) -> None:
-    """data/ingested/<name> with two rejections of one reason and a tag in another, and one that align rejects."""
+    """data/ingested/<name>: a remark on a kept file, two rejections of one reason, a tag in another, one by align."""
     (data / "ingested" / name).mkdir(parents=True)
-    reasons = [None] * (count + 1) + ["truncated", "truncated", "not a <picture>"]
+    reasons = ["first of 2"] + [None] * count + ["truncated", "truncated", "not a <picture>"]
     rows = {
         "image_id": [key(number)[0] for number in range(len(reasons))],
         "path": [key(number)[1] for number in range(len(reasons))],
-        "status": ["rejected" if reason else "kept" for reason in reasons],
+        "status": ["kept"] * (count + 1) + ["rejected"] * 3,
         "reason": reasons,
         "licence": ["CC0-1.0"] * len(reasons),
         "consent": ["not a person"] * len(reasons),

@@ -125,10 +125,10 @@ def test_a_stage_leaves_its_outputs(stage, aligned, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out" / "samples").iterdir()) == ["0000003.png", "0000006.png"]
     members = pa.ipc.open_file(tmp_path / "out" / OUTPUTS["members"]).read_all()
     assert sorted(members["image_id"].to_pylist()) == sorted(f"id{i}" for i in range(24))
-    tensors, inputs = checkpoint.load(tmp_path / "out" / OUTPUTS["model"])
-    network = NETWORKS[stage](**inputs["arguments"])
-    network.load_state_dict(checkpoint.part(tensors, "network"))
-    assert inputs["network"] == stage
+    found = checkpoint.Checkpoint(tmp_path / "out" / OUTPUTS["model"])
+    network = NETWORKS[stage](**found.inputs["arguments"])
+    network.load_state_dict(found.tensors("network"))
+    assert found.inputs["network"] == stage
 
 
 def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encoders_normalisation(aligned, tmp_path):
@@ -137,7 +137,7 @@ def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encod
     run("train_partial_conv", aligned, tmp_path, SMALL | {"steps": 4, "ema": 0.0} | changes)
     terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
     assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms
-    end = checkpoint.part(checkpoint.load(tmp_path / "out" / OUTPUTS["model"])[0], "network")
+    end = checkpoint.Checkpoint(tmp_path / "out" / OUTPUTS["model"]).tensors("network")
     with training.seeded(1):
         start = PartialConvUNet(32, 4).state_dict()
     same = {key for key in end if torch.equal(start[key], end[key])}

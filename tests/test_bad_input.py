@@ -1,7 +1,7 @@
 """What a user can get wrong: real command lines, really damaged files, real signals.
 
 Always one line that names the file or key and the remedy, exit code 2, and the outputs as they were. Bad pictures
-are proved in test_sources.py and test_ingest.py, each parameter's own range in its stage's file.
+are proved in test_decode.py and test_ingest.py, each parameter's own range in its stage's file.
 """
 
 import json
@@ -26,7 +26,7 @@ from PIL import Image
 from pretend import NO_CHECKPOINT
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
-from test_sources import bomb
+from test_decode import bomb
 
 from stages import align, blend, evaluate, infer, ingest, mask, report, search, train_dcgan
 from stages.images import table
@@ -164,7 +164,7 @@ def test_a_device_that_is_not_here() -> None:
 
 
 def test_every_odd_picture_is_kept_or_rejected_and_none_is_lost(tmp_path: Path) -> None:
-    """The decoder's own tests are in test_sources.py; here each kind goes through the stage, next to the others."""
+    """The decoder's own tests are in test_decode.py; here each kind goes through the stage, next to the others."""
     root, colour = tmp_path / "root", Image.fromarray(pretend.picture(1, 40))
     root.mkdir()
     exif = Image.Exif()
@@ -367,12 +367,12 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("stage", ["draw", "ingest", "align", "mask", "infer", "evaluate"])
+@pytest.mark.parametrize("stage", ["draw", "align", "mask", "infer", "evaluate"])
 def test_opencv_that_cannot_be_loaded_is_named_with_its_remedy(
     stage: str, bare: Path, data: Path, tmp_path: Path
 ) -> None:
     paths = {room: data / room / "x" for room in ("ingested", "aligned", "masks", "inpainted", "blended")}
-    made = {"align": "aligned", "mask": "masks", "infer": "inpainted", "ingest": "ingested"}.get(stage)
+    made = {"align": "aligned", "mask": "masks", "infer": "inpainted"}.get(stage)
     paths |= {"root": data / "pictures", "tombstones": data / "tombstones.txt", "detector_model": data / "no model"}
     paths |= {made: tmp_path / "out"} if made else {}
     paths |= {"checkpoint": ROOT / "stages" / "models" / "no_checkpoint.txt"} if stage == "infer" else {}

@@ -346,10 +346,10 @@ def test_the_stage_leaves_its_outputs(aligned: Path, tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == ["2", "4"]
     assert set(rows[0]) == {"step", "l1", "d_matching", "adversarial", "d_real", "d_fake"}
     assert [p.name for p in (tmp_path / "out" / "samples").iterdir()] == ["0000004.png"]
-    tensors, inputs = checkpoint.load(tmp_path / "out" / OUTPUTS["model"])
-    assert inputs["network"] == "dmfn"
-    Network(**inputs["arguments"]).load_state_dict(checkpoint.part(tensors, "network"))
-    Discriminator(16, 4).load_state_dict(checkpoint.part(tensors, "discriminator"))
+    found = checkpoint.Checkpoint(tmp_path / "out" / OUTPUTS["model"])
+    assert found.inputs["network"] == "dmfn"
+    Network(**found.inputs["arguments"]).load_state_dict(found.tensors("network"))
+    Discriminator(16, 4).load_state_dict(found.tensors("discriminator"))
 
 
 def test_every_term_is_logged_in_bf16_with_vggs_features(aligned: Path, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """The wiring: dvc.yaml against the code, and the code against DVC."""
 
 import ast
+import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pretend
 import pytest
+from dvc_project import ENV
+from PIL import Image
 from ruamel.yaml import YAML
 
 from stages.runs import command, params
@@ -120,11 +125,95 @@ def test_command_names_every_dep_and_output(stage: str) -> None:
     """The command's paths and the listed deps and outs are the same: nothing is read unseen."""
     entry = body(stage)
     command = " ".join(str(entry["cmd"]).split())
-    given = set(re.findall(r'--[a-z-]+ "?([^"\s]+)"?', command))
+    given = set(re.findall(r"--[a-z-]+ (\S+)", command))
     outs = entry.get("outs", []) + entry.get("metrics", []) + entry.get("plots", [])
     listed = {next(iter(out)) if isinstance(out, dict) else out for out in outs}
     listed |= {dep for dep in entry["deps"] if not dep.endswith(".py") and not (ROOT / dep / "__init__.py").exists()}
-    assert given == listed
+    # The stage fills in `{root}` with what DVC has for `${item.ingest.root}`.
+    assert given == {
+        re.sub(r"\$\{item\.(?:\w+\.)?(\w+)\}", r"{\1}", path.replace("${key}", "{name}")) for path in listed
+    }
+
+
+@pytest.mark.parametrize("stage", PIPELINE)
+def test_a_command_is_the_same_words_whatever_params_say(stage: str) -> None:
+    """DVC puts what it interpolates into the shell's line as it stands: so nothing is, in any command."""
+    command = " ".join(str(body(stage)["cmd"]).split())
+    name = ' "$DVC_STAGE"' if "foreach" in PIPELINE[stage] else ""
+    assert re.fullmatch(rf"python -m stages\.{stage}{re.escape(name)}( --[a-z-]+ [\w./{{}}]+)+", command)
+
+
+EVIL = "my \"pics\" $(touch pwned1) `touch pwned2`'; touch pwned3; ' & #{name}"
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's code and pipeline in a repository of its own, with two pictures in a folder of an evil name."""
+    home = tmp_path_factory.mktemp("scratch")
+    subprocess.run(["git", "init", "-q", str(home)], check=True)
+    shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "tombstones.txt", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, home)
+    (home / ".dvc").mkdir()
+    (home / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
+    (home / EVIL).mkdir()
+    for number in range(2):
+        Image.fromarray(pretend.picture(number, 80)).save(home / EVIL / f"{number}.png")
+    return home
+
+
+def reproduce(scratch: Path, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+    """`command ingest@name` on a `params.yaml` with the dataset `name`, whose root is the evil folder."""
+    values = params.load(ROOT / "params.yaml")
+    dataset = values["datasets"]["portraits"]
+    dataset["ingest"] |= {"source": "folder", "root": EVIL, "split": {"val": 0.1, "test": 0.1}}
+    values |= {section: {} for section in params.NAMED} | {"datasets": {name: dataset}}
+    (scratch / "params.yaml").write_text(json.dumps(values))
+    return subprocess.run(
+        [*command, f"ingest@{name}"], cwd=scratch, env=ENV | {"PYTHONPATH": f"{scratch}:{ROOT}"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_path_from_params_is_no_code_to_the_shell(scratch: Path) -> None:
+    done = reproduce(scratch, "good", "dvc", "repro")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(scratch.glob("pwned*"))
+    entry = YAML(typ="safe").load(scratch / "dvc.lock")["stages"]["ingest@good"]
+    (record,) = (scratch / ".palimpsest" / "records" / "ingest@good").glob("*.json")
+    inputs = json.loads(record.read_text())["inputs"]
+    md5 = {dep["path"]: dep["md5"] for dep in entry["deps"]}
+    assert inputs == {path: md5[path] for path in (EVIL, "tombstones.txt")}
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "said"),
+    [
+        (("dvc", "repro"), "$(touch pwned)`touch pwned`", "params.yaml: datasets: '$(touch pwned)`touch pwned`' is no"),
+        (("dvc", "repro"), '"; touch pwned; "', "params.yaml: datasets: '\"; touch pwned; \"' is no name"),
+        (("dvc", "repro"), "a.b", "Parameters 'datasets.a.b.ingest' are missing from 'params.yaml'"),
+        (("dvc", "repro"), "a/b", "params.yaml: datasets: 'a/b' is no name"),
+        (
+            (sys.executable, "-m", "flows.cli", "rebuild"),
+            "../../docs",
+            "params.yaml: datasets: '../../docs' is no name",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1],
+)
+def test_a_name_from_params_is_no_code_to_the_shell(
+    command: tuple[str, ...], name: str, said: str, scratch: Path
+) -> None:
+    done = reproduce(scratch, name, *command)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list(scratch.rglob("pwned*"))
+
+
+def test_a_hand_written_path_keeps_braces_that_name_nothing() -> None:
+    fills = {"root": "my {name}", "size": 3, "name": "x"}
+    assert command._filled(Path("{root}/{size}/{other}/{name}.png"), fills) == Path("my {name}/{size}/{other}/x.png")
 
 
 @pytest.mark.parametrize("stage", PIPELINE)

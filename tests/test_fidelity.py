@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
+from stages import report
 from stages.metrics import fidelity
 
 IN_HOLE = ("l1_hole", "mse_hole", "psnr_hole", "patch_sse", "sharpness", "texture")
@@ -52,6 +53,27 @@ def test_identical_pictures():
     assert scores["psnr"] == scores["psnr_hole"] == fidelity.PSNR_CAP
     assert scores["ssim"] == scores["ssim_hole"] == scores["sharpness"] == 1
     assert scores["l1"] == scores["mse_hole"] == scores["patch_sse"] == 0
+
+
+@pytest.mark.parametrize(("side", "decibels"), [(64, 89.025), (256, 101.067), (2264, 119.9995)])
+def test_the_cap_does_not_take_one_level_in_one_value_for_a_perfect_picture(side: int, decibels: float):
+    """10 log10(255^2 3 side^2) dB; the next larger picture's would be 120.003."""
+    target = np.full((1, side, side, 3), 100, np.uint8)
+    output = target.copy()
+    output[0, side // 2, 3, 1] += 1
+    by_hand = 10 * math.log10(255**2 * 3 * side**2)
+    assert by_hand == pytest.approx(decibels, abs=1e-3)
+    assert fidelity.psnr(output, target) == pytest.approx(by_hand, abs=2**-16)
+    if side <= 256:
+        assert fidelity.mse(output, target) == pytest.approx(1 / (255**2 * 3 * side**2), rel=0.1)
+    assert fidelity.psnr(output, target) < fidelity.PSNR_CAP == fidelity.psnr(target, target)
+    hole = np.zeros((1, side, side), bool)
+    hole[0, side // 2, 3] = True  # a hole of one pixel
+    assert fidelity.psnr(output, target, hole) == pytest.approx(10 * math.log10(255**2 * 3), abs=2**-16)
+
+
+def test_the_report_names_the_cap():
+    assert f"at most {fidelity.PSNR_CAP:g} dB" in report.READING.replace("\n", " ")
 
 
 def test_an_empty_hole_has_no_score():

@@ -24,6 +24,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from stages import ingest
 from stages.images import sources
+from stages.images.decode.picture import ORIENTATION
+from stages.images.decode.read import decode
 from stages.images.splits import Split, split_of
 from stages.ingest import Params
 from stages.runs import record
@@ -76,6 +78,19 @@ def write(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
+def test_a_kept_pictures_oddities_are_its_reason_and_counted_in_the_record(tmp_path: Path) -> None:
+    several = png(1, save_all=True, append_images=[picture(2)])
+    write(tmp_path / "root", {"odd.png": several[:-12], "plain.png": png(1), "small.png": several[:9]})
+    odd, plain, small = rows_of(tmp_path / "root").values()
+    assert (odd["status"], odd["reason"]) == ("kept", "first of 2; end marker missing")
+    assert odd["split"] in sources.SPLITS
+    assert (plain["status"], plain["reason"]) == ("rejected", "duplicate pixels of odd.png")
+    assert small["status"] == "rejected"
+    assert "ingest trial: 1 kept: first of 2" in run(tmp_path, tmp_path / "root").stderr
+    (written,) = (tmp_path / "records/ingest@trial").iterdir()
+    assert json.loads(written.read_text())["notes"]["remarks"] == {"first of 2": 1, "end marker missing": 1}
+
+
 def test_every_input_is_one_row_with_the_right_verdict(tmp_path: Path) -> None:
     whole = png(1)
     root = write(
@@ -115,7 +130,7 @@ def test_every_input_is_one_row_with_the_right_verdict(tmp_path: Path) -> None:
 
 def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[sources.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     stream = io.BytesIO()
     picture(0).resize((40, 24)).save(stream, "JPEG", exif=exif)
     points = ",".join(sources.LANDMARKS)
@@ -131,7 +146,7 @@ def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None
     rows = rows_of(root)
     row = rows["a.jpg"]
     assert row.pop("image") == {"bytes": stream.getvalue(), "path": "a.jpg"}
-    pixels = sources.decode(stream.getvalue())
+    pixels = decode(stream.getvalue())
     assert pixels.shape == (40, 24, 3)
     assert row == {
         "image_id": sha(stream.getvalue()),
@@ -276,6 +291,7 @@ def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
         "kept": 2,
         "rejected": {"duplicate pixels": 1},
         "moved": {"1.png": "moved from train to test: linked to 2.png"},
+        "remarks": {},
     }
 
 
@@ -494,5 +510,5 @@ def test_cifar10_gives_no_training_picture_to_the_test(shared: Path) -> None:
     assert sides[False, "val"] / (5 * 1017) == pytest.approx(PARAMS.split.val, abs=0.02)
     path, row = next(iter(rows.items()))
     (item,) = (item for item in sources.find("cifar10", shared / "data/cifar10") if item.path == path)
-    np.testing.assert_array_equal(sources.decode(row["image"]["bytes"]), item.content)
+    np.testing.assert_array_equal(decode(row["image"]["bytes"]), item.content)
     assert row["image_id"] == row["pixel_sha256"] == sha(np.ascontiguousarray(item.content).tobytes() + b"32x32x3")

@@ -149,8 +149,8 @@ def test_a_record_tells_what_is_comparable() -> None:
     assert line.startswith("libraries: torch: ")
 
 
-# Of 3 steps, by torch 2.15.0, two threads. README, "What to rely on", says on which CPUs they were shown: on another
-# this test may fail, and nothing is wrong with the installation. Add the CPU there, and what differed.
+# Of 3 steps, by torch 2.15.0, two threads. docs/design.md, "What to rely on", says on which CPUs they were shown: on
+# another this test may fail, and nothing is wrong with the installation. Add the CPU there, and what differed.
 DIGESTS = {
     "dcgan": "c33b99c590e834b0",
     "dcgan, report 1": "313bb50210355eae",

@@ -36,7 +36,10 @@ PARAMS = {
     "search": {"dcgan": {"model": "dcgan", "dataset": "x", "iterations": 5, "starts": 8, "batch": 4}},
     "infer": {name: pretend.classical(name) for name in BASELINES}
     | {name: {"network": name, "dataset": "x", "checkpoint": f"{name}.safetensors"} for name in NETWORKS},
-    "blend": {name: {"dataset": "x", "method": method, "iterations": 20} for name, method in METHODS.items()},
+    "blend": {
+        name: {"dataset": "x", "method": method} | ({} if method == "exact" else {"iterations": 20})
+        for name, method in METHODS.items()
+    },
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stages.runs import record
+from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +82,21 @@ def test_a_newline_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "mask@portraits: no where: not found (--aligned); mend the path, or run `dvc repro`\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000, b'{"outputs": {}}', b'{"outputs": [], "ended": "x"}'],
+    ids=lambda content: repr(content[:30]),
+)
+def test_a_damaged_record_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "draw").mkdir()
+    (tmp_path / "out").touch()
+    file = tmp_path / "draw" / "0.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"0\.json: not a record \(.*\); remove it\Z") as caught:
+        record.made(tmp_path, "draw", tmp_path / "out")
+    assert str(caught.value).startswith(f"{file}: ")
 
 
 def test_every_library_that_makes_bytes_is_recorded() -> None:

@@ -31,10 +31,10 @@ SECTIONS = {
     "train_dcgan": {"net": {"dataset": "faces"}},
     **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
     "search": {"net": {"model": "net", "dataset": "faces"}},
-    "infer": {"telea & <co>": pretend.classical("telea", "faces")},
+    "infer": {"telea_co": pretend.classical("telea", "faces")},
     "blend": {
         "net": {"dataset": "faces", "method": "exact"},
-        "telea & <co>": {"dataset": "faces", "method": "sobel", "iterations": 5},
+        "telea_co": {"dataset": "faces", "method": "sobel", "iterations": 5},
     },
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
 }
@@ -45,7 +45,7 @@ def fill(data: Path) -> Path:
     pretend.ingested(data)
     pretend.model(data, "net", {"network": "dcgan", "params": {"steps": 400}})
     (data / "scores").mkdir()
-    for system, noise in (("net", 30), ("telea & <co>", 15)):
+    for system, noise in (("net", 30), ("telea_co", 15)):
         pretend.system(data, system, noise)
         places = [data / "aligned" / "faces", data / "masks" / "faces"]
         places += [data / folder / system for folder in ("inpainted", "blended")]
@@ -137,11 +137,14 @@ def test_it_counts_what_came_in_and_why_it_went(text):
     assert "<td>ingest</td><td>truncated</td><td>2</td>" in text
     assert "<td>ingest</td><td>not a &lt;picture&gt;</td><td>1</td>" in text
     assert "<td>align</td><td>no face found</td><td>1</td>" in text
+    rejected, odd = text.index("What was rejected"), text.index("What was odd about pictures that were kept")
+    assert text.count("first of 2") == 1
+    assert rejected < text.index("truncated") < odd < text.index("first of 2")
 
 
 def test_scores_are_the_means_with_the_best_in_bold(data, text):
     means = {name: read_means(data / "scores" / f"{name}{SUFFIX}") for name in SECTIONS["blend"]}
-    entry = means["telea & <co>"]["blended", *OVERALL]["psnr_hole"]
+    entry = means["telea_co"]["blended", *OVERALL]["psnr_hole"]
     assert f"<td><b>{entry.mean:.2f}</b><small>{entry.low:.2f} to {entry.high:.2f}</small></td>" in text
     worse = means["net"]["raw", *OVERALL]["psnr_hole"].mean
     assert f"<td>{worse:.2f}<small>" in text
@@ -237,13 +240,33 @@ def test_without_learned_models_and_test_pictures(tmp_path):
     assert "Checkpoints" not in page
 
 
+def test_what_blending_does_not_change_is_no_method_of_its_own(tmp_path):
+    """One row in each table, one column on each sheet, no gain, and a sentence that says why."""
+    data, name = fill(tmp_path / "data"), "telea_co"
+    shutil.copy(data / "inpainted" / name / "completed.arrow", data / "blended" / name / "blended.arrow")
+    places = [data / "aligned" / "faces", data / "masks" / "faces", data / "inpainted" / name, data / "blended" / name]
+    outputs = [data / "scores" / f"{name}{end}" for end in (".json", ".parquet", SUFFIX)]
+    evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), name)
+    folder = made(data, tmp_path / "report")
+    text = (folder / "index.html").read_text()
+    rows = re.findall(r"<th scope=row>(.*?)</th>", text)
+    assert f"{name} <i>raw</i>" in rows
+    assert f"{name} <i>blended</i>" not in rows
+    assert rows.count("net <i>raw</i>") == rows.count("net <i>blended</i>") == rows.count(f"{name} <i>raw</i>")
+    gains = text[text.index("What blending changes:") :]
+    assert re.findall(r"<th scope=row>(.*?)</th>", gains[: gains.index("</table>")]) == ["net"]
+    assert f"<p>Blending changes no pixel of {name}: around each hole" in gains
+    sheet = cv2.imread(str(folder / "sheet-faces-centre.png"))
+    assert sheet.shape == (40 + 4 * 131 + 14, 2 * 259 + 128 + 4 * 14, 3)
+
+
 def test_a_system_of_fewer_kinds_is_left_off_the_other_sheets(tmp_path):
     data = fill(tmp_path / "data")
     for folder in ("inpainted", "blended", "scores"):
         for path in (data / folder).glob("net*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     pretend.system(data, "net", 30, count=2, kinds=("pixels",))
-    shutil.copy(data / "scores" / f"telea & <co>{SUFFIX}", data / "scores" / f"net{SUFFIX}")
+    shutil.copy(data / "scores" / f"telea_co{SUFFIX}", data / "scores" / f"net{SUFFIX}")
     widths = {}
     for kind in ("centre", "pixels"):
         sheet = cv2.imread(str(made(data, tmp_path / kind) / f"sheet-faces-{kind}.png"))
@@ -290,7 +313,7 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
     page = Path(".palimpsest/costs.html").read_text()
     row = "<td>12</td><td>77.7</td><td>1,234</td><td>8.8</td><td>1,234</td>"
     assert f"<th scope=row>net</th>{row}" in page
-    assert "<th scope=row>telea &amp; &lt;co&gt;</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page
+    assert "<th scope=row>telea_co</th><td>12</td><td>–</td><td>–</td><td>–</td><td>–</td>" in page
 
 
 def test_parameters_are_the_weights_that_complete() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.stage import Stage
 from networkx import DiGraph
 
+from stages.runs import params
 from stages.runs.errors import InputError
 
 
@@ -50,9 +52,11 @@ class Plan:
 def read(repo: Repo, targets: Iterable[str] = (), force: bool = False) -> Plan:
     """The plan for `targets` (as `dvc repro` takes them; none: the `dvc.yaml` here). To be called under `repo.lock`.
 
-    Raises InputError for a hint in `meta` that is not to be understood, DvcException for a target or
+    Raises InputError for a hint in `meta` that is not to be understood and for a `params.yaml` that `params.plain`
+    refuses, DvcException for a target or
     a `dvc.yaml` that DVC refuses, and LockError where another DVC process runs a stage of the plan.
     """
+    _check(repo)
     chosen = collect_stages(repo, list(targets) or ["dvc.yaml"])
     graph = get_active_graph(repo.index.graph)
     steps = plan_repro(graph, chosen)
@@ -65,10 +69,11 @@ def read(repo: Repo, targets: Iterable[str] = (), force: bool = False) -> Plan:
 def stale(seconds: float) -> list[str] | None:
     """The stages of the `dvc.yaml` here that have changed, and those that depend on them; None if that takes longer.
 
-    Raises DvcException for a `dvc.yaml` that DVC refuses, and LockError where another DVC process is at work.
+    Raises InputError and DvcException as `read` does, and LockError where another DVC process is at work.
     """
     end = time.monotonic() + seconds
     with contextlib.closing(Repo()) as repo, repo.lock:
+        _check(repo)
         graph = get_active_graph(repo.index.graph)
         reached: list[Stage] = []
         for stage in plan_repro(graph, collect_stages(repo, ["dvc.yaml"])):  # upstream comes first
@@ -77,6 +82,12 @@ def stale(seconds: float) -> list[str] | None:
             if any(before in reached for before in graph.successors(stage)) or stage.changed():
                 reached.append(stage)
         return [stage.addressing for stage in reached]
+
+
+def _check(repo: Repo) -> None:
+    """Before DVC reads `params.yaml`, which writes every alias out, and makes files of the names in it."""
+    if (file := Path(repo.root_dir, "params.yaml")).exists():
+        params.plain(Path(os.path.relpath(file)))
 
 
 def _heights(graph: DiGraph, steps: list[Stage]) -> dict[Stage, int]:

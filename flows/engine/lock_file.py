@@ -96,7 +96,15 @@ class LastWrites:
         return self.folder / f"palimpsest.{path.name}"
 
     def _entries(self) -> dict[str, dict]:
-        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        if not self._file.exists():
+            return {}
+        try:
+            found = json.loads(self._file.read_bytes())
+            if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+                raise ValueError("not what a rebuild leaves")
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self._file}: damaged ({error}); remove it and run it again") from None
+        return found
 
 
 def repair(repo: Repo, path: Path) -> bool:

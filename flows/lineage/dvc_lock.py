@@ -7,18 +7,27 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.runs.errors import InputError
 
 INGESTED = "data/ingested/"
 
 
-def parse(text: str | None) -> dict[str, Any]:
-    """The file's content; nothing for no text. Raises YAMLError for a text that is no YAML."""
-    return YAML(typ="safe").load(text or "") or {}
+def parse(text: str | None, what: str) -> dict[str, Any]:
+    """The mapping in a YAML text; an empty one for None. Raises InputError, naming `what`, for a damaged text."""
+    try:
+        found = YAML(typ="safe").load(text or "") or {}
+        if not isinstance(found, dict):
+            raise ValueError("must be a mapping")
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}; mend or restore it") from None
+    return found
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of a file; nothing where there is none."""
-    return parse(file.read_text(encoding="utf-8") if file.exists() else None)
+    """The mapping in a YAML file; an empty one where there is no file. Raises InputError as `parse` does."""
+    return parse(file.read_bytes().decode(errors="replace") if file.exists() else None, file.name)
 
 
 def outputs(content: dict[str, Any]) -> dict[str, str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from flows.process import atomic_file
+from stages.runs import record
 
 
 def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:
     """The records of the runs that made these outputs (md5 by path): their text by their path in the folder."""
-    found = {file: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*/*.json"))}
     return {
-        file.relative_to(folder).as_posix(): text
-        for file, text in found.items()
-        if json.loads(text).get("outputs", {}).items() >= outputs.items()
+        file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8")
+        for file in sorted(folder.glob("*/*.json"))
+        if record.read(file)["outputs"].items() >= outputs.items()
     }
 
 

@@ -129,8 +129,8 @@ def _locked(root: Path) -> Iterator[dict[str, Any]]:
     file = root / FILE
     with file_lock.lock(file.with_suffix(".lock")):
         known: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(file.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = dict(json.loads(file.read_text(encoding="utf-8")))
         yield known
 
 

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands
@@ -131,8 +129,6 @@ class Retraining:
         try:
             artifacts = dvc_lock.read(self.worktree.path / "dvc.yaml").get("artifacts") or {}
             names = [name for name, about in artifacts.items() if about.get("path") == self._checkpoint]
-        except YAMLError as error:
-            raise InputError(f"dvc.yaml: not valid YAML: {error}") from None
         except AttributeError:
             raise InputError("dvc.yaml: artifacts: must be a mapping: NAME: {path: PATH, type: model}") from None
         if not names:
@@ -150,7 +146,8 @@ class Retraining:
         self._section = sections[0] if sections else None
 
     def _rule_of(self, entry: Entry) -> Any:
-        return dvc_lock.parse(self._git.file(entry.commit, "params.yaml")).get("retrain")
+        what = f"params.yaml of commit {entry.commit[:10]}"
+        return dvc_lock.parse(self._git.file(entry.commit, "params.yaml"), what).get("retrain")
 
     # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
 

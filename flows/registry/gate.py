@@ -44,6 +44,7 @@ class Rule:
     """Section `retrain` of params.yaml."""
 
     system: str  # an entry of `search` or `infer`, whose checkpoint is promoted
+    # of the composited picture; with _hole, of the hole alone
     metric: Literal["psnr", "ssim", "psnr_hole", "ssim_hole", "l1", "mse", "l1_hole", "mse_hole", "patch_sse"]
     margin: float  # the interval's low end has to lie above it; below 0: somewhat worse will do
     minimum: Annotated[int, Field(ge=2)]  # pictures, to decide at all
@@ -195,7 +196,7 @@ def shape(path: Path) -> dict[str, Any]:
     """What a checkpoint says that it is: `network`, and what that was built with. Raises InputError for none."""
     from stages.runs import checkpoint
 
-    _, inputs = checkpoint.load(path)
+    inputs = checkpoint.Checkpoint(path).inputs
     return {"network": inputs.get("network"), **inputs.get("arguments", {})}
 
 

@@ -150,8 +150,8 @@ def candidate(log: Sequence[Entry]) -> Entry | None:
 
 
 def lock(git: Git, commit: str) -> dict[str, Any]:
-    """`dvc.lock` as the commit has it."""
-    return dvc_lock.parse(git.file(commit, "dvc.lock"))
+    """`dvc.lock` as the commit has it. Raises InputError where that is damaged."""
+    return dvc_lock.parse(git.file(commit, "dvc.lock"), f"dvc.lock of commit {commit[:10]}")
 
 
 class Kept(NamedTuple):

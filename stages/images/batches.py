@@ -28,6 +28,10 @@ class Batch:
     keys: list[Key]  # image_id, path
     kinds: list[str]
 
+    def title(self, row: int) -> str:
+        """A row as a person knows it: `'000123.jpg', hole 'centre'`."""
+        return f"'{self.keys[row][1]}', hole '{self.kinds[row]}'"
+
 
 @dataclass(frozen=True)
 class Work:

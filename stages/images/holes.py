@@ -271,8 +271,9 @@ def _read(size: Size, path: str, sha256: str) -> np.ndarray:
 
 def from_picture(data: bytes, size: Size) -> np.ndarray:
     """A mask picture's bytes as a hole: scaled by nearest pixel, then missing where brighter than 127."""
+    from stages.images.decode.picture import BadPicture
+    from stages.images.decode.read import decode
     from stages.images.opencv import cv2
-    from stages.images.sources import BadPicture, decode
 
     try:
         grey = cv2.cvtColor(decode(data), cv2.COLOR_RGB2GRAY)

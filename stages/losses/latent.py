@@ -34,9 +34,10 @@ def known_weights(hole: Tensor) -> Tensor:
 def context_loss(output: Tensor, image: Tensor, weights: Tensor) -> Tensor:
     """|W * (G(z) - y)|_1 per image: N x 3 x H x W twice and N x H x W -> N.
 
-    Report 1's eq. 4 has a plus sign where the difference is meant.
+    Report 1's eq. 4 has a plus sign where the difference is meant. Where a weight is 0 nothing is read, be it NaN.
     """
-    return ((output - image).abs() * weights.unsqueeze(1)).sum(dim=(1, 2, 3))
+    weights = weights.unsqueeze(1)
+    return (torch.where(weights > 0, output - image, 0).abs() * weights).sum(dim=(1, 2, 3))
 
 
 def prior_loss(logits: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def self_guided(guide: Tensor, output: Sequence[Tensor], truth: Sequence[Tensor]
     1 + guide: the same sum. Here the two are apart, so that either can be left out.
     """
     pairs = zip(output, truth, strict=True)
-    terms = [layer_weight(o.shape[1]) * (_pooled(guide, o) * _difference(o, t)).mean() for o, t in pairs]
+    terms = [layer_weight(o.shape[1]) * _guided(_pooled(guide, o), o, t).mean() for o, t in pairs]
     return torch.stack(terms).sum()
 
 
@@ -74,6 +74,11 @@ def alignment(output: Tensor, truth: Tensor) -> Tensor:
 
 def _difference(output: Tensor, truth: Tensor) -> Tensor:
     return (output.float() - truth.float()).abs()
+
+
+def _guided(guide: Tensor, output: Tensor, truth: Tensor) -> Tensor:
+    """guide * |output - truth|; where the guide is 0 nothing is read, be it NaN."""
+    return guide * torch.where(guide > 0, output.float() - truth.float(), 0).abs()
 
 
 def _pooled(guide: Tensor, features: Tensor) -> Tensor:

@@ -13,24 +13,26 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs.params import STRICT, Training
+from stages.runs.params import STRICT, Training, refuse_idle
 
 
 @dataclass(frozen=True, config=STRICT)
 class Reconstruction(Training):
     """`Training` with holes and a loss; refused where a parameter would do nothing."""
 
-    holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds, drawn afresh: options
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's; the report's (its default), 2e-4 in Liu et al.
+    holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds of hole, drawn afresh
+    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report, 64 in Liu et al.
     loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper
     hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
-    terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # weights in place of the paper's
+    terms: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)  # other weights than the paper's
     perceptual_weights: Literal["none", "imagenet", "random"] = "none"  # of VGG16, for liu
 
     def __post_init__(self) -> None:
         validate_kinds(self.holes)
-        idle = (self.terms or self.perceptual_weights != "none") if self.loss == "mse" else self.hole_weight != 1
-        if idle:
-            only = "terms and perceptual_weights are liu's" if self.loss == "mse" else "hole_weight is mse's"
-            raise ValueError(f"loss: {self.loss}: {only}, and would do nothing")
+        if self.loss == "mse":
+            refuse_idle(self, "loss: mse", ["terms", "perceptual_weights"])
+        else:
+            refuse_idle(self, "loss: liu", ["hole_weight"])
+            if self.terms.get("perceptual") == self.terms.get("style") == 0:
+                refuse_idle(self, "terms: {perceptual: 0, style: 0}", ["perceptual_weights"])

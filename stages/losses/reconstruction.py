@@ -3,6 +3,9 @@
 output and target are N x 3 x H x W in [-1, 1], hole bool N x 1 x H x W, True = missing. Both report 5
 and Liu et al. have pixel values in [0, 1]: `_unit` translates, here and nowhere else, so that the
 numbers and the weights mean what they mean there. (Features take [-1, 1] and normalise themselves.)
+
+What lies outside a term's region is never read, be it NaN, and has no gradient: it is left out before the term is
+taken of it, since 0 times NaN is NaN, in a gradient too.
 """
 
 from __future__ import annotations
@@ -60,8 +63,9 @@ def errors(output: Tensor, target: Tensor, hole: Tensor) -> dict[str, Tensor]:
     Report 5's table does not say which of the two it has. Without gradients.
     """
     with torch.no_grad():
-        square = (_unit(output) - _unit(target)).square()
-        return {"mse_raw": square.mean(), "mse_composited": (square * hole).mean()}
+        difference = _difference(output, target)
+        composited = torch.where(hole, difference, 0)
+        return {"mse_raw": difference.square().mean(), "mse_composited": composited.square().mean()}
 
 
 def mse(output: Tensor, target: Tensor, hole: Tensor, hole_weight: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,7 +74,7 @@ def mse(output: Tensor, target: Tensor, hole: Tensor, hole_weight: float = 1.0) 
     Its formula divides by the number of pixels, this by pixels times channels: a mean. Pixels under
     the hole count `hole_weight` times (1 in the report).
     """
-    square = (_unit(output) - _unit(target)).square()
+    square = _difference(output, target).square()
     total = (square * torch.where(hole, hole_weight, 1.0)).mean()
     return total, {"mse": total}
 
@@ -85,10 +89,10 @@ def liu(
     mean over the batch.
     """
     composite = composited(output, target, hole)
-    difference = (_unit(output) - _unit(target)).abs()
+    difference = _difference(output, target)
     parts = {
-        "valid": (difference * ~hole).mean(),
-        "hole": (difference * hole).mean(),
+        "valid": torch.where(hole, 0, difference).abs().mean(),
+        "hole": torch.where(hole, difference, 0).abs().mean(),
         "tv": total_variation(_unit(composite), hole),
     }
     if features is not None:
@@ -124,10 +128,15 @@ def total_variation(picture: Tensor, hole: Tensor) -> Tensor:
     Their sum over all of the picture's values, N x 3 x H x W. The hole grows to all eight neighbours;
     the paper says no more than a dilation of one pixel. (The formula is of the composite.)
     """
-    region = F.max_pool2d(hole.float(), 3, stride=1, padding=1)
-    across = (picture[..., 1:] - picture[..., :-1]).abs() * (region[..., 1:] * region[..., :-1])
-    down = (picture[..., 1:, :] - picture[..., :-1, :]).abs() * (region[..., 1:, :] * region[..., :-1, :])
-    return (across.sum() + down.sum()) / picture.numel()
+    region = F.max_pool2d(hole.float(), 3, stride=1, padding=1) > 0
+    across = torch.where(region[..., 1:] & region[..., :-1], picture[..., 1:] - picture[..., :-1], 0)
+    down = torch.where(region[..., 1:, :] & region[..., :-1, :], picture[..., 1:, :] - picture[..., :-1, :], 0)
+    return (across.abs().sum() + down.abs().sum()) / picture.numel()
+
+
+def _difference(output: Tensor, target: Tensor) -> Tensor:
+    """output - target, of values in [0, 1]."""
+    return _unit(output) - _unit(target)
 
 
 def _unit(picture: Tensor) -> Tensor:

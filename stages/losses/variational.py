@@ -29,8 +29,11 @@ def overlap_weights(side: int, overlap: int, weight: float) -> Tensor:
 
 
 def weighted_l2(patch: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Sum over each patch of its squared differences, values in [-1, 1], times weights P x P: N."""
-    return ((patch - target).square() * weights).sum(dim=(1, 2, 3))
+    """Sum over each patch of its squared differences, values in [-1, 1], times weights P x P: N.
+
+    Where a weight is 0 nothing is read, be it NaN.
+    """
+    return (torch.where(weights > 0, patch - target, 0).square() * weights).sum(dim=(1, 2, 3))
 
 
 def patch_sse(patch: Tensor, target: Tensor, overlap: int) -> Tensor:

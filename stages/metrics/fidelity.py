@@ -21,7 +21,7 @@ import numpy as np
 from stages.images.opencv import cv2
 
 PEAK = 255  # levels from black to white
-PSNR_CAP = 100.0  # dB, for identical pictures; above what one level off in one value gives at 128 x 128
+PSNR_CAP = 120.0  # dB, for identical pictures; one level off in one value gives less, up to 2,264 x 2,264 pixels
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2  # SSIM's constants, (K L)^2 with K1 = .01, K2 = .03 and L = 255
 SSIM_BORDER = 5  # (11 taps - 1) / 2: pixels whose window leaves the picture
 # SSIM's window, a Gaussian of sigma 1.5 in multiples of 2^-18, none off by one of them; they sum to 1, and their
@@ -30,8 +30,9 @@ TAPS = np.array([270, 1991, 9438, 28668, 55838, 69734, 55838, 28668, 9438, 1991,
 
 # Scores are multiples of these. Sums of scores are exact, in any order, as long as they stay below 2^53 of them.
 EXACT = 2.0**-30  # of what is a quotient of whole numbers: the same everywhere before it is rounded
+FINE = 2.0**-36  # of mean squared errors: one level off in one value of 256 x 256 pixels is five of these, and not 0
 # Of what is large, as patch_sse, or no such quotient, as logarithms and LPIPS: 1.5e-5 dB is a billion times the last
-# bit of 100 dB.
+# bit of 120 dB.
 COARSE = 2.0**-16
 SIMILARITY = 2.0**-24  # of the values of an `ssim_map`: up to 1, float32 has all of them
 
@@ -67,7 +68,7 @@ def l1(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -
 
 def mse(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:
     """Mean squared difference, in [0, 1]."""
-    return rounded(_mse(output, target, hole))
+    return rounded(_mse(output, target, hole), FINE)
 
 
 def psnr(output: np.ndarray, target: np.ndarray, hole: np.ndarray | None = None) -> np.ndarray:

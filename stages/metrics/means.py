@@ -1,7 +1,8 @@
 """Mean scores of a system with their 95 % bootstrap intervals: data/scores/<system>.means.parquet.
 
 Means are over all completed pictures, by kind of hole, and by the missing part of the picture in the steps of
-Liu et al. 2018 (table 1); of raw results, of blended ones, and of the difference, blended minus raw, hole by hole.
+Liu et al. 2018 (table 1); of raw results, of blended ones, and of the difference, blended minus raw, hole by hole. Of
+what blending does not change there are raw ones alone.
 Intervals are percentiles over resampled pictures, not rows: the holes of one picture are no independent witnesses
 (Efron and Tibshirani 1993, chapter 13). The differences are resampled as pairs.
 
@@ -90,16 +91,18 @@ def _percentile(resampled: np.ma.MaskedArray, q: float) -> np.ndarray:
 
 
 def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
-    """The means of a table of scores: `KEYS` and then the metrics, every row raw, then every row blended.
+    """The means of a table of scores: `KEYS` and then the metrics, every row raw, then every row blended or none.
 
     A metric without a number is left out, and a group without a row.
     """
     metrics = [name for name in columns if name not in KEYS]
-    rows = len(columns["kind"]) // 2
+    rows = list(columns["blending"]).count("raw")
     if not rows:
         return {}
     scores = np.stack([np.asarray(columns[name]) for name in metrics], axis=1)
-    values = {"raw": scores[:rows], "blended": scores[rows:], "difference": scores[rows:] - scores[:rows]}
+    values = {"raw": scores[:rows]}
+    if len(scores) > rows:
+        values |= {"blended": scores[rows:], "difference": scores[rows:] - scores[:rows]}
     keys = list(zip(columns["image_id"][:rows], columns["path"][:rows], strict=True))
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     pictures = np.array([numbers[key] for key in keys], np.int64)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from stages.images.table import Table
+from stages.runs.errors import InputError
 
 BYTES = 32 << 20  # of float64 pictures held at once
 
@@ -38,7 +39,12 @@ def _diffuse(known: np.ndarray, hole: np.ndarray, radius: float, method: int) ->
 
 
 def mean_picture(train: Table) -> np.ndarray:
-    """The mean of all pictures of a table, uint8 H x W x 3, summed exactly and rounded to the nearest."""
+    """The mean of all pictures of a table, uint8 H x W x 3, summed exactly and rounded to the nearest.
+
+    Raises InputError for a table without pictures, which has no mean.
+    """
+    if not len(train):
+        raise InputError(f"{train.path}: holds no pictures to take the mean of")
     total = np.zeros((*train.size, 3), np.int64)
     for _, pictures in _blocks(train):
         total += pictures.sum(axis=0, dtype=np.int64)

@@ -50,7 +50,8 @@ class DMFN(nn.Module):
         )
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:
-        return self.layers(torch.cat([image * ~hole, hole.to(image.dtype)], 1))
+        known = image.masked_fill(hole, 0)  # no product: 0 times NaN is NaN
+        return self.layers(torch.cat([known, hole.to(image.dtype)], 1))
 
 
 class FusionBlock(nn.Module):
@@ -139,7 +140,9 @@ def _span(missing: Tensor, length: int) -> Tensor:
 
 
 def _conv(above: int, below: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
-    # Without a bias: the normalisation that follows each would take it away again.
+    # Without a bias. A normalisation that follows at once would take it away again or, in the discriminator, has a
+    # shift of its own. So would the one behind a fusion block's plain sums; but a dense block convolves once more
+    # before it, with zeros around the picture, and a bias would show from the border on. It is left out all the same.
     return nn.Conv2d(above, below, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
 
 

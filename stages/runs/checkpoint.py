@@ -1,22 +1,25 @@
 """Checkpoints: safetensors with exactly one metadata key, the canonical JSON of what made them.
 
-Nothing is pickled, and two trainings with the same inputs write the same bytes.
+Nothing is pickled, and two trainings with the same inputs write the same bytes. A file may come from anywhere: its
+header is compared with what is wanted of it before anything of the size that it claims is built or read.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from stages.runs.errors import InputError
+from stages.runs.header import KEY, Form, Header, said_by, short
 from stages.runs.record import canonical
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-KEY = "palimpsest"  # the one metadata key: several are written in no fixed order
+    Module = TypeVar("Module", bound=nn.Module)
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> None:
@@ -29,26 +32,103 @@ def save(path: Path, tensors: Mapping[str, Tensor], inputs: Mapping[str, Any]) -
     draft.replace(path)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the metadata of a checkpoint.
+class Checkpoint(Header):
+    """A checkpoint of which the header alone has been read. Raises InputError as `Header` does."""
 
-    Raises InputError for a file that is missing, empty, cut short, a pickle or not the project's.
-    """
-    from safetensors import SafetensorError, safe_open
+    def build(self, part: str, kind: type[Module], arguments: Mapping[str, Any]) -> Module:
+        """`kind(**arguments)` on the CPU, with the weights that the file has under `part`.
+
+        Raises InputError where `kind` does not take these arguments, or the file has other tensors than it.
+        """
+        import torch
+
+        if fault := unfit(kind, arguments):
+            raise self.wrong(fault)
+        try:
+            # On this device nothing takes memory. One tensor too few is to be named below: so not at once.
+            with torch.device("meta"), at_most(len(self.forms) + 1000):
+                module = kind(**arguments)
+        except Exception as error:  # a constructor may stumble over foreign arguments in any way
+            raise self.wrong(said_by(error)) from None
+        self.compare(part, module.state_dict())
+        return self.fill(part, module.to_empty(device="cpu"))
+
+    def fill(self, part: str, module: Module) -> Module:
+        """`module` with the weights under `part`. Raises InputError where they are not its own, or not finite."""
+        self.compare(part, module.state_dict())
+        module.load_state_dict(self.tensors(part))
+        return module
+
+    def compare(self, part: str, wanted: Mapping[str, Tensor]) -> None:
+        """Raise InputError unless the tensors under `part` are of exactly the names and forms of `wanted`."""
+        there = {name[len(part) + 1 :]: form for name, form in self.forms.items() if name.startswith(part + ".")}
+        forms = {
+            name: Form(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in wanted.items()
+        }
+        for name in sorted(forms.keys() | there.keys()):
+            if name not in there:
+                raise self.wrong(f"it has no {part}.{name}")
+            if name not in forms:
+                raise self.wrong(f"{part}.{short(name)} is none of the network's")
+            if there[name] != forms[name]:
+                raise self.wrong(f"{part}.{name} is {there[name]}, and the network's {forms[name]}")
+
+    def tensors(self, part: str) -> dict[str, Tensor]:
+        """The tensors under `part`, named without it: a module's state dict. Raises InputError as `tensor` does."""
+        return {name[len(part) + 1 :]: self.tensor(name) for name in self.forms if name.startswith(part + ".")}
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, on the CPU. Raises InputError where not all of its numbers are finite."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise self.wrong(f"{short(name)} is not finite")
+        return tensor
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (on the CPU) and the metadata of a checkpoint, whatever they are; raises InputError as it does."""
+    found = Checkpoint(path)
+    return {name: found.tensor(name) for name in found.forms}, found.inputs
+
+
+def unfit(kind: type, arguments: Mapping[str, Any]) -> str | None:
+    """Why a constructor does not take these arguments, by its annotations; None if it does."""
+    from pydantic import TypeAdapter, ValidationError
 
     try:
-        with safe_open(path, "pt") as file:
-            inputs = json.loads((file.metadata() or {})[KEY])
-            if not isinstance(inputs, dict):
-                raise ValueError("its metadata are no mapping")
-            return {name: file.get_tensor(name) for name in file.keys()}, inputs  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint; `dvc repro` or `dvc pull` makes it") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a checkpoint of Palimpsest ({said}); remove it and run `dvc repro`") from None
+        inspect.signature(kind).bind(**arguments)
+    except TypeError as error:  # missing, or unheard of
+        return f"arguments: {said_by(error)}"
+    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
+    for name, value in arguments.items():
+        try:
+            TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
+        except ValidationError as error:
+            return f"arguments: {name}: {error.errors()[0]['msg'].lower()}, not {short(value)}"
+        except ValueError:  # 1e999 is read as infinity
+            return f"arguments: {name} is {short(value)}"
+    return None
 
 
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under `prefix.`, without it: a module's state dict."""
-    return {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(prefix + ".")}
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """While this lasts, building a network of more than `count` parameters raises ValueError."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    left = count
+
+    def registered(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("its arguments are of a network with far more tensors than the file has")
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,6 +1,8 @@
 """A stage as a command: `python -m stages.X [NAME] --input PATH ... --output PATH ...`.
 
-Paths come from the command in `dvc.yaml`, the one place of wiring; parameters from `params.yaml`.
+Paths come from the command in `dvc.yaml`, the one place of wiring; parameters from `params.yaml`. What a user writes
+there may be anything, and a shell runs the command: so no shell sees it. `{name}` in a path is filled in here with the
+NAME, `{root}` and the like with that parameter of the stage's section.
 Outputs are written aside and moved into place when the stage has succeeded: they appear whole or
 not at all. Every success leaves a record (`stages/runs/record.py`).
 """
@@ -11,6 +13,7 @@ import argparse
 import dataclasses
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -37,6 +40,7 @@ def run(
     sections: Mapping[str, str],
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    wiring: str = "",
     argv: Sequence[str] | None = None,
 ) -> None:
     """Run the stage function `entry` from the command line.
@@ -45,7 +49,9 @@ def run(
     the parameter's annotation is the dataclass that the section must fit. `inputs` and `outputs`
     name its path parameters, each an option of the command. If `entry` returns a function, it is
     called once the outputs are in place; if a dict, that goes into the record as `notes`. Where
-    `{name}` occurs, or `entry` has a parameter `name`, the command takes the variant's name as its argument.
+    `{name}` occurs, or `entry` has a parameter `name`, the command takes the variant's name as its
+    argument; DVC's `STAGE@NAME` will do. `wiring` is the section whose values fill `{...}` in paths;
+    by default the first of `sections`.
 
     Exits 2 with one line for an InputError and where outputs cannot be written, 130 for Ctrl-C, 143 for SIGTERM.
     """
@@ -59,12 +65,14 @@ def run(
     for option in (*inputs, *outputs):
         parser.add_argument(f"--{option.replace('_', '-')}", type=Path, required=True)
     arguments = parser.parse_args(argv)
+    if named:
+        arguments.name = arguments.name.rpartition("@")[2]
     label = f"{stage}@{arguments.name}" if named else stage
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _run(entry, label, arguments, hints, sections, inputs, outputs)
+        _run(entry, label, arguments, hints, sections, inputs, outputs, wiring)
     except InputError as error:
-        print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)  # a file's name may hold a newline
+        print(" ".join(f"{label}: {error}".splitlines()), file=sys.stderr)  # a name may hold a newline
         sys.exit(2)
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -87,6 +95,7 @@ def _run(
     sections: Mapping[str, str],
     inputs: Sequence[str],
     outputs: Sequence[str],
+    wiring: str,
 ) -> None:
     _refuse_foreign_code()
     started, clock = datetime.now(UTC), time.monotonic()
@@ -100,12 +109,17 @@ def _run(
     for runtime in built.values():
         if isinstance(runtime, params.Runtime):
             kernels.choose(runtime.kernels)  # before the stage imports torch
-    given = {option: getattr(arguments, option) for option in inputs}
+    paths: dict[str, Path] = {option: getattr(arguments, option) for option in (*inputs, *outputs)}
+    fills = _plain(next(iter(built.values())))
+    if wiring and any("{" in str(path) for path in paths.values()):
+        fills = params.section(values, wiring.format(name=name), dict[str, Any])
+    paths = {option: _filled(path, {**fills, "name": name}) for option, path in paths.items()}
+    given = {option: paths[option] for option in inputs}
     for option, path in given.items():
         if not path.exists():
             raise InputError(f"{path}: not found (--{option.replace('_', '-')}); mend the path, or run `dvc repro`")
     read = {path.as_posix(): record.digest(path) for path in given.values()}  # now, not what lies there afterwards
-    wanted = {option: getattr(arguments, option) for option in outputs}
+    wanted = {option: paths[option] for option in outputs}
     for path in wanted.values():
         _check_room(path)
     scratch = _scratch(label)
@@ -134,6 +148,16 @@ def _run(
     record.write(record.home(), label, facts, circumstances)
     if callable(done):
         done()
+
+
+def _filled(path: Path, fills: Mapping[str, Any]) -> Path:
+    """`path` with what `fills` has for each `{key}` in it; a brace that names none of them stays as it is."""
+
+    def fill(found: re.Match[str]) -> str:
+        value = fills.get(found[1])
+        return value if isinstance(value, str) else found[0]
+
+    return Path(re.sub(r"\{(\w+)\}", fill, str(path)))
 
 
 def _plain(section: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 import stages
 from stages.runs import kernels
+from stages.runs.errors import InputError
 
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
@@ -145,10 +146,22 @@ def home() -> Path:
     return Path(os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"))
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A record. Raises InputError for a file that is damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not isinstance(found["outputs"], dict) or not isinstance(found["ended"], str):
+            raise ValueError("not what a run leaves")
+    except (ValueError, KeyError, RecursionError) as error:
+        said = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
+        raise InputError(f"{path}: not a record ({said}); remove it") from None
+    return found
+
+
 def made(folder: Path, stage: str, output: Path) -> dict[str, Any] | None:
     """The record of the run of `stage` that made `output` as it lies there; of several the one that ended last."""
     wanted = {output.as_posix(): digest(output)}.items()
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{stage}/*.json"))]
+    records = [read(path) for path in sorted(folder.glob(f"{stage}/*.json"))]
     return max((r for r in records if wanted <= r["outputs"].items()), key=lambda r: r["ended"], default=None)
 
 

@@ -24,15 +24,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar, get_type_hints
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from stages.images import png
 from stages.images.table import Table
 from stages.runs import checkpoint, command, kernels, record
 from stages.runs.errors import InputError
+from stages.runs.header import Form, short
 from stages.runs.params import Runtime
 
 if TYPE_CHECKING:
@@ -292,6 +295,7 @@ class Run:
         self.history: list[dict[str, float]] = []
         self._window: list[dict[str, float]] = []  # the steps since the last row of history
         self._stop: int = 0
+        self._fault: InputError | None = None  # what ends the run, once every process knows
 
     def __enter__(self) -> Self:
         if self.team.rank == 0:
@@ -341,7 +345,11 @@ class Run:
                 bar.update()
                 if self.history and not self._window:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.history[-1].items() if k != "step"}, refresh=False)
-                if stop := max(self.team.mean([self._stop])):  # all stop at one step, whoever was asked
+                # All stop at one step, whoever was asked or has found a fault.
+                stop, fault = self.team.mean([self._stop, bool(self._fault)])
+                if fault:
+                    raise self._fault or InputError("another process of the training has found a fault")
+                if stop:
                     self._save()
                     if stop == signal.SIGINT or self._stop == signal.SIGINT:
                         raise KeyboardInterrupt
@@ -352,6 +360,8 @@ class Run:
     def log(self, parts: Mapping[str, Tensor]) -> None:
         """Keep this step's loss parts; every `log_every` steps their means become a row of history.
 
+        The last row is the last step's, of fewer steps where `log_every` does not divide them.
+
         Raises InputError that names every part that is not finite: training stops there.
         """
         values = dict(zip(parts, self.team.mean([value.item() for value in parts.values()]), strict=True))
@@ -361,7 +371,7 @@ class Run:
                 f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the rate or use fp32"
             )
         self._window.append(values)
-        if (self.step + 1) % self.params.log_every == 0:
+        if (self.step + 1) % self.params.log_every == 0 or self.step + 1 == self.params.steps:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
             self.history.append({"step": self.step + 1, **means})
             self._window.clear()
@@ -384,7 +394,10 @@ class Run:
         return self.team.rank == 0 and (done % self.params.sample_every == 0 or done == self.params.steps)
 
     def sheet(self, rows: Sequence[Tensor]) -> None:
-        """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step."""
+        """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step.
+
+        A value that is not finite ends the run after this step: `steps` raises InputError in every process.
+        """
         import torch
         from torchvision.utils import make_grid
 
@@ -392,18 +405,25 @@ class Run:
 
         grid = make_grid(torch.cat([row.float().cpu() for row in rows]), nrow=len(rows[0]), padding=1, pad_value=-1)
         path = self.folder / "samples" / f"{self.step + 1:07d}.png"
-        path.write_bytes(png.encode(to_pictures(grid[None])[0]))
+        try:
+            pictures = to_pictures(grid[None], lambda _: f"the sample sheet of step {self.step + 1}")
+        except InputError as fault:
+            self._fault = fault
+            return
+        path.write_bytes(png.encode(pictures[0]))
 
     def finish(self, outputs: Outputs, networks: Mapping[str, nn.Module]) -> Callable[[], None]:
         """Write checkpoint (each network under its name), members, history and samples.
 
         Returns what forgets the state, for `command` to call once the outputs are in place: a kill
-        before then loses no step.
+        before then loses no step. Raises InputError for a weight that is not finite.
         """
+        tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
+        if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise InputError(f"after the last step {bad[0]} is not finite; lower the rate or use fp32")
         self._save()
         if self.team.rank == 0:
             inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
-            tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
             checkpoint.save(outputs.model, tensors, inputs)
             outputs.history.write_text(self.history_csv())
             shutil.copytree(self.folder / "samples", outputs.samples)
@@ -429,12 +449,15 @@ class Run:
         path = self.folder / "state.safetensors"
         if not path.exists():
             if self._start:
-                load_weights(self._start, self.inputs, self.parts)
+                load_weights(self._start, self.inputs, self.parts, self.params)
             return
-        tensors, progress = checkpoint.load(path)
-        self.sampler.seen[:] = tensors["seen"].numpy().view(bool)
+        saved = checkpoint.Checkpoint(path, "remove it, and the training begins anew")
+        progress = self._progress(saved)
         for name, thing in self.parts.items():
-            state: dict[str, Any] = checkpoint.part(tensors, name)
+            saved.compare(name, _wanted(name, thing, saved))
+        self.sampler.seen[:] = saved.tensor("seen").numpy().view(bool)
+        for name, thing in self.parts.items():
+            state: dict[str, Any] = saved.tensors(name)
             if "param_groups" in (empty := thing.state_dict()):
                 moments: dict[int, dict[str, Tensor]] = {}
                 for key, value in state.items():
@@ -445,6 +468,45 @@ class Run:
             if "param_groups" in state:
                 _lay_out(thing)
         self.step, self.history, self._window = progress["step"], progress["history"], progress["window"]
+
+    def _progress(self, saved: checkpoint.Checkpoint) -> dict[str, Any]:
+        """How far the training was. Raises InputError for what no training of this kind has saved."""
+        try:
+            TypeAdapter(Progress).validate_json(record.canonical(saved.inputs))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise saved.wrong(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
+        if saved.inputs["step"] > self.params.steps:
+            raise saved.wrong(f"step {saved.inputs['step']} of {self.params.steps}")
+        if saved.forms.get("seen") != Form("uint8", self.sampler.seen.shape):
+            raise saved.wrong(f"`seen` is not of the {len(self.sampler.seen)} training pictures")
+        return saved.inputs
+
+
+@dataclass(config=ConfigDict(strict=True, allow_inf_nan=False))
+class Progress:
+    """What a state's metadata say."""
+
+    step: Annotated[int, Field(ge=0)]
+    history: list[dict[str, float]]
+    window: list[dict[str, float]]
+
+
+def _wanted(name: str, thing: Any, saved: checkpoint.Checkpoint) -> dict[str, Tensor]:
+    """What a state must have of a part: a module's state dict; of Adam, all three of each parameter that has any."""
+    state = thing.state_dict()
+    if "param_groups" not in state:
+        return state
+    import torch
+
+    parameters = [parameter for group in thing.param_groups for parameter in group["params"]]
+    begun = {key.split(".")[1] for key in saved.forms if key.startswith(f"{name}.")}
+    wanted = {}
+    for number, parameter in enumerate(parameters):
+        if str(number) in begun:
+            wanted[f"{number}.step"] = torch.empty((), dtype=torch.float32)
+            wanted |= {f"{number}.{moment}": parameter for moment in ("exp_avg", "exp_avg_sq")}
+    return wanted
 
 
 def _lay_out(adam: torch.optim.Optimizer) -> None:
@@ -457,30 +519,41 @@ def _lay_out(adam: torch.optim.Optimizer) -> None:
                 moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
-def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any], params: Training) -> None:
     """The weights of a checkpoint into those networks of `parts` that it has; an average begins at its network.
 
-    Raises InputError where it is no checkpoint, or of another network or shape than `inputs` says.
+    Raises InputError where it is no checkpoint, and where it is of another network, of other arguments of it, or of
+    other parameters that shape a part's weights (`params.shaping()`), by the keys that differ.
     """
-    tensors, theirs = checkpoint.load(path)
-    names = {name.partition(".")[0] for name in tensors}
-    main = "generator" if "generator" in parts else "network"
-    ours = {"network": inputs["network"], **inputs["arguments"]}
-    # What an older version did not write is its constructor's default.
-    defaults = {key: p.default for key, p in inspect.signature(type(parts[main])).parameters.items()}
-    theirs = {**defaults, "network": theirs.get("network"), **theirs.get("arguments", {})}
-    if other := [key for key, value in ours.items() if theirs.get(key) != value]:
-        said = ", ".join(f"{key} {theirs.get(key)} (here {ours[key]})" for key in other)
-        raise InputError(
-            f"start: {path}: of another network: {said}; set these to the checkpoint's, or start from {NO_CHECKPOINT}"
-        )
-    for name, thing in parts.items():
-        source = main if name == "averaged" else name
-        if source in names:
-            try:
-                thing.load_state_dict(checkpoint.part(tensors, source))
-            except RuntimeError as error:
-                raise InputError(f"start: {path}: {source}: {str(error).splitlines()[-1].strip()}") from None
+    try:
+        found = checkpoint.Checkpoint(path, f"get it anew, or start from {NO_CHECKPOINT}")
+        names = {name.partition(".")[0] for name in found.forms}
+        main = "generator" if "generator" in parts else "network"
+        # What an older version did not write is its default.
+        defaults = {key: p.default for key, p in inspect.signature(type(parts[main])).parameters.items()}
+        theirs = {**defaults, "network": found.inputs.get("network"), **found.inputs.get("arguments", {})}
+        ours = {"network": inputs["network"], **inputs["arguments"]}
+        usual = {item.name: item.default for item in dataclasses.fields(params)}
+        shaping = params.shaping()
+        for part in shaping.keys() & parts.keys() & names:
+            for key in shaping[part]:
+                given = {**usual, **found.inputs.get("params", {})}[key], inputs["params"][key]
+                if given != (None, None):  # null: as `width`, which is compared anyway
+                    for side, value in zip((theirs, ours), given, strict=True):
+                        side[key] = side.get("width") if value is None else value
+        if other := [key for key, value in ours.items() if theirs.get(key) != value]:
+            said = ", ".join(f"{key} {short(theirs.get(key))} (here {ours[key]})" for key in other)
+            raise InputError(
+                f"{path}: of another network: {said}; set these to the checkpoint's, or start from {NO_CHECKPOINT}"
+            )
+        sources = {name: main if name == "averaged" else name for name in parts}
+        wanted = {name: source for name, source in sources.items() if source in names or source == main}
+        for name, source in wanted.items():
+            found.compare(source, parts[name].state_dict())
+        for name, source in wanted.items():
+            found.fill(source, parts[name])
+    except InputError as error:
+        raise InputError(f"start: {error}") from None
 
 
 def write_members(path: Path, table: Table, seen: np.ndarray) -> str:

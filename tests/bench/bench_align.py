@@ -24,7 +24,7 @@ from PIL import Image
 
 from stages import align as stage
 from stages.images import landmarks as faces
-from stages.images.sources import decode
+from stages.images.decode.read import decode
 from stages.images.table import ALIGNED, LANDMARKS, Table, writing_pictures
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
+from flows.engine.lock_file import FILE
 from flows.engine.workspace import StageError, Workspace, workspace
 from flows.process import file_lock, supervisor
 from flows.process.command import LONGEST, lines
@@ -271,6 +272,24 @@ def test_a_torn_lock_is_mended(project: Project, plain: str, known: bool) -> Non
         assert set(states.values()) <= {"Cached", "Skipped"}
         assert project.lock() == plain
     assert "dvc.lock had been cut off by a killed process: mended" in said
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"dvc.lock": 3}', "[" * 100_000], ids=lambda text: text[:20])
+def test_a_damaged_memory_of_locks_is_one_line(content: str, project: Project) -> None:
+    journal = project.home / ".dvc" / "tmp" / FILE
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_text(content)
+    (said,) = project.run("rebuild", "--dry", code=2)
+    assert said.startswith(f"rebuild: {journal}: damaged (")
+    assert said.endswith("remove it and run it again")
+
+
+def test_a_bomb_in_params_is_one_line_before_dvc_reads_it(project: Project) -> None:
+    text = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    text += "\n".join(f"s{n}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]" for n in range(20))
+    (project.home / "params.yaml").write_text(text)
+    (said,) = project.run("rebuild", "--dry", code=2)
+    assert said.startswith("rebuild: params.yaml: more than 20000 values, with its aliases (*) written out")
 
 
 def test_a_torn_rwlock_of_dvc_is_mended(project: Project, plain: str) -> None:
