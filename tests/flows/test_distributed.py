@@ -24,7 +24,7 @@ from stages.runs.errors import InputError
 
 RECORD = """
 import hashlib, json
-made = {"outputs": {out: hashlib.md5(Path(out).read_bytes()).hexdigest()}}
+made = {"ended": "today", "outputs": {out: hashlib.md5(Path(out).read_bytes()).hexdigest()}}
 file = Path(os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"), name, "one.json")
 file.parent.mkdir(parents=True, exist_ok=True)
 file.write_text(json.dumps(made))
