@@ -22,7 +22,7 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from flows.gate import Rule
+from flows.registry.gate import Rule
 from stages.images.holes import KINDS
 from stages.runs.params import Runtime
 

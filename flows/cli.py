@@ -59,10 +59,11 @@ def rebuild(
             raise InputError(
                 "--jobs: a Dask worker takes one stage at a time; start as many workers as you want at once"
             )
-        from flows import journal
-        from flows.pipeline.run import root, workspace
+        from flows.checkout.root import working_copy
+        from flows.engine.workspace import workspace
+        from flows.operations import run_log, scheduler_state
 
-        entry = None if dry else stack.enter_context(journal.run(root(), "rebuild"))
+        entry = None if dry else stack.enter_context(run_log.run(working_copy(), "rebuild"))
         with workspace(targets or (), force=force, say=_say) as work:
             plan = work.plan
             if not plan.stale:
@@ -78,18 +79,18 @@ def rebuild(
                     elif node.name in affected:
                         print(f"{node.name}: would run")
                 return
-            from flows import server
+            from flows.prefect_server import server
 
-            elsewhere = _cluster().address(runner, work) if runner else None
+            elsewhere = _dask().address(runner, work) if runner else None
             if not elsewhere and (slow := _slow_precision(plan.root)):
                 _say(slow)  # the stages say it too, but into their logs
-            ready = server.use(plan.root)
+            ready = server.use(plan.root, scheduler_state.api(plan.root))
             from flows.rebuild import Rebuild, launch
 
             if elsewhere:
                 ready()
-                with _cluster().crew(work, elsewhere, _say) as crew:
-                    job = Rebuild(crew, room=crew.fits)
+                with _dask().connected(work, elsewhere, _say) as remote:
+                    job = Rebuild(remote, room=remote.fits)
                     kept = launch(job, targets or [], ready)
             else:
                 job = Rebuild(work, jobs)
@@ -115,26 +116,27 @@ def retrain(
 ) -> None:
     """Rebuild with new data in a worktree of its own, and promote the checkpoint where it is better."""
     with _for_people("retrain"):
-        from flows import journal
-        from flows.pipeline import candidate, promotion
+        from flows.checkout.root import repository
+        from flows.operations import run_log, scheduler_state
+        from flows.registry import candidate, decisions, history
 
-        root = candidate.root()
+        root = repository()
         if rollback:
-            with journal.run(root, "retrain --rollback") as entry:
-                said = promotion.rollback(root)
+            with run_log.run(root, "retrain --rollback") as entry:
+                said = decisions.rollback(root)
                 entry.end("completed", said)
                 print(f"retrain: {said}")
             return
-        with journal.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
+        with run_log.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
             job.do("refresh", _say)
             if not job.news:
-                said = f"nothing new since the last decision; {promotion.told(root)}"
+                said = f"nothing new since the last decision; {history.promoted_now(root)}"
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
                 print(f"retrain: {job.trouble or said}")
                 raise typer.Exit(int(bool(job.trouble)))
-            from flows import server
+            from flows.prefect_server import server
 
-            server.use(root)()
+            server.use(root, scheduler_state.api(root))()
             from flows.retrain import launch
 
             kept = launch(job, _say)
@@ -172,13 +174,15 @@ def schedule(
 ) -> None:
     """Retrain, and rebuild, by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
     with _for_people("schedule"):
-        from flows import alarms, server, status
-        from flows.pipeline.git import Git
+        from flows.checkout.git import Git
+        from flows.checkout.root import working_copy
+        from flows.operations import alerts
+        from flows.prefect_server import settings
 
-        root = status.root()
-        server.prepare(root)  # before Prefect is imported
-        server.refuse_strangers(host or "127.0.0.1")
-        after = alarms.span(stale_after) if stale_after else None
+        root = working_copy()
+        settings.prepare(root)  # before Prefect is imported
+        settings.refuse_strangers(host or "127.0.0.1")
+        after = alerts.span(stale_after) if stale_after else None
         if rev != "HEAD" and Git(root).commit(rev) is None:
             raise InputError(f"--rev: no commit '{rev}'")
         os.environ["PALIMPSEST_REV"] = rev  # for the runs, which are commands of their own
@@ -202,11 +206,12 @@ def status(
     with _for_people("status"):
         from datetime import timedelta
 
-        from flows import alarms
         from flows import status as state
+        from flows.checkout.root import working_copy
+        from flows.operations import alerts
 
-        after: timedelta | None = alarms.span(stale_after) if stale_after else None
-        found = state.look(state.root(), after)
+        after: timedelta | None = alerts.span(stale_after) if stale_after else None
+        found = state.look(working_copy(), after)
         if json:
             print(state.machine(found))
         else:
@@ -214,13 +219,14 @@ def status(
     raise typer.Exit(int(bool(found.alarms)))
 
 
-def _cluster() -> ModuleType:
+def _dask() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):
         raise InputError("--runner dask=: needs Dask; `pip install -c constraints.txt -e '.[dask]'`")
-    from flows import crew
 
-    return crew
+    from flows.cluster import dask
+
+    return dask
 
 
 def _slow_precision(root: Path) -> str | None:
@@ -238,7 +244,7 @@ def _say(line: str) -> None:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: to be heeded as Ctrl-C is."""
+    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 @contextlib.contextmanager
@@ -258,7 +264,7 @@ def _for_people(command: str) -> Iterator[None]:
         code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
         _say(f"{command}: {'terminated' if isinstance(stop, Terminated) else 'interrupted'}; run it again to go on")
     except Exception as error:
-        from dvc.exceptions import DvcException
+        from flows.engine.repository import DvcException
 
         text = str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -276,10 +282,12 @@ def _leave(code: int) -> None:
     """End; at once where Prefect is still at work, or would try for minutes to reach a server that is not there."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    server = sys.modules.get("flows.server")
-    if server is not None and server.in_vain():
-        sys.stdout.flush()
-        os._exit(code)
+    if "flows.prefect_server.server" in sys.modules:
+        from flows.prefect_server.background import in_vain
+
+        if in_vain():
+            sys.stdout.flush()
+            os._exit(code)
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # the last word is ours, not Prefect's
     if code:
         raise typer.Exit(code)

@@ -17,9 +17,11 @@ from prefect.context import TagsContext
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed, State
 
-from flows import artifacts, server
-from flows.pipeline.graph import Node
-from flows.pipeline.run import StageError, Workspace, forget
+from flows.engine import resources
+from flows.engine.graph import Node
+from flows.engine.workspace import StageError, Workspace, forget
+from flows.prefect_server import artifacts, runs, server
+from flows.prefect_server.background import run_in_background
 from stages.runs.errors import InputError
 
 TRIES = 3  # to begin the flow, where its server is lost meanwhile
@@ -138,11 +140,7 @@ class Rebuild:
         if not self._works(node):
             return True
         others = [other for other in running.values() if self._works(other)]
-        if self._room is not None:
-            return self._room(node, others)
-        if node.gpu and any(other.gpu for other in others):
-            return False
-        return not others or node.cores + sum(other.cores for other in others) <= self.jobs
+        return self._room(node, others) if self._room else resources.fits(node, others, self.jobs)
 
     def _environment(self, node: Node) -> dict[str, str]:
         """Spinning threads make two stages at once five times slower, and one alone quicker; the bytes are the same."""
@@ -187,7 +185,7 @@ def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bo
 
     `launch` has prepared it; the parameters are for Prefect's page.
     """
-    with TagsContext(current_tags=set()):  # see server.sole
+    with TagsContext(current_tags=set()):  # see runs.tagged
         return _prepared.get().run()
 
 
@@ -208,18 +206,18 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
         for _ in range(TRIES):
             failures.clear()
             try:
-                with server.sole(rebuild.name, job.work.plan.root):
+                with runs.tagged(rebuild.name, job.work.plan.root):
                     state = rebuild(targets, job.jobs, job.work.force, return_state=True)
                 if not job.ended:
                     failures.append(state.message or state.name or "crashed")
             except BaseException as error:
                 failures.append(str(error) or type(error).__name__)
-            if job.entered or not server.back():  # else its server was lost before it could begin
+            if job.entered or not server.answers_again():  # else its server was lost before it could begin
                 return
 
     try:
         ready()
-        over = server.beside(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
+        over = run_in_background(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
     finally:
         if not job.ended:
             job.work.stop()  # what has begun, and the flow did not come to

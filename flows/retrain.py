@@ -10,9 +10,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
-from flows import server
-from flows.pipeline.candidate import STEPS, Retraining
-from flows.pipeline.worktree import Say, StepError
+from flows.checkout.worktree import StepError
+from flows.prefect_server import runs, server
+from flows.prefect_server.background import run_in_background
+from flows.process.command import Say
+from flows.registry.candidate import STEPS, Retraining
 from stages.runs.errors import InputError
 
 
@@ -32,7 +34,7 @@ _prepared: ContextVar[Retraining] = ContextVar("_prepared")
 @flow(name="retrain", persist_result=False)
 def retrain() -> State:
     """Make a candidate in a worktree of its own, and promote it where it is better; `launch` has prepared it."""
-    with TagsContext(current_tags=set()):  # see server.sole
+    with TagsContext(current_tags=set()):  # see runs.tagged
         return _steps(_prepared.get())
 
 
@@ -61,12 +63,12 @@ def launch(job: Retraining, say: Say) -> bool:
     def run() -> None:
         _prepared.set(job)
         try:
-            with server.sole(retrain.name, job.root):
+            with runs.tagged(retrain.name, job.root):
                 retrain(return_state=True)
         except BaseException as error:
             failures.append(error)
 
-    over = server.beside(run, lambda: bool(job.ended or job.error or job.failure), job.worktree.stop)
+    over = run_in_background(run, lambda: bool(job.ended or job.error or job.failure), job.worktree.stop)
     if job.failure:
         raise job.failure
     if not job.ended and not job.error:

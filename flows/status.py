@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from flows import alarms, journal, timetable
+from flows.operations import alerts, run_log, scheduler_state
 from stages.runs.errors import InputError
 
 PATIENCE = 5.0  # seconds in which DVC may say what is stale, and in which disk use is added up
@@ -40,15 +41,6 @@ class Status:
     alarms: list[str]  # why the exit code is 1
 
 
-def root() -> Path:
-    """The working copy that the current folder lies in, without DVC. Raises InputError outside one."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir():
-            return folder
-    raise InputError(f"{here}: no working copy (there is no folder .dvc here or above)")
-
-
 def look(root: Path, after: timedelta | None) -> Status:
     """The state of a working copy now; an alarm for what is older than `after` (None: than the scheduler's)."""
     end = time.monotonic() + PATIENCE
@@ -56,26 +48,26 @@ def look(root: Path, after: timedelta | None) -> Status:
     asked = subprocess.Popen(
         [sys.executable, "-m", "flows.status"], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    runs = journal.entries(root)
-    table = timetable.read(root)
-    if after is None and table and table.stale_after:
-        after = timedelta(seconds=table.stale_after)
-    rung = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alarms.failing(root)]
+    runs = run_log.entries(root)
+    scheduler = scheduler_state.read(root)
+    if after is None and scheduler and scheduler.stale_after:
+        after = timedelta(seconds=scheduler.stale_after)
+    alarms = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
     if after is not None:
-        rung += map(str, alarms.stale(root, after))
-    model = alarms.promoted(root)
+        alarms += map(str, alerts.stale(root, after))
+    model = alerts.promoted(root)
     disk, partly = _disk(root, end)
     stale, unknown = _stale(asked, end)
     return Status(
         working_copy=str(root),
         promoted=dataclasses.asdict(model) if model else None,
-        scheduler=dataclasses.asdict(table) if table and table.alive else None,
+        scheduler=dataclasses.asdict(scheduler) if scheduler and scheduler.alive else None,
         runs=[dataclasses.asdict(run) for run in runs[-RUNS:]],
         stale=stale,
         stale_unknown=unknown,
         disk=disk,
         disk_partly=partly,
-        alarms=rung,
+        alarms=alarms,
     )
 
 
@@ -95,13 +87,13 @@ def show(status: Status) -> None:
     page.add_row("promoted", _promoted(status.promoted))
     page.add_row("scheduler", _scheduler(status.scheduler))
     page.add_row("stale", _stages(status))
-    used = ", ".join(f"{name} {_size(size)}" for name, size in status.disk.items())
+    used = ", ".join(f"{name} {decimal(size)}" for name, size in status.disk.items())
     page.add_row("disk", used + (" (and more: there was no time to add up all)" if status.disk_partly else ""))
     page.add_row("last runs", Text("none yet" if not status.runs else ""))
     console.print(page)
     runs = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for run in reversed(status.runs):
-        bad = run["outcome"] in journal.FAILURES
+        bad = run["outcome"] in run_log.FAILURES
         log = f" [{run['log']}]" if run["log"] and bad else ""
         runs.add_row(
             _local(run["began"]),
@@ -126,16 +118,16 @@ def _promoted(model: dict[str, Any] | None) -> Text:
     )
 
 
-def _scheduler(table: dict[str, Any] | None) -> Text:
-    if table is None:
+def _scheduler(scheduler: dict[str, Any] | None) -> Text:
+    if scheduler is None:
         return Text("none runs here")
     ahead = "; ".join(
         f"{command} {_local(at)} (in {_length(at - datetime.now(UTC))})"
-        for command, text in table["next"].items()
+        for command, text in scheduler["next"].items()
         for at in [datetime.fromisoformat(text)]
     )
-    page = f", {table['api'].removesuffix('/api')}" if table["api"] else ""
-    return Text(f"PID {table['pid']}{page}; next: {ahead or 'nothing is due'}")
+    page = f", {scheduler['api'].removesuffix('/api')}" if scheduler["api"] else ""
+    return Text(f"PID {scheduler['pid']}{page}; next: {ahead or 'nothing is due'}")
 
 
 def _stages(status: Status) -> Text:
@@ -208,19 +200,10 @@ def _length(span: timedelta) -> str:
     return f"{seconds} s"
 
 
-def _size(size: float) -> str:
-    unit, *larger = "B", "kB", "MB", "GB", "TB"
-    while size >= 1000 and larger:
-        size, unit, *larger = size / 1000, *larger
-    return f"{size:.0f} {unit}" if size >= 10 or unit == "B" else f"{size:.1f} {unit}"
-
-
 def _ask() -> None:
     """For `look`: what is stale, as DVC sees it, on standard output."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-
-    from flows.pipeline import graph
+    from flows.engine import graph
+    from flows.engine.repository import DvcException, LockError
 
     stale, unknown = None, None
     try:

@@ -127,7 +127,7 @@ def server_of(process: subprocess.Popen[str]) -> psutil.Process:
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
             words = child.cmdline()
-            found += [child] * ("server" in words and "-I" not in words)  # not its tether
+            found += [child] * ("server" in words and "-I" not in words)  # not its supervisor
     (server,) = found
     return server
 

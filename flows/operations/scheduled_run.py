@@ -1,0 +1,98 @@
+"""One run of the scheduler: a command of the command line, in a process of its own."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect.states import Cancelled, Completed, Failed, State
+
+from flows.operations import run_log
+from flows.prefect_server import server
+from flows.process.command import Command, Say
+
+LOGS = Path(".palimpsest/logs/scheduled")
+KEPT = 200  # so many logs of scheduled runs are kept
+# Seconds that a run has to save what it needs to go on; systemd gives a service 90.
+GRACE = float(os.environ.get("PALIMPSEST_GRACE", 60))
+
+
+class ScheduledRun:
+    """A command that runs in the working copy, for the scheduler or a worker of Prefect's."""
+
+    def __init__(self, root: Path, command: str, identity: str, lock: int, say: Say) -> None:
+        """Start it. `say` gets every line that it prints, from another thread; it holds `lock`, a descriptor, too."""
+        self.command = command
+        self.id = identity
+        self.log = LOGS / f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{identity[:8]}.log"
+        self.stopped = False  # it has been told to end
+        self.lost_server = False  # Prefect's server was lost on the way, which may be why it fails
+        self._root = root
+        self._limit = math.inf  # when it has to have ended
+        (root / LOGS).mkdir(parents=True, exist_ok=True)
+        for old in sorted((root / LOGS).iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+            old.unlink(missing_ok=True)
+        self._file = (root / self.log).open("w", encoding="utf-8", errors="backslashreplace")
+        self._process = Command(
+            [sys.executable, "-m", "flows.cli", command],
+            cwd=root,
+            # What Prefect tells the process of a flow is not for the flows that the command runs.
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")},
+                "PALIMPSEST_RUN": identity,
+                "PALIMPSEST_LOG": str(self.log),
+                "PYTHONUNBUFFERED": "1",
+                server.PATIENCE: str(server.START),  # the scheduler is starting a lost server again
+            },
+            pass_fds=[lock],
+        )
+
+        def write(line: str) -> None:
+            print(line, file=self._file, flush=True)
+            if line.strip():
+                say(line.strip())
+
+        self._process.listen(write)
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.wait(0)
+
+    def late(self) -> bool:
+        """Whether it has been told to end, and had the time to."""
+        return time.monotonic() > self._limit
+
+    def stop(self) -> None:
+        """Tell it to end: it ends its stages, which save what they need to go on."""
+        self.stopped = True
+        self._limit = time.monotonic() + GRACE
+        self._process.signal(signal.SIGINT)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Whether it has ended within that time."""
+        return self._process.wait(seconds) is not None
+
+    def close(self) -> State[Any]:
+        """What has become of it. What is left of it is killed."""
+        code = self._process.close()
+        self._process.signal(signal.SIGKILL)  # what it has left in its process group
+        self._file.close()
+        last = self._process.last
+        entry = next((run for run in run_log.entries(self._root) if run.id == self.id), None)
+        if entry is None and code and not self.stopped:  # it did not get as far as its entry in the run log
+            with run_log.run(self._root, self.command, self.id, str(self.log)) as run:
+                run.end("failed", last or f"exit code {code}")
+        if code == 0:
+            words = entry.outcome.capitalize() if entry and entry.outcome in run_log.SUCCESSES else "Completed"
+            return Completed(name=words, message=entry.message if entry else last)
+        if self.stopped:
+            return Cancelled(message="stopped; the next run goes on")
+        if code - 128 in set(signal.Signals):
+            return Failed(message=f"killed by {signal.Signals(code - 128).name}; log: {self.log}")
+        return Failed(message=f"{last or f'exit code {code}'}; log: {self.log}")

@@ -1,0 +1,20 @@
+"""A file that others read is written whole or not at all, whatever kills the writer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write(path: Path, text: str, draft: Path | None = None) -> None:
+    """Replace `path`, or make it, with its folder. Raises OSError where that fails; `path` is then as it was.
+
+    `draft` is where the text is written first, on the same disk; by default a hidden file beside `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = draft or path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

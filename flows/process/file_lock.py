@@ -1,0 +1,58 @@
+"""A lock on a file: one process at a time, whatever becomes of the one before."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+def acquire(file: Path) -> int | None:
+    """The descriptor of a lock on `file`; None where another process has it.
+
+    The lock lasts until the descriptor is closed, here and in every process that it was handed to (`pass_fds`). So
+    what a killed process has left running keeps it. (The package `filelock` does not hand its descriptor on.)
+    """
+    handle = _open(file)
+    if _lock(handle):
+        return handle
+    os.close(handle)
+    return None
+
+
+@contextlib.contextmanager
+def lock(
+    file: Path, waiting: Callable[[str], None] | None = None, pause: Callable[[], None] | None = None
+) -> Iterator[int]:
+    """The descriptor of a lock on `file`, until the block ends; another process that has it is waited for.
+
+    `waiting` is told that process's PID. `pause` is called again and again meanwhile, and may raise to give up.
+    """
+    handle = _open(file)
+    try:
+        if not _lock(handle):
+            if waiting:
+                waiting(os.pread(handle, 20, 0).decode())
+            while not _lock(handle, wait=pause is None):
+                assert pause is not None
+                pause()
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _open(file: Path) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _lock(handle: int, wait: bool = False) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    return True

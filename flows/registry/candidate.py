@@ -1,0 +1,325 @@
+"""One retraining: a candidate is made in a worktree of its own, compared with what is promoted, and decided about.
+
+Four steps, each done once: refresh, rebuild, compare, decide. All that lasts is written by the last one, in one
+transaction of Git (`decisions.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
+quick, and a kill after it leaves tags and a push that the next run makes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.checkout.git import Git
+from flows.checkout.worktree import StepError, Worktree
+from flows.engine import commands
+from flows.engine.repository import cached, default_remote, edit_yaml
+from flows.lineage import dvc_lock
+from flows.prefect_server import server
+from flows.process import file_lock
+from flows.process.command import Say
+from flows.registry import decisions, gate, history
+from flows.registry.history import START, Decision, Entry, Kept
+from stages.runs import params
+from stages.runs.errors import InputError
+
+STEPS = ("refresh", "rebuild", "compare", "decide")
+RECORDS = Path(".palimpsest/records")
+# What a candidate comes from, beside data that Git does not have.
+SOURCES = ("params.yaml", "dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
+REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
+
+
+class Retraining:
+    """A retraining of what `rev` holds; `retraining()` makes it."""
+
+    def __init__(self, root: Path, worktree: Worktree, rev: str) -> None:
+        self.root, self.worktree, self.rev = root, worktree, rev
+        self.stale: list[str] = []  # the stages whose inputs are new: a rebuild begins with them
+        self.news = False  # whether there is anything to decide
+        self.decision: Decision | None = None
+        self.commit: str | None = None  # of the decision
+        self.error: InputError | StepError | None = None  # why there is no decision
+        self.failure: BaseException | None = None  # any other reason
+        self.trouble: str | None = None  # what went wrong after the decision
+        self._git = Git(root)
+        self._log: list[Entry] = []
+        self._new: list[str] = []  # files of the candidate that Git does not follow yet
+        self._done: dict[str, str] = {}
+
+    def do(self, step: str, say: Say) -> str:
+        """Do one of STEPS, if it has not been done: what came out, in one line.
+
+        Raises InputError and StepError, which are in `error` as well, and DvcException.
+        """
+        if step not in self._done:
+            try:
+                work: Callable[[Say], str] = getattr(self, f"_{step}")
+                self.worktree.check()
+                self._done[step] = work(say)
+            except (InputError, StepError) as error:
+                self.error = error
+                raise
+            except BaseException as error:
+                self.failure = error
+                raise
+        return self._done[step]
+
+    def finish(self, say: Say) -> None:
+        """Do the steps that have not been done."""
+        for step in STEPS:
+            self.do(step, say)
+
+    @property
+    def ended(self) -> bool:
+        """Whether every step has been done."""
+        return len(self._done) == len(STEPS)
+
+    def summary(self) -> str:
+        """What has become of the candidate, in one line."""
+        if self.decision is None or self.commit is None:
+            return str(self.error or "not decided")
+        said = f"{self.decision.system} {self.decision.outcome}: {self.decision.why} (commit {self.commit[:10]})"
+        return f"{said}; but {self.trouble}" if self.trouble else said
+
+    # --- refresh ---
+
+    def _refresh(self, say: Say) -> str:
+        decisions.settle(self.root)  # what a killed run has left out
+        tree = self.worktree
+        tree.prepare(self.rev)
+        now = history.current(self.root)
+        if now and default_remote(tree.path) and tree.pushed() != now.commit:
+            tree.prepare(now.commit)
+            self._push(now.commit, say)
+            tree.prepare(self.rev)
+        self._read()
+        self._log = history.read(self._git)
+        last = history.candidate(self._log)
+        if last:
+            if self.bar.warm:
+                self._start_as(last)
+            tree.restore(last.commit, last.decision.rev)
+        tree.link(say)
+        commands.check_out(tree.path, say, self._new)
+        tree.update(say)
+        self.stale = commands.stale(tree.path, say)
+        self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
+        if self.news:
+            baseline = self._promoted()  # its bytes are needed in the end: better missed now
+            if baseline and self.bar.warm:
+                self._start_anew(baseline, say)
+        return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
+
+    def _read(self) -> None:
+        """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
+        for name in ("params.yaml", "dvc.yaml"):
+            if not (self.worktree.path / name).exists():
+                raise InputError(f"{name}: commit {self.rev[:10]} has none; `git add {name}` and commit it")
+        self._values = params.load(self.worktree.path / "params.yaml")
+        self.bar = gate.rule(self._values)
+        self._checkpoint = gate.checkpoint(gate.system(self._values, self.bar.system))
+        try:
+            artifacts = dvc_lock.read(self.worktree.path / "dvc.yaml").get("artifacts") or {}
+            names = [name for name, about in artifacts.items() if about.get("path") == self._checkpoint]
+        except AttributeError:
+            raise InputError("dvc.yaml: artifacts: must be a mapping: NAME: {path: PATH, type: model}") from None
+        if not names:
+            raise InputError(
+                f"dvc.yaml: artifacts: none has the path {self._checkpoint}; add, and commit: "
+                f"{self.bar.system}: {{path: {self._checkpoint}, type: model}}"
+            )
+        self._artifact = str(names[0])
+        self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
+        sections = [
+            name for name in self._values if name.startswith("train_") and self._entry in (self._values[name] or {})
+        ]
+        if self.bar.warm and len(sections) != 1:
+            raise InputError(f"params.yaml: retrain.warm: no training makes {self._checkpoint}; set it to false")
+        self._section = sections[0] if sections else None
+
+    def _rule_of(self, entry: Entry) -> Any:
+        what = f"params.yaml of commit {entry.commit[:10]}"
+        return dvc_lock.parse(self._git.file(entry.commit, "params.yaml"), what).get("retrain")
+
+    # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
+
+    def _start_as(self, last: Entry) -> None:
+        """As the last candidate had it: where nothing else is new, its training need not be repeated."""
+        pointer = f"{START}/{self._entry}.safetensors.dvc"
+        text = self._git.file(last.commit, pointer)
+        if text is not None:
+            self.worktree.write(pointer, text)
+            self._name_start(pointer)
+
+    def _start_anew(self, baseline: Baseline, say: Say) -> None:
+        home = self.worktree.path / START / f"{self._entry}.safetensors"
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.unlink(missing_ok=True)  # it may be a link into the cache
+        shutil.copyfile(baseline.checkpoint, home)
+        commands.add(self.worktree.path, home, say)
+        self._name_start(f"{START}/{home.name}.dvc")
+
+    def _name_start(self, pointer: str) -> None:
+        with edit_yaml(str(self.worktree.path / "params.yaml")) as values:
+            values[self._section][self._entry]["start"] = pointer.removesuffix(".dvc")
+        self._new = [pointer]
+
+    # --- rebuild ---
+
+    def _rebuild(self, say: Say) -> str:
+        # Records come home: the audit asks the user's checkout.
+        more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
+        if not ("PREFECT_API_URL" in os.environ and server.answers()):
+            more["PREFECT_API_URL"] = None  # it starts one of its own
+        code, last = self.worktree.run(REBUILD, say, **more)
+        if code:
+            raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
+        return last.removeprefix("rebuild: ")
+
+    # --- compare ---
+
+    def _compare(self, say: Say) -> str:
+        content = dvc_lock.read(self.worktree.path / "dvc.lock")
+        md5 = dvc_lock.outputs(content).get(self._checkpoint)
+        if not md5:
+            raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
+        self._log = history.read(self._git)
+        baseline = self._promoted()
+        undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
+        undone -= {entry.decision.md5 for entry in history.active(self._log)}
+        result: dict[str, Any] | None = None
+        if md5 in undone:
+            promote, why = False, "this checkpoint was promoted before, and rolled back"
+        elif baseline is None:
+            promote, why = True, "the first candidate of this system"
+        elif baseline.md5 == md5:
+            promote, why = False, "the same checkpoint as the promoted one"
+        else:
+            result = self._gate(content, baseline, say)
+            promote, why = result["promote"], result["why"]
+        self.decision = Decision(
+            "promoted" if promote else "rejected",
+            why,
+            self.bar.system,
+            self._artifact,
+            self._checkpoint,
+            md5,
+            self.rev,
+            baseline.commit if baseline else None,
+            result,
+        )
+        return f"{self.decision.outcome}: {why}"
+
+    def _gate(self, content: dict[str, Any], baseline: Baseline, say: Say) -> dict[str, Any]:
+        home = self.worktree.path
+        verdict = home / ".palimpsest" / "verdict.json"
+        verdict.parent.mkdir(exist_ok=True)
+        verdict.unlink(missing_ok=True)
+        lists = history.members(self._git, self._log, self.rev, content, self._checkpoint)
+        words: dict[str, Sequence[Path | str]] = {
+            "candidate": [self._checkpoint],
+            "candidate-members": self._cached(lists),
+            "promoted": [baseline.checkpoint],
+            "promoted-members": baseline.members,
+            "verdict": [verdict],
+        }
+        line = [sys.executable, "-m", "flows.registry.gate"]
+        line += [word for name, paths in words.items() for word in (f"--{name}", *map(str, paths))]
+        code, last = self.worktree.run(line, say, PREFECT_API_URL=None)
+        if code == 2:
+            raise InputError(last)
+        if code:
+            raise StepError(f"compare: exit code {code}: {last}; nothing was promoted")
+        return dict(json.loads(verdict.read_text()))
+
+    def _promoted(self) -> Baseline | None:
+        """The system's promotion that stands, and where its bytes are; None where there is none.
+
+        Raises InputError where DVC's cache does not have them.
+        """
+        entries = [e for e in history.active(self._log) if e.decision.system == self.bar.system]
+        if not entries:
+            return None
+        commit, decision = entries[-1].commit, entries[-1].decision
+        lists = history.members(self._git, self._log, commit, history.lock(self._git, commit), decision.path)
+        checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists])
+        return Baseline(commit, decision.md5, checkpoint, members)
+
+    def _cached(self, files: Sequence[Kept]) -> list[Path]:
+        """Where the bytes of files are. Raises InputError where DVC's cache does not have them."""
+        places = cached(self.root, [file.md5 for file in files])
+        for (commit, path, _), place in zip(files, places, strict=True):
+            if not place.exists():
+                raise InputError(
+                    f"{path} of the promoted commit {commit[:10]} is not in DVC's cache: "
+                    f"`dvc fetch --all-commits {path}`"
+                )
+        return places
+
+    # --- decide ---
+
+    def _decide(self, say: Say) -> str:
+        tree = self.worktree.tree(self._new)
+        while True:
+            assert self.decision is not None
+            try:
+                self.commit = decisions.record(self._git, tree, self.decision, self._log, self.rev)
+                break
+            except decisions.Moved:
+                say("a rollback came in between: compared again, with what is promoted now")
+                self._compare(say)
+        decisions.settle(self.root)
+        if self.decision.outcome == "promoted":
+            self.worktree.prepare(self.commit)
+            self._push(self.commit, say)
+        return self.summary()
+
+    def _push(self, commit: str, say: Say) -> None:
+        """Send the promoted commit's data where a remote is set, unless they have been."""
+        self.trouble = None
+        if default_remote(self.worktree.path) and self.worktree.pushed() != commit:
+            self.trouble = self.worktree.push(say)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """What a candidate is compared with."""
+
+    commit: str
+    md5: str
+    checkpoint: Path
+    members: list[Path]  # of its training, and of those that it has gone on from
+
+
+@contextlib.contextmanager
+def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Retraining]:
+    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout `root`).
+
+    Another one in the same repository is waited for, and so is what a killed one has left.
+
+    Raises InputError where its decision could not be recorded, and where there is no such commit.
+    """
+    git = Git(root)
+    decisions.ready(git)
+    # `status` is the one that leaves the index alone.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    if changed:
+        say(f"not committed, so without what has changed in: {', '.join(line[3:] for line in changed)}")
+    commit = git.commit(rev)
+    if commit is None:
+        raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")
+
+    def waiting(other: str) -> None:
+        say(f"waiting for another retraining (PID {other}), or what it has left")
+
+    with file_lock.lock(git.common() / "palimpsest-retrain.lock", waiting) as held:
+        place = (path or root.with_name(f"{root.name}-retrain")).resolve()
+        yield Retraining(root, Worktree(root, place, held), commit)

@@ -1,0 +1,181 @@
+"""What retraining has decided, kept in Git alone: who has the repository has the whole history.
+
+Branch `candidates` is the log. Each of its commits holds one candidate as it was made (code, parameters, `dvc.lock`,
+scores) and says in its message what was decided and why; its parents are the commit before in the log and the commit
+whose code and parameters were used. A rollback is a commit of the log too: it holds again what it returned to. So
+history is never rewritten, and branch `promoted`, which points at the last promotion or rollback, only ever moves
+forward: both can be pushed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flows.checkout.git import Git
+from flows.lineage import dvc_lock
+from flows.registry import gto
+from stages.runs.errors import InputError
+
+CANDIDATES = "candidates"
+PROMOTED = "promoted"
+MARK = "Palimpsest: "  # begins the line of a commit's message that is for machines
+START = "data/start"  # where a warm start lies, added to DVC
+MEMBERS = ".members.arrow"  # ends the list beside a checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What has become of a candidate, or of a rollback: then the rest tells of what was returned to."""
+
+    outcome: Literal["promoted", "rejected", "rolled back"]
+    why: str  # one line
+    system: str  # an entry of `search` or `infer`
+    artifact: str  # its checkpoint's name in dvc.yaml
+    path: str  # the checkpoint
+    md5: str
+    rev: str  # the commit whose code and parameters were used
+    against: str | None = None  # the promotion that it was compared with
+    gate: dict[str, Any] | None = None  # what was measured; None where there was nothing to measure
+
+
+FIELDS = {field.name for field in dataclasses.fields(Decision)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A commit of the log."""
+
+    commit: str
+    time: datetime
+    decision: Decision
+
+
+@dataclasses.dataclass(frozen=True)
+class Promoted:
+    """What is promoted now."""
+
+    commit: str  # of the candidate that was promoted
+    time: datetime  # since when it is promoted: of its promotion, or of the rollback to it
+    version: str | None  # GTO's, of that commit
+    system: str
+    artifact: str
+    path: str  # of the checkpoint
+    md5: str
+    message: str  # why, in one line
+    data: dict[str, str]  # of the datasets that it comes from, by name: md5 of what was ingested
+
+
+def current(root: Path) -> Promoted | None:
+    """What is promoted in the repository at `root`, by Git alone; None where nothing is.
+
+    Raises GitError where there is no repository.
+    """
+    git = Git(root)
+    log = read(git)
+    live = active(log)
+    if not live:
+        return None
+    top, moved = live[-1], last_move(log)
+    decision = top.decision
+    version = next(iter(gto.versions(git, decision.artifact, top.commit)), None)
+    data = dvc_lock.ingested(lock(git, top.commit), decision.path)
+    return Promoted(
+        top.commit, moved.time, version, decision.system, decision.artifact, decision.path, decision.md5,
+        moved.decision.why, data,
+    )  # fmt: skip
+
+
+def promoted_now(root: Path) -> str:
+    """What is promoted now, in one line."""
+    now = current(root)
+    if now is None:
+        return "nothing is promoted"
+    return (
+        f"promoted now: {now.artifact} {now.version or ''}, checkpoint {now.md5[:10]}, "
+        f"commit {now.commit[:10]} on branch '{CANDIDATES}'"
+    )
+
+
+def read(git: Git) -> list[Entry]:
+    """Every decision, oldest first; none where nothing has been decided yet.
+
+    Raises InputError where a branch of this name is somebody's own.
+    """
+    tip = git.commit(f"refs/heads/{CANDIDATES}") or git.commit(f"refs/heads/{PROMOTED}")
+    if tip is None:
+        return []
+    # In `git log`, %x00 cannot occur in what it stands between.
+    text = git("log", "--first-parent", "--reverse", f"--grep=^{MARK}", "--format=%H%x00%ct%x00%B%x00", tip, "--")
+    parts = text.split("\0")
+    entries = []
+    for commit, at, body in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
+        said = [line.removeprefix(MARK) for line in body.splitlines() if line.startswith(MARK)]
+        with contextlib.suppress(ValueError, TypeError):
+            values = json.loads(said[-1])
+            decision = Decision(**{name: values[name] for name in values.keys() & FIELDS})
+            entries.append(Entry(commit.strip(), datetime.fromtimestamp(int(at), UTC), decision))
+    if not entries or entries[-1].commit != tip:
+        raise InputError(
+            f"branch '{CANDIDATES}': its last commit is none of retrain's decisions, which are kept there; "
+            f"give your branch another name: `git branch -m {CANDIDATES} NAME`"
+        )
+    return entries
+
+
+def active(log: Sequence[Entry]) -> list[Entry]:
+    """The promotions that no rollback has undone, oldest first; the last one is what is promoted."""
+    stack: list[Entry] = []
+    for entry in log:
+        if entry.decision.outcome == "promoted":
+            stack.append(entry)
+        elif entry.decision.outcome == "rolled back":
+            stack.pop()
+    return stack
+
+
+def last_move(log: Sequence[Entry]) -> Entry:
+    """The last promotion or rollback: where branch `promoted` belongs."""
+    return next(entry for entry in reversed(log) if entry.decision.outcome != "rejected")
+
+
+def candidate(log: Sequence[Entry]) -> Entry | None:
+    """The last candidate, whatever became of it."""
+    return next((entry for entry in reversed(log) if entry.decision.outcome != "rolled back"), None)
+
+
+def lock(git: Git, commit: str) -> dict[str, Any]:
+    """`dvc.lock` as the commit has it. Raises InputError where that is damaged."""
+    return dvc_lock.parse(git.file(commit, "dvc.lock"), f"dvc.lock of commit {commit[:10]}")
+
+
+class Kept(NamedTuple):
+    """A file that DVC keeps."""
+
+    commit: str  # whose `dvc.lock` names it
+    path: str
+    md5: str
+
+
+def members(git: Git, log: Sequence[Entry], commit: str, content: dict[str, Any], checkpoint: str) -> list[Kept]:
+    """The lists of pictures behind a checkpoint in the `dvc.lock` of `commit`: what its training has read, and those
+    of all that it has gone on from.
+
+    The promotion that a warm start was is known by its md5, whatever has been rolled back since.
+    """
+    promoted = {entry.decision.md5: entry for entry in log if entry.decision.outcome == "promoted"}
+    found: list[Kept] = []
+    todo = [(commit, content, checkpoint)]
+    while todo:
+        commit, content, checkpoint = todo.pop()
+        for path, md5 in dvc_lock.upstream(content, checkpoint).items():
+            if path.endswith(MEMBERS):
+                found.append(Kept(commit, path, md5))
+            elif path.startswith(f"{START}/") and (start := promoted.pop(md5, None)):
+                todo.append((start.commit, lock(git, start.commit), start.decision.path))
+    return found

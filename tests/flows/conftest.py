@@ -1,0 +1,55 @@
+"""Fixtures that the tests of the flows share."""
+
+import contextlib
+import http.client
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dvc_project import ENV, Project, wait
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The `dvc.lock` that plain `dvc repro` leaves."""
+    project = Project(tmp_path_factory.mktemp("plain"))
+    project.run("repro")
+    return project.lock()
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server for all the tests that need one."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env={**ENV, "PREFECT_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+        )
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
+        return False
+
+    try:
+        wait(answers)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.kill()
+        server.wait()

@@ -1,0 +1,84 @@
+"""What every command, lock and shared file of the flows rests on, with real processes."""
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from dvc_project import wait
+
+from flows.process import atomic_file, file_lock
+from flows.process.command import Command, Runner, Stopped
+
+
+def test_a_lock_lasts_as_long_as_any_process_that_has_its_descriptor(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "lock"
+    held = file_lock.acquire(file)
+    assert held is not None
+    child = subprocess.Popen(["sleep", "900"], pass_fds=[held])
+    os.close(held)
+    waited_for: list[str] = []
+
+    def pause() -> None:
+        assert file_lock.acquire(file) is None
+        child.kill()
+        child.wait()
+
+    with file_lock.lock(file, waited_for.append, pause) as mine:
+        assert mine is not None
+        assert file_lock.acquire(file) is None
+    assert waited_for == [str(os.getpid())], "the PID of whoever took it"
+    again = file_lock.acquire(file)
+    assert again is not None
+    os.close(again)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "file"
+    atomic_file.write(file, "old")
+    with pytest.raises(OSError, match="No space left"):
+        atomic_file.write(file, "new", draft=Path("/dev/full"))
+    assert file.read_text() == "old"
+    atomic_file.write(file, "new")
+    assert {path: path.read_text() for path in file.parent.iterdir()} == {file: "new"}
+
+
+def test_a_command_ends_with_its_last_word_though_a_daemon_could_print_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    daemon = f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 900' & "
+    runner = Runner()
+    code, last = runner.run(
+        ["sh", "-c", f"{daemon} echo one; echo; until [ -s {tmp_path}/pid ]; do :; done"], said.append
+    )
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # it lives on after a success
+    assert (code, last, said) == (0, "one", ["one", ""])
+    assert runner.run(["sh", "-c", "echo two >&2; kill -9 $$"], said.append) == (128 + signal.SIGKILL, "two")
+
+
+def test_a_runner_that_is_stopped_ends_what_runs_and_begins_nothing() -> None:
+    runner, said = Runner(), []
+    ends: list[int] = []
+    words = ["sh", "-c", "trap 'exit 7' INT; echo begun; while :; do sleep 0.05; done"]
+    thread = threading.Thread(target=lambda: ends.append(runner.run(words, said.append)[0]))
+    thread.start()
+    wait(lambda: said)
+    runner.stop(signal.SIGINT)
+    thread.join()
+    assert ends == [7]
+    with pytest.raises(Stopped):
+        runner.run(["true"], said.append)
+
+
+def test_what_listens_hears_every_line_before_the_end() -> None:
+    said: list[str] = []
+    with Command(["seq", "1000"]) as command:
+        command.listen(said.append)
+        assert command.wait() == 0
+        wait(lambda: command.silent(1))
+    assert said == [str(number) for number in range(1, 1001)]
+    with Command(["sleep", "900"]) as deaf:
+        deaf.listen(said.append)
+        assert deaf.wait(0) is None
+    assert deaf.wait(0) == -signal.SIGKILL, "the block's end has killed it"

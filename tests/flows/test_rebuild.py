@@ -1,0 +1,510 @@
+"""`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
+
+from flows.engine.lock_file import FILE
+from flows.engine.workspace import StageError, Workspace, workspace
+from flows.process import file_lock, supervisor
+from flows.process.command import LONGEST, lines
+from flows.rebuild import Rebuild
+from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
+from stages.runs.errors import InputError
+
+
+def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]:
+    """The stages one after the other, without Prefect: the state of each."""
+    with workspace(say=say, **options) as work:
+        done = {name: work.run(name, {}, say).state for name in work.plan.nodes}
+        work.finish()
+    return done
+
+
+def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: str) -> None:
+    for name in "abc":
+        project.control(f"{name}.hold").touch()
+    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api, OMP_WAIT_POLICY="ACTIVE")
+    wait(lambda: "c" in project.trace())
+    assert not {"a", "b"} & project.trace().keys(), "it takes both cores, and would find no room later"
+    project.control("c.hold").unlink()
+    wait(lambda: {"a", "b"} <= project.trace().keys())  # at once: neither can end
+    assert any("is busy" in line for line in project.run("repro", "-s", "mid@a", code=255)), "a user's own is kept out"
+    for name in "ab":
+        project.control(f"{name}.hold").unlink()
+    lines = end(process)
+    assert lines[-1] == "rebuild: 5 ran"
+    assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
+    assert project.lock() == plain
+    policies = {name: policy for name, (_, policy, _) in project.trace().items()}
+    assert policies == {**dict.fromkeys(("gen", "a", "b", "report"), "PASSIVE"), "c": "ACTIVE"}, "it has both cores"
+    assert project.run("repro")[-1] == "Data and pipelines are up to date."
+
+    again = project.run("rebuild", PREFECT_API_URL="http://127.0.0.1:9/api")  # where nobody answers
+    assert again == ["rebuild: nothing changed, 5 stages are up to date"]
+
+    (project.home / "data" / "b").unlink()
+    assert project.run("rebuild", PREFECT_API_URL=api)[-1] == "rebuild: 1 from the run-cache; 4 unchanged"
+    wait(lambda: states(api).get("report") == "Skipped")
+    assert {one["key"] for one in post(api, "artifacts", {})} == {"lineage"}, "there are no scores here"
+    assert states(api) == {
+        "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Cached", "mid@c": "Skipped", "report": "Skipped",
+    }  # fmt: skip
+    assert project.lock() == plain
+
+
+def test_a_failure_stops_what_depends_on_it_and_nothing_else(project: Project, api: str, plain: str) -> None:
+    project.control("b.fail").touch()
+    lines = project.run("rebuild", code=1, PREFECT_API_URL=f"{api.replace('//', '//user:secret@')}/")
+    assert not [line for line in lines if "NoneType" in line or "secret" in line]
+    assert lines[-1] == (
+        "rebuild: 3 ran; not run, as they depend on a failed one: report; "
+        "failed: mid@b: exit code 1: b fails; log: .palimpsest/logs/mid@b.log"
+    )
+    assert (project.home / ".palimpsest/logs/mid@b.log").read_text() == "b begins\nb fails\n"
+    project.control("b.fail").unlink()
+    assert build() == {
+        "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Completed", "mid@c": "Skipped", "report": "Completed",
+    }  # fmt: skip
+    assert project.lock() == plain, "as if nothing had failed"
+
+
+def test_the_first_stage_does_not_wait_for_the_server(project: Project, plain: str) -> None:
+    project.control("gen.hold").touch()
+    process = project.start("rebuild", "--jobs", "2")  # with a server of its own
+    servers: list[psutil.Process] = []
+
+    def stopped() -> bool:
+        with contextlib.suppress(ValueError):  # it is not there yet
+            servers.append(server_of(process))
+            servers[0].suspend()
+        return bool(servers)
+
+    wait(stopped)
+    wait(lambda: "gen" in project.trace())
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    assert gone(int(project.trace()["gen"][0]))
+    wait(lambda: gone(servers[0].pid))
+    project.control("gen.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_a_killed_server_loses_no_work(project: Project, plain: str) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild")  # with a server of its own
+    wait(lambda: "a" in project.trace())
+    server = server_of(process)
+    (at,) = [at.laddr for at in server.net_connections() if at.status == psutil.CONN_LISTEN]
+    assert at.ip == "127.0.0.1"
+    with urllib.request.urlopen(f"http://{at.ip}:{at.port}/ui-settings", timeout=30) as answer:
+        assert json.load(answer)["api_url"] == "/api", "its page asks where it comes from"
+    server.kill()
+    project.control("a.hold").unlink()
+    assert end(process)[-1] == "rebuild: 5 ran"
+    assert project.lock() == plain
+
+
+def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plain: str) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace() and states(api).get("mid@a") == "Running")
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    wait(lambda: all(gone(child.pid) for child in children))
+    project.control("a.hold").unlink()
+    project.run("rebuild", PREFECT_API_URL=api)
+    assert project.lock() == plain
+    runs = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{project.home}"]}}})
+    assert sorted(run["state_name"] for run in runs) == ["Completed", "Crashed"]
+    (killed,) = [run["id"] for run in runs if run["state_name"] == "Crashed"]
+    tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [killed]}}})
+    assert "Crashed" in {task["state_name"] for task in tasks}
+    assert "Running" not in {task["state_name"] for task in tasks}
+
+
+def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> None:
+    """Even what has left its process group and lost its parent, as daemons do."""
+    written = tmp_path / "pids"
+    script = (
+        f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
+    )
+    process = supervisor.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    wait(lambda: written.exists() and len(written.read_text().split()) == 2)
+    process.stdin.close()  # as the end of its starter does
+    process.wait()
+    for pid in map(int, written.read_text().split()):
+        wait(lambda pid=pid: gone(pid))
+
+
+def test_output_is_made_of_lines() -> None:
+    bar = "".join(f"\r{percent}%" for percent in range(101))
+    printed = f"begins\n{bar}\nénd\r\n".encode() + b"\xff\0" + b"x" * (LONGEST + 3) + b"\n\n\r5%\r7%"
+    assert [*lines(io.BytesIO(printed))] == [
+        "begins", "0%", "100%", "énd", "\\xff\\x00" + "x" * (LONGEST - 5), "x" * 8, "", "7%",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[list[str]]:
+    """A disk of 3 MB on `tmp_path / "small"`: the words with which a command sees it."""
+    (tmp_path / "small").mkdir()
+    mount = f"mount -t tmpfs -o size=3m disk {tmp_path}/small && echo mounted && exec sleep 900"
+    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        if not holder.stdout.readline():
+            pytest.skip("no disk may be mounted here")
+        enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
+        yield [*enter, "sh", "-c", 'cd "$0" && exec "$@"', f"{tmp_path}/small"]
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+FILL = """
+import os, sys
+free = os.statvfs(".")
+with open("fill", "wb") as file:
+    file.write(bytes(free.f_bavail * free.f_frsize - int(sys.argv[1])))
+"""
+
+
+def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain: str) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+        return subprocess.run([*small, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+    rebuild = (sys.executable, "-m", "flows.cli", "rebuild")
+    make = "from pathlib import Path; from dvc_project import Project; Project(Path())"
+    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", sys.executable, "-c", make).returncode
+    run(sys.executable, "-c", FILL, "0")
+    at_first = run(*rebuild)
+    assert at_first.returncode == 2
+    assert at_first.stderr.splitlines()[-1] == "rebuild: No space left on device"
+    run("rm", "fill")
+    run(sys.executable, "-c", FILL, "36000")
+    midway = run(*rebuild)
+    assert midway.returncode == 1
+    assert "No space left on device" in midway.stdout.splitlines()[-1]
+    run("rm", "fill")
+    assert run(*rebuild).returncode == 0
+    assert run("cat", "dvc.lock").stdout == plain
+
+
+@pytest.mark.parametrize("victim", ["stage", "shell"])
+def test_kill_of_a_stage_fails_that_stage(project: Project, plain: str, victim: str) -> None:
+    project.control("gen.hold").touch()
+
+    def kill() -> None:
+        wait(lambda: "gen" in project.trace())
+        stage = psutil.Process(int(project.trace()["gen"][0]))
+        (stage if victim == "stage" else stage.parent()).kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with workspace(say=print) as work, pytest.raises(StageError, match="killed by SIGKILL"):
+        work.run("gen", {}, print)
+    assert gone(int(project.trace()["gen"][0])), "nothing of it goes on writing"
+    killer.join()
+    project.control("gen.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_two_rebuilds_take_turns(project: Project, plain: str) -> None:
+    project.control("gen.hold").touch()
+    said: list[str] = []
+    first = threading.Thread(target=build)
+    first.start()
+    wait(lambda: "gen" in project.trace())
+    second = threading.Thread(target=lambda: said.append(str(build(said.append))))
+    second.start()
+    wait(lambda: said)
+    assert said[0].startswith(f"waiting for another rebuild here (PID {os.getpid()})")
+    project.control("gen.hold").unlink()
+    first.join()
+    second.join()
+    assert "Completed" not in said[-1]
+    assert project.lock() == plain
+
+
+def test_a_rebuild_waits_for_a_repro(project: Project, plain: str) -> None:
+    project.control("a.hold").touch()
+    repro = project.start("repro")
+    wait(lambda: "a" in project.trace())
+    rebuild = project.start("rebuild")
+    assert rebuild.stdout is not None
+    assert rebuild.stdout.readline().startswith("waiting for another DVC process")
+    project.control("a.hold").unlink()
+    end(repro)
+    assert end(rebuild) == ["rebuild: nothing changed, 5 stages are up to date"]
+    assert project.lock() == plain
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["built here", "built by dvc repro"])
+def test_a_torn_lock_is_mended(project: Project, plain: str, known: bool) -> None:
+    if known:
+        build()
+    else:
+        project.run("repro")
+    said: list[str] = []
+    for torn in ("", plain[: len(plain) // 2], plain[: plain.index("  mid@b")], "schema: '2.0'\nstages:\n  gen:\n"):
+        (project.home / "dvc.lock").write_text(torn)
+        states = build(said.append)
+        assert set(states.values()) <= {"Cached", "Skipped"}
+        assert project.lock() == plain
+    assert "dvc.lock had been cut off by a killed process: mended" in said
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"dvc.lock": 3}', "[" * 100_000], ids=lambda text: text[:20])
+def test_a_damaged_memory_of_locks_is_one_line(content: str, project: Project) -> None:
+    journal = project.home / ".dvc" / "tmp" / FILE
+    journal.parent.mkdir(exist_ok=True)
+    journal.write_text(content)
+    (said,) = project.run("rebuild", "--dry", code=2)
+    assert said.startswith(f"rebuild: {journal}: damaged (")
+    assert said.endswith("remove it and run it again")
+
+
+def test_a_bomb_in_params_is_one_line_before_dvc_reads_it(project: Project) -> None:
+    text = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    text += "\n".join(f"s{n}: &{chr(98 + n)} [{', '.join(['*' + chr(97 + n)] * 9)}]" for n in range(20))
+    (project.home / "params.yaml").write_text(text)
+    (said,) = project.run("rebuild", "--dry", code=2)
+    assert said.startswith("rebuild: params.yaml: more than 20000 values, with its aliases (*) written out")
+
+
+def test_a_torn_rwlock_of_dvc_is_mended(project: Project, plain: str) -> None:
+    (project.home / ".dvc" / "tmp").mkdir()
+    (project.home / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"dat')
+    build()
+    assert project.lock() == plain
+
+
+def test_a_merge_conflict_in_the_lock_is_refused(project: Project) -> None:
+    (project.home / "dvc.lock").write_text("<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
+    with pytest.raises(InputError, match=r"dvc\.lock: a merge has left conflicts"):
+        build()
+
+
+def test_new_stages_go_where_repro_puts_them(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = Project(tmp_path_factory.mktemp("other"))
+    late = {"cmd": "python stage.py late data/late seed", "deps": ["seed"], "outs": ["data/late"]}
+    build()
+    other.run("repro")
+    for home in (project.home, other.home):
+        (home / "dvc.yaml").write_text(json.dumps({"stages": {"late": late, **PIPELINE}}))
+    build()
+    other.run("repro")
+    assert project.lock() == other.lock()
+
+
+def test_a_stage_that_changes_its_inputs_is_caught(project: Project) -> None:
+    project.control("gen.edit").touch()
+    (project.home / "dvc.yaml").write_text(
+        json.dumps({"stages": {"gen": {**PIPELINE["gen"], "cmd": "python stage.py gen data/gen seed"}}})
+    )
+    with workspace(say=print) as work, pytest.raises(StageError, match="seed: changed while the stage ran"):
+        work.run("gen", {}, print)
+    assert not (project.home / "dvc.lock").exists()
+
+
+def test_an_input_that_nobody_makes_is_named(project: Project) -> None:
+    (project.home / "seed").unlink()
+    with (
+        workspace(say=print) as work,
+        pytest.raises(StageError, match="seed: not there, and no stage makes it") as error,
+    ):
+        work.run("gen", {}, print)
+    assert not error.value.logged
+
+
+def test_a_daemon_that_a_stage_leaves_holds_nothing_up(project: Project) -> None:
+    cmd = "sleep 900 & echo $! > data/gen; echo made"
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"gen": {"cmd": cmd, "outs": ["data/gen"]}}}))
+    (project.home / "data").mkdir()
+    said: list[str] = []
+    assert build(said.append) == {"gen": "Completed"}
+    daemon = psutil.Process(int((project.home / "data" / "gen").read_text()))
+    assert daemon.status() != psutil.STATUS_ZOMBIE, "it prints where the stage did, and lives on"
+    daemon.kill()
+    assert "made" in said
+
+
+def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"a": "cpu", "b": "cuda", "c": "cuda:1"}
+    mid = {**PIPELINE["mid"], "foreach": {key: {"device": device} for key, device in places.items()}}
+    mid["do"] = {**PIPELINE["mid"]["do"], "meta": {"gpu": "${item.device}"}}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {**PIPELINE, "mid": mid}}))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    build()
+    with workspace(force=True, say=print) as work:
+        job, (a, b, c) = Rebuild(work, 8), (work.plan.nodes[f"mid@{key}"] for key in "abc")
+        assert job._fits(c, {"mid@a": a})
+        assert not job._fits(c, {"mid@b": b})
+        # And beside whatever another working copy has on it.
+        (file,) = tmp_path.glob("palimpsest-*-gpu-*.lock")
+        said: list[str] = []
+        with file_lock.lock(file):
+            thread = threading.Thread(target=work.run, args=("mid@b", {}, said.append))
+            thread.start()
+            wait(lambda: said)
+            assert work.run("mid@a", {}, print).state == "Completed"
+            assert said == [f"waiting for the GPU, which a rebuild elsewhere has (PID {os.getpid()})"]
+        thread.join()
+        assert said[-1] == "b begins"
+
+
+def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
+    build()
+    (project.home / "data" / "scores").mkdir()
+    scores = {("raw", *OVERALL): 20.5, ("blended", "kind", "centre"): 21.5}
+    scores |= {("difference", "kind", "centre"): 1, ("raw", "ratio", "10-20"): 20}  # on the report's page alone
+    means = {
+        group: {"psnr_hole": Interval(6, mean, 0, 99), "l1": Interval(6, 0, 0, 0)} for group, mean in scores.items()
+    }
+    write_means(means, project.home / "data" / "scores" / f"net{SUFFIX}")
+    kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
+    for state in kept:
+        state.mkdir(parents=True)
+    assert project.run("rebuild", "--force", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
+    assert [state.exists() for state in kept] == [False, True]
+    assert project.lock() == plain
+    (table,) = [one for one in post(api, "artifacts", {}) if one["key"] == "scores"]
+    assert json.loads(table["data"]) == [
+        {"system": "net", "variant": "raw", "hole": "overall", "psnr_hole": 20.5},
+        {"system": "net", "variant": "blended", "hole": "centre", "psnr_hole": 21.5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_stages_and_a_rerun_goes_on(
+    project: Project, api: str, plain: str, number: int, code: int, word: str
+) -> None:
+    project.control("a.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace())
+    process.send_signal(number)
+    assert end(process, code)[-1] == f"rebuild: {word}; run it again to go on"
+    wait(lambda: gone(int(project.trace()["a"][0])))  # its shell may have gone first
+    project.control("a.hold").unlink()
+    build()
+    assert project.lock() == plain
+
+
+def test_a_second_interrupt_kills_a_stage_that_does_not_end(project: Project, api: str) -> None:
+    cmd = "(trap '' TERM; python stage.py deaf data/deaf) & trap 'touch control/told' TERM; wait; wait"
+    deaf = {"cmd": cmd, "outs": ["data/deaf"]}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"deaf": deaf}}))
+    project.control("deaf.hold").touch()
+    process = project.start("rebuild", PREFECT_API_URL=api)
+    wait(lambda: "deaf" in project.trace())
+    process.send_signal(signal.SIGINT)
+    wait(project.control("told").exists)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)  # it waits for the stage
+    process.send_signal(signal.SIGINT)
+    assert end(process, 130)[-1] == "rebuild: interrupted; run it again to go on"
+    wait(lambda: gone(int(project.trace()["deaf"][0])))
+
+
+def test_a_server_that_does_not_answer_is_named(project: Project, api: str) -> None:
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@127.0.0.1:9/api")
+    assert line.startswith("rebuild: PREFECT_API_URL: no Prefect server answers at 127.0.0.1:9; ")
+    address = api.removesuffix("/api")
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL=address)
+    place = address.removeprefix("http://")
+    assert line == f"rebuild: PREFECT_API_URL: the address of the Prefect server at {place} must end in /api"
+    (line,) = project.run("rebuild", code=2, PREFECT_API_URL="http://user:secret@[bad/api")
+    assert line.startswith("rebuild: PREFECT_API_URL: no address")
+    assert not project.trace()
+
+
+def test_dry_says_what_would_run(project: Project) -> None:
+    build()
+    (project.home / "data" / "a").unlink()
+    assert project.run("rebuild", "--dry") == ["mid@a: would run", "report: may run, after mid@a"]
+    assert not (project.home / "data" / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing"], "rebuild: Stage 'nothing' not found inside 'dvc.yaml'"),
+        (["gen"], "rebuild: gen: `meta: cores` in dvc.yaml is 'many'; give a number from 1"),
+    ],
+)
+def test_mistakes_are_one_line(project: Project, words: list[str], line: str) -> None:
+    spoilt = {"gen": {**PIPELINE["gen"], "meta": {"cores": "many"}}}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": spoilt}))
+    (said,) = project.run("rebuild", *words, code=2)
+    assert said.startswith(line)
+
+
+def test_a_broken_dvc_yaml_is_named_with_its_line(project: Project) -> None:
+    (project.home / "dvc.yaml").write_text("stages:\n  gen: [cmd\n")
+    (said,) = project.run("rebuild", code=2)
+    assert said.startswith("rebuild: unable to read: 'dvc.yaml', YAML file structure is corrupted: ")
+    assert "line 2" in said
+
+
+def test_help_imports_neither_dvc_nor_prefect() -> None:
+    code = (
+        "import sys; from flows.cli import app; app(['--help'], standalone_mode=False); "
+        "assert not {'dvc', 'prefect', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=ENV, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_stage_that_saves_is_waited_for(project: Project) -> None:
+    """Though its shell has died of the signal that told both to end."""
+    saver = "import signal, sys, time; from pathlib import Path; from threading import Event; "
+    saver += "signal.signal(15, lambda *_: (time.sleep(1), Path('saved').touch(), sys.exit())); "
+    saver += "Path('data/begun').touch(); Event().wait()"
+    gen = {"cmd": f'python -c "{saver}" || exit $?', "outs": ["data/gen"]}
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"gen": gen}}))
+    (project.home / "data").mkdir()
+    with workspace(say=print) as work:
+        stopper = threading.Thread(target=lambda: (wait((project.home / "data" / "begun").exists), work.stop()))
+        stopper.start()
+        with pytest.raises(StageError, match="killed by SIGTERM"):
+            work.run("gen", {}, print)
+        assert (project.home / "saved").exists()
+        stopper.join()
+
+
+def test_stopping_ends_what_runs(project: Project) -> None:
+    project.control("gen.hold").touch()
+    with workspace(say=print) as work:
+
+        def stop(work: Workspace = work) -> None:
+            wait(lambda: "gen" in project.trace())
+            work.stop()
+
+        stopper = threading.Thread(target=stop)
+        stopper.start()
+        with pytest.raises(StageError, match="killed by SIGTERM"):
+            work.run("gen", {}, print)
+        stopper.join()
+        with pytest.raises(StageError, match="stopped before it began"):
+            work.run("gen", {}, print)

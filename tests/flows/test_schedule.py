@@ -1,0 +1,401 @@
+"""`palimpsest schedule` on real DVC repositories, real processes and real Prefect servers."""
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dvc_project
+import psutil
+import pytest
+from dvc_project import ENV, PATIENCE, Project, post, wait
+from test_rebuild import build
+
+from flows.checkout.git import Git
+from flows.operations import alerts, run_log, scheduler_state
+from flows.prefect_server import server
+from stages.runs.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+NEVER = "0 3 29 2 *"  # in a test's time
+PASSWORD = "sesame-open-up"
+
+
+class Scheduler:
+    """`palimpsest schedule` in a project, and Prefect as it sees it."""
+
+    def __init__(self, project: Project, *words: str, name: str = "palimpsest", **environment: str) -> None:
+        self.project = project
+        self.name = name
+        self.lines: list[str] = []
+        self.account: str | None = environment.get("PREFECT_SERVER_API_AUTH_STRING")
+        self.process = project.start("schedule", "--name", name, *words, **environment)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.said("Prefect's page is")
+        (page,) = [line for line in self.lines if "Prefect's page is" in line]
+        self.api = f"{page.rpartition(' ')[2]}/api"
+
+    def said(self, words: str) -> None:
+        """Wait until it says so."""
+        wait(lambda: any(words in line for line in self.lines) or self.process.poll() is not None)
+        assert any(words in line for line in self.lines), self.lines
+
+    def begin(self, command: str) -> str:
+        """What `prefect deployment run` does; the run."""
+        deployment = self.ask(f"deployments/name/{command}/{self.name}")["id"]
+        return self.ask(f"deployments/{deployment}/create_flow_run", {})["id"]
+
+    def state(self, run: str) -> dict:
+        return self.ask(f"flow_runs/{run}")["state"]
+
+    def ask(self, what: str, query: dict | None = None) -> dict:
+        headers = {"Content-Type": "application/json"}
+        if self.account:
+            headers["Authorization"] = f"Basic {b64encode(self.account.encode()).decode()}"
+        body = None if query is None else json.dumps(query).encode()
+        request = urllib.request.Request(f"{self.api}/{what}", body, headers)
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code != 503:  # its database is busy: Prefect's own clients ask again
+                        raise
+            time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        me = psutil.Process(self.process.pid)
+        return [me, *me.children(recursive=True)]
+
+    def stop(self, number: int = signal.SIGTERM, code: int = 0) -> None:
+        self.process.send_signal(number)
+        self.ended(code)
+
+    def ended(self, code: int) -> None:
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self.process.returncode == code, self.lines
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+
+
+@pytest.fixture
+def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
+    """Starts schedulers of the project; those that are left in the end are killed."""
+    started: list[Scheduler] = []
+
+    def start(*words: str, **environment: str) -> Scheduler:
+        started.append(Scheduler(project, *words, **environment))
+        return started[-1]
+
+    yield start
+    for scheduler in started:
+        if scheduler.process.poll() is None:
+            scheduler.process.kill()
+            scheduler.ended(-signal.SIGKILL)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return all(dvc_project.gone(one.pid) for one in processes)
+
+
+def line_of(process: psutil.Process) -> list[str]:
+    """Its command line; none where it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
+
+
+def sockets(process: psutil.Process) -> list:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.net_connections()
+    return []
+
+
+def the(processes: list[psutil.Process], word: str) -> psutil.Process:
+    """The process itself, not its supervisor."""
+    (one,) = [process for process in processes if word in line_of(process) and "-I" not in line_of(process)]
+    return one
+
+
+def status(project: Project, code: int) -> dict:
+    return json.loads("\n".join(project.run("status", "--json", code=code)))
+
+
+def test_unattended(project: Project, start: Callable[..., Scheduler], plain: str) -> None:
+    """One at a time, on its own server with a password, through kill -9 of a run and of the server, to SIGTERM."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    project.control("gen.hold").touch()
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": "example.org"}
+    words = ["--rebuild-cron", NEVER, "--port", port]
+    scheduler = start(*words, PREFECT_SERVER_API_AUTH_STRING=f"user:{PASSWORD}", **nowhere)
+    (line,) = [line for line in scheduler.lines if line.startswith("schedule: retrain: ")]
+    api = f"PREFECT_API_URL=http://127.0.0.1:{port}/api"
+    assert line == f"schedule: retrain: on demand only; now: {api} prefect deployment run retrain/palimpsest"
+    first, second = scheduler.begin("rebuild"), scheduler.begin("rebuild")
+    wait(lambda: "gen" in project.trace())
+    scheduler.said("rebuild is due and waits for rebuild")
+    assert [scheduler.state(run)["type"] for run in (first, second)] == ["RUNNING", "SCHEDULED"]
+
+    family = scheduler.family()
+    at = {at.laddr.ip for one in family for at in sockets(one) if at.status == psutil.CONN_LISTEN}
+    assert at == {"127.0.0.1"}, "nothing listens elsewhere"
+    assert not any(PASSWORD in word for one in family for word in line_of(one))
+    now = status(project, 0)
+    assert now["scheduler"]["pid"] == scheduler.process.pid
+    assert [run["outcome"] for run in now["runs"]] == ["running"]
+    (line,) = project.run("schedule", "--cron", NEVER, code=2)
+    assert line == f"schedule: another scheduler runs here (PID {scheduler.process.pid})"
+
+    the(family, "rebuild").kill()  # its slot is free at once
+    wait(lambda: scheduler.state(second)["type"] == "RUNNING")
+    assert scheduler.state(first)["message"].startswith("killed by SIGKILL; log: .palimpsest/logs/scheduled/rebuild-")
+    wait(lambda: project.trace()["gen"][0] not in [str(one.pid) for one in family])  # the second's, not the first's
+    the(family, "server").kill()
+    scheduler.said("it is started again")
+    project.control("gen.hold").unlink()
+    scheduler.said("rebuild: completed: 5 ran")
+    assert project.lock() == plain
+    scheduler.said("Prefect's server answers again")
+    assert (project.home / server.LOG).read_text().count(f"starts at port {port}") == 2, "the first's log is kept"
+    wait(lambda: scheduler.state(second)["type"] == "COMPLETED")
+    assert [run["outcome"] for run in status(project, 0)["runs"]] == ["killed", "completed"]
+
+    (project.home / "seed").write_text("2")
+    project.control("gen.hold").touch()
+    third = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(third)["type"] == "RUNNING")
+    wait(lambda: len((project.home / ".palimpsest/trace").read_text().split("gen")) > 3)
+    family = scheduler.family()
+    scheduler.stop()
+    assert scheduler.lines[-1] == "schedule: ended"
+    wait(lambda: gone(family))
+    assert run_log.entries(project.home)[-1].outcome == "interrupted"
+    assert not any(PASSWORD in line for line in scheduler.lines)
+    for file in [*(project.home / ".palimpsest").rglob("*"), project.home / "dvc.lock"]:
+        if file.is_file():
+            assert PASSWORD.encode() not in file.read_bytes(), file
+    assert status(project, 0)["scheduler"] is None
+
+
+def test_kill_of_the_scheduler(project: Project, api: str, plain: str, start: Callable[..., Scheduler]) -> None:
+    """What came due while none was there is caught up once, and again if that was killed; nothing is left behind."""
+    long_ago = (datetime.now(UTC) - timedelta(days=9)).isoformat()
+    crons = {"retrain": NEVER, "rebuild": "0 3 * * *"}
+    table = scheduler_state.SchedulerState(1, None, None, "UTC", crons, dict.fromkeys(crons, long_ago), {})
+    scheduler_state.write(project.home, table)
+    words = ["--cron", NEVER, "--rebuild-cron", "0 3 * * *", "--timezone", "UTC"]
+    project.control("a.hold").touch()
+    killed = start(*words, name="killed", PREFECT_API_URL=api)
+    wait(lambda: "a" in project.trace())
+    (run,) = [entry.id for entry in run_log.entries(project.home)]
+    family = killed.family()
+    killed.process.kill()
+    wait(lambda: gone(family))
+    assert killed.state(run)["type"] == "RUNNING", "nobody was left to say otherwise"
+
+    project.control("a.hold").unlink()
+    scheduler = start(*words, name="killed", PREFECT_API_URL=api, PALIMPSEST_GRACE="1")
+    wait(lambda: scheduler.state(run)["name"] == "Crashed")
+    scheduler.said("rebuild: completed: ")
+    assert project.lock() == plain
+    run = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(run)["type"] == "COMPLETED")
+    assert scheduler.state(run)["name"] == "Nothing changed"
+
+    cmd = "trap '' TERM; python stage.py deaf data/deaf || exit $?"
+    (project.home / "dvc.yaml").write_text(json.dumps({"stages": {"deaf": {"cmd": cmd, "outs": ["data/deaf"]}}}))
+    project.control("deaf.hold").touch()
+    run = scheduler.begin("rebuild")
+    wait(lambda: "deaf" in project.trace())
+    scheduler.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    scheduler.said("schedule: rebuild did not end: it is killed")
+    wait(lambda: scheduler.state(run)["type"] == "CANCELLED")
+    wait(lambda: dvc_project.gone(int(project.trace()["deaf"][0])))
+    project.control("deaf.hold").unlink()
+    run = scheduler.begin("rebuild")
+    wait(lambda: scheduler.state(run)["type"] == "COMPLETED")  # the slot is free
+    scheduler.stop(signal.SIGINT, 130)
+    assert [entry.outcome for entry in run_log.entries(project.home)] == [
+        "killed", "completed", "nothing changed", "killed", "completed",
+    ]  # fmt: skip
+
+
+def test_a_failure_calls_the_hook_once(
+    project: Project,
+    api: str,
+    start: Callable[..., Scheduler],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    events = project.home / ".palimpsest" / "events"
+    project.control("b.fail").touch()
+    git = Git(project.home)
+    git("config", "user.name", "me")
+    git("config", "user.email", "me@example.org")
+    git("commit", "--quiet", "--allow-empty", "-m", "empty")
+    git("tag", "before")
+    words = ["--cron", NEVER, "--rev", "before", "--hook", f"cat >> {events}; echo >> {events}"]
+    scheduler = start(*words, name="hook", PREFECT_API_URL=api)
+    git("tag", "--delete", "before")
+    run = scheduler.begin("rebuild")
+    wait(lambda: events.exists() and events.read_text().endswith("\n"))
+    (event,) = map(json.loads, events.read_text().splitlines())
+    assert (event["event"], event["run"], event["working_copy"]) == ("failed", run, str(project.home))
+    assert "failed: mid@b: exit code 1: b fails; log: .palimpsest/logs/mid@b.log" in event["message"]
+    assert "b fails" in (project.home / event["log"]).read_text()
+    wait(lambda: scheduler.state(run)["type"] == "FAILED")
+    assert "failed: mid@b: exit code 1" in scheduler.state(run)["message"]
+
+    def logged() -> str:
+        query = {"logs": {"flow_run_id": {"any_": [run]}}}
+        return str(scheduler.ask("logs/filter", query))
+
+    wait(lambda: "mid@b | b fails" in logged())
+    assert project.run("status", code=1)[0].startswith("ALARM      the last rebuild has failed, ")
+    run = scheduler.begin("retrain")  # it does not get far here
+    wait(lambda: scheduler.state(run)["type"] == "FAILED")
+    assert scheduler.state(run)["message"].startswith("retrain: --rev: no commit 'before'; log: ")
+    other = Project(tmp_path_factory.mktemp("other"))
+    (line,) = other.run("schedule", "--cron", NEVER, "--name", "hook", code=2, PREFECT_API_URL=api)
+    assert line.startswith(f"schedule: the deployment retrain/hook on Prefect's server is of {project.home}")
+    scheduler.stop()
+    alerts.send(project.home, words[-1], None, print)  # as the next scheduler does
+    assert [json.loads(line)["command"] for line in events.read_text().splitlines()] == ["rebuild", "retrain"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "schedule: --cron: say when to retrain, as '0 3 * * *', or by --rebuild-cron when to rebuild"),
+        (["--cron", NEVER, "--rev", "nosuch"], "schedule: --rev: no commit 'nosuch'"),
+        (["--cron", "0 3 * *"], "schedule: --cron '0 3 * *': no cron line"),
+        (["--cron", NEVER, "--host", "0.0.0.0"], "schedule: --host 0.0.0.0: others could reach Prefect's server"),
+        (["--cron", NEVER, "--host", "example.org"], "schedule: --host example.org: others could reach"),
+        (["--cron", NEVER, "--stale-after", "soon"], "schedule: 'soon' is no length of time"),
+    ],
+)
+def test_mistakes_are_one_line(project: Project, words: list[str], line: str) -> None:
+    shutil.rmtree(project.home / ".palimpsest")  # as in a fresh clone
+    (said,) = project.run("schedule", *words, code=2)
+    assert said.startswith(line)
+    assert not (project.home / ".palimpsest" / "logs").exists(), "nothing has been started"
+
+
+def test_times_are_checked() -> None:
+    from flows.schedule import checked
+
+    assert checked({"retrain": NEVER, "rebuild": None}, "Europe/Berlin") == ({"retrain": NEVER}, "Europe/Berlin")
+    with pytest.raises(InputError, match="--rebuild-cron '61 "):
+        checked({"retrain": NEVER, "rebuild": "61 * * * *"}, None)
+    with pytest.raises(InputError, match="--cron '0 3 31 2 "):  # there is no such day
+        checked({"retrain": "0 3 31 2 *"}, "UTC")
+    with pytest.raises(InputError, match="--timezone 'Europe/Atlantis': no such time zone"):
+        checked({"retrain": NEVER}, "Europe/Atlantis")
+
+
+def test_of_missed_runs_the_last_is_done() -> None:
+    from prefect.client.schemas.responses import FlowRunResponse
+
+    from flows.schedule import outdated
+
+    one, other = uuid.uuid4(), uuid.uuid4()
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def run(deployment: uuid.UUID, hours: int, clock: bool) -> FlowRunResponse:
+        return FlowRunResponse(
+            id=uuid.uuid4(),
+            name="run",
+            flow_id=uuid.uuid4(),
+            deployment_id=deployment,
+            expected_start_time=noon + timedelta(hours=hours),
+            auto_scheduled=clock,
+            work_pool_id=None,
+        )
+
+    due = [run(one, 3, True), run(one, 1, True), run(one, 9, False), run(other, 0, True), run(one, 2, True)]
+    assert outdated(due) == [due[1], due[4]], "those by hand and those of another command stay"
+
+
+def test_when_it_was_last_due() -> None:
+    from flows.schedule import last_due
+
+    due = last_due("30 2 * * *", "Europe/Berlin")
+    there = due.astimezone(ZoneInfo("Europe/Berlin"))
+    assert timedelta(0) < datetime.now(UTC) - due <= timedelta(hours=25)
+    assert (there.hour, there.minute) == (2, 30) or there.hour == 3, "3 where the clocks were put forward"
+    assert last_due("@weekly", "UTC") == last_due("0 0 * * sun", "UTC")
+
+
+def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
+    """What the head of prefect.yaml says, with a server that is there already."""
+    build()
+    (project.home / "flows").symlink_to(ROOT / "flows")
+    shutil.copy(ROOT / "prefect.yaml", project.home)
+    head = (ROOT / "prefect.yaml").read_text().partition("name:")[0].splitlines()
+    lines = [line.split()[1:] for line in head if line.startswith("#   prefect ")]
+    _, pool, deploy, worker, run = lines
+    environment = {
+        **ENV,
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(project.home / "home"),
+        "PWD": str(project.home),  # as a shell has it there: deployments are of that folder
+        "PALIMPSEST_HOOK": "cat >> told",
+        "PALIMPSEST_STALE_AFTER": "0.00001m",
+    }
+    options = {"cwd": project.home, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+
+    def states() -> list[str]:
+        return [one["state_name"] for one in post(api, "flow_runs", {"deployments": {"name": {"any_": ["pool"]}}})]
+
+    for words in (pool, deploy, run):
+        done = subprocess.run(words, **options, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stdout
+    with subprocess.Popen(worker, **options) as process:
+        try:
+            wait(lambda: "Nothing changed" in states())
+        finally:
+            for one in reversed([process, *psutil.Process(process.pid).children(recursive=True)]):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+    (entry,) = run_log.entries(project.home)
+    assert (entry.command, entry.scheduled, entry.outcome) == ("rebuild", True, "nothing changed")
+    assert json.loads((project.home / "told").read_text())["what"] == "the last successful rebuild"
+
+
+def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
+    told = project.home / "told"
+    hook = f"cat >> {told}; echo >> {told}"
+    said: list[str] = []
+    alerts.send(project.home, hook, timedelta(0), said.append)
+    assert not told.exists(), "nothing has run yet"
+    with run_log.run(project.home, "rebuild") as entry:
+        entry.end("nothing changed", "")
+    for after in (timedelta(0), timedelta(0), timedelta(hours=1), timedelta(0)):
+        alerts.send(project.home, hook, after, said.append)
+    events = list(map(json.loads, told.read_text().splitlines()))
+    assert [event["what"] for event in events] == ["the last successful rebuild"] * 2
+    assert said == []
+
+
+def test_lengths_of_time() -> None:
+    assert alerts.span("7d") == timedelta(days=7)
+    assert alerts.span("90m") == timedelta(hours=1.5)
