@@ -82,13 +82,14 @@ def test_infer_names_the_picture(data: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*.arrow")) or not (tmp_path / "out" / "completed.arrow").stat().st_size
 
 
-def dcgan(path: Path, **broken: float) -> Path:
-    """A checkpoint whose last bias of the network named is no number."""
+def dcgan(path: Path, broken: str) -> Path:
+    """A checkpoint whose weights are all finite, those of the network named so large that sums overflow."""
     torch.manual_seed(0)
     shape = {"size": SIZE, "latent": 4, "width": 2, "kernel": 4}
     networks = {"generator": Generator(**shape), "discriminator": Discriminator(SIZE, 2, 4)}
-    for name, value in broken.items():
-        list(networks[name].parameters())[-1].data[:1] = value
+    for parameter in networks[broken].parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(1e38)
     tensors = {f"{name}.{key}": value for name, net in networks.items() for key, value in net.state_dict().items()}
     checkpoint.save(path, tensors, {"network": "dcgan", "arguments": shape, "params": {"prior": "normal"}})
     return path
@@ -97,20 +98,19 @@ def dcgan(path: Path, **broken: float) -> Path:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        ({"generator": NAN}, "what the generator of 'gan' makes of random z number 0 is not a finite number"),
-        ({"discriminator": NAN}, r"'0000\.png', hole 'centre': the search through .* is not a finite number .* rate"),
-        ({"discriminator": INF}, r"'0000\.png', hole 'centre': the search through .* is not a finite number"),
+        ("generator", r"what the generator of 'gan' makes of random z number \d is not a finite number"),
+        ("discriminator", r"'0000\.png', hole 'centre': the search through .* is not a finite number .* rate"),
     ],
 )
-def test_search_names_the_picture(data: Path, tmp_path: Path, broken: dict, said: str) -> None:
-    model = dcgan(tmp_path / "a.safetensors", **broken)
+def test_search_names_the_picture(data: Path, tmp_path: Path, broken: str, said: str) -> None:
+    model = dcgan(tmp_path / "a.safetensors", broken)
     params = search.Params("gan", "faces", iterations=3, starts=4, kinds=("centre",))
     with pytest.raises(InputError, match=f"^{said}"):
         search.search(model, *tables(data), tmp_path / "out", params, RUNTIME, "a")
 
 
-def test_a_discriminator_that_has_no_say_may_be_broken(data: Path, tmp_path: Path) -> None:
-    model = dcgan(tmp_path / "a.safetensors", discriminator=NAN)
+def test_a_discriminator_that_has_no_say_may_overflow(data: Path, tmp_path: Path) -> None:
+    model = dcgan(tmp_path / "a.safetensors", "discriminator")
     params = search.Params("gan", "faces", iterations=1, starts=4, kinds=("centre",), prior_weight=0.0)
     search.search(model, *tables(data), tmp_path / "out", params, RUNTIME, "a")
     assert len(table.Table(tmp_path / "out" / "completed.arrow")) == 6

@@ -30,9 +30,11 @@ LIBRARIES = (
     "numpy",
     "opencv-python",
     "pillow",
+    "pillow-heif",
     "pyarrow",
     "safetensors",
     "scipy",
+    "simplejpeg",
     "torch",
     "torchvision",
 )
