@@ -15,7 +15,7 @@ from dvc_project import ENV
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages.runs import command, params
+from stages.runs import command, params, record
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -72,7 +72,8 @@ def code(deps: list[str]) -> set[str]:
     """The source files among the deps of a stage; a folder stands for all of its own (`__init__.py` is empty)."""
     files = {dep for dep in deps if dep.endswith(".py")} - {NETWORK}
     for folder in (ROOT / dep for dep in deps if dep.startswith("stages/") and (ROOT / dep).is_dir()):
-        assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".py"}, folder
+        # Whatever lies in the folder makes the stage stale, and has to be in the record's digest of the code.
+        assert {path.suffix for path in folder.iterdir() if path.is_file()} <= set(record.SOURCES), folder
         files |= {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py") if path.stem != "__init__"}
     return files
 

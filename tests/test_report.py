@@ -19,12 +19,16 @@ import pytest
 
 from stages import evaluate, report
 from stages.metrics.means import OVERALL, SUFFIX, read_means, write_means
+from stages.pages.checkpoints import parameters
+from stages.pages.results import Folders
+from stages.pages.scores import best
+from stages.pages.systems import COSTS
 from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = report.Folders._fields
+FOLDERS = Folders._fields
 SECTIONS = {
     "report": {"pictures": 4},
     "datasets": {"faces": {"ingest": {"use": "train"}, "mask": {"kinds": {"centre": {}, "pixels": {}, "half": {}}}}},
@@ -100,11 +104,11 @@ def test_the_page_is_whole_and_offline(folder, text):
     reader.feed(text)
     assert reader.open == []
     assert not reader.tags & {"script", "link", "object"}
-    assert re.findall(r'<iframe src="([^"]+)"', text) == [report.COSTS]
+    assert re.findall(r'<iframe src="([^"]+)"', text) == [f"../../{COSTS}"]
     assert "http:" not in text
     assert "https:" not in text
     pictures = {link for link in reader.links if not link.startswith("#")}
-    assert pictures - {report.COSTS} == {path.name for path in folder.iterdir()} - {"index.html"}
+    assert pictures - {f"../../{COSTS}"} == {path.name for path in folder.iterdir()} - {"index.html"}
     for link in reader.links:
         assert not link.startswith("#") or f'id="{link[1:]}"' in text
 
@@ -155,16 +159,16 @@ def test_scores_are_the_means_with_the_best_in_bold(data, text):
 
 
 def test_best_by_hand():
-    assert report.best([0.2, None, 0.5], "high") == 0.5
-    assert report.best([0.2, None, 0.5], "low") == 0.2
-    assert report.best([0.4, 2.0, 3.0], "one") == 2.0  # twice is nearer to right than two fifths
-    assert report.best([None], "low") is None
+    assert best([0.2, None, 0.5], "high") == 0.5
+    assert best([0.2, None, 0.5], "low") == 0.2
+    assert best([0.4, 2.0, 3.0], "one") == 2.0  # twice is nearer to right than two fifths
+    assert best([None], "low") is None
 
 
 def test_checkpoints_are_named_by_sha256(data, text):
     digest = hashlib.sha256((data / "models" / "net.safetensors").read_bytes()).hexdigest()
     assert f"<code>{digest}</code></td><td>17</td>" in text  # 3 x 4 + 5 numbers
-    assert "&quot;steps&quot;: 400" in text
+    assert "&#34;steps&#34;: 400" in text
 
 
 def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
@@ -302,7 +306,7 @@ def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
 def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data)
-    folders = report.Folders(*(Path("data") / name for name in FOLDERS))
+    folders = Folders(*(Path("data") / name for name in FOLDERS))
     model, done = folders.models / "net.safetensors", folders.inpainted / "net"
     for stage, output, seconds in (("train_dcgan@net", model, 77.7), ("search@net", done, 8.8)):
         for digest, wrong in ((record.digest(output), 0), ("0" * 32, 1)):  # the second made something else
@@ -318,4 +322,4 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
 
 def test_parameters_are_the_weights_that_complete() -> None:
     numbers = {"network.a.weight": 12, "network.a.running_mean": 3, "generator.b": 5, "discriminator.c": 100}
-    assert report.parameters(numbers) == 17
+    assert parameters(numbers) == 17
