@@ -44,6 +44,9 @@ SECTIONS = {
 }
 
 
+HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
+
+
 def fill(data: Path) -> Path:
     pretend.dataset(data)
     pretend.ingested(data)
@@ -83,11 +86,14 @@ def text(folder) -> str:
 
 
 class Reader(HTMLParser):
-    """Checks that tags close in order; keeps what the page refers to."""
+    """Checks that tags close in order; keeps what the page refers to, and the texts that it shows."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.tags = [], [], set()
+        self.open, self.links, self.tags, self.texts = [], [], set(), []
+
+    def handle_data(self, data):
+        self.texts.append(data)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
@@ -156,6 +162,51 @@ def test_scores_are_the_means_with_the_best_in_bold(data, text):
     assert gain.low > 0
     assert f"<span class='up'>{gain.mean:+.2f}</span>" in text
     assert re.search(r"<th scope=row>net <i>raw</i></th><td>12</td>", text), "two holes in each of six pictures"
+
+
+def test_a_hostile_name_is_shown_as_it_is_and_is_no_html(tmp_path):
+    """A dataset, kinds of hole, a model and systems with such names; one of the systems has no seams to blend."""
+    data, kinds, same = tmp_path / "data", (HOSTILE, "pixels"), f"same {HOSTILE}"
+    pretend.dataset(data, HOSTILE, kinds=kinds)
+    pretend.ingested(data, HOSTILE)
+    pretend.model(data, HOSTILE, {HOSTILE: HOSTILE})
+    pretend.system(data, HOSTILE, 30, kinds=kinds)
+    pretend.system(data, same, 30, kinds=kinds[:1])
+    pretend.curves(data, HOSTILE, kinds=kinds)
+    shutil.copy(data / "inpainted" / same / "completed.arrow", data / "blended" / same / "blended.arrow")
+    (data / "scores").mkdir()
+    entry = {"dataset": HOSTILE, "model": HOSTILE, "method": HOSTILE, HOSTILE: HOSTILE}
+    systems = dict.fromkeys((HOSTILE, same), entry)
+    for name in systems:
+        places = [data / "aligned" / HOSTILE, data / "masks" / HOSTILE]
+        places += [data / folder / name for folder in ("inpainted", "blended")]
+        outputs = [data / "scores" / f"{name}{end}" for end in (".json", ".parquet", SUFFIX)]
+        evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), name)
+    random = {"perceptual_weights": "random"}
+    dataset = {"ingest": {"use": HOSTILE}, "mask": {"kinds": {kind: {} for kind in kinds}}}
+    sections = SECTIONS | {"datasets": {HOSTILE: dataset}, "train_dcgan": {HOSTILE: random}}
+    sections |= {"search": systems, "infer": {}, "blend": systems}
+    folder = made(data, tmp_path / "report", sections)
+    text = (folder / "index.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert "<img src=x" not in text
+    pictures = {path.name for path in folder.iterdir()} - {"index.html"}
+    assert {link for link in reader.links if not link.startswith("#")} == pictures | {f"../../{COSTS}"}
+    for said in (
+        HOSTILE,  # a cell or a heading alone
+        f"Pictures: {HOSTILE}",
+        f"Scores: {HOSTILE}",
+        f"Every metric: {HOSTILE}",
+        f"latent search through {HOSTILE}",
+        f"What {HOSTILE} was made from",
+        f"Not every kind of hole is completed by {same}: see by kind.",
+        f"Perceptual weights are random, not ImageNet's: train_dcgan.{HOSTILE}.perceptual_weights.",
+    ):
+        assert said in reader.texts, said
+    assert f"Blending changes no pixel of {same}: around each hole" in "".join(reader.texts)
+    assert json.loads(next(text for text in reader.texts if text.startswith("{"))) == {HOSTILE: HOSTILE}
 
 
 def test_best_by_hand():

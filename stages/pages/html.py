@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from stages.pages.systems import Costs
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -29,12 +31,13 @@ class Section(NamedTuple):
 def results_page(sections: Sequence[Section], counts: dict[str, int], random_weights: Sequence[str]) -> str:
     """The whole document.
 
-    `counts` holds how many of each thing there are; `random_weights` names the parameters that a note warns of.
+    `counts` says how many there are of "dataset", "trained model" and "system"; `random_weights` names the parameters
+    that a note warns of.
     """
-    kept = [section for section in sections if section.content]
-    return TEMPLATES.get_template("page.html.j2").render(sections=kept, counts=counts, random_weights=random_weights)
+    page = TEMPLATES.get_template("page.html.j2")
+    return page.render(sections=sections, counts=counts, random_weights=random_weights)
 
 
-def costs_page(rows: Sequence[Any]) -> str:
+def costs_page(rows: Sequence[Costs]) -> str:
     """The document of what the systems' runs took on this machine."""
     return TEMPLATES.get_template("costs.html.j2").render(rows=rows)
