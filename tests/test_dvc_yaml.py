@@ -15,7 +15,7 @@ from dvc_project import ENV
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages.runs import command, params
+from stages.runs import command, params, record
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -70,10 +70,12 @@ def networks() -> set[Path]:
 
 def code(deps: list[str]) -> set[str]:
     """The source files among the deps of a stage; a folder stands for all of its own (`__init__.py` is empty)."""
-    files = {dep for dep in deps if dep.endswith(".py")} - {NETWORK}
+    files = {dep for dep in deps if dep.endswith(record.SOURCES)} - {NETWORK}
     for folder in (ROOT / dep for dep in deps if dep.startswith("stages/") and (ROOT / dep).is_dir()):
-        assert {path.suffix for path in folder.iterdir() if path.is_file()} == {".py"}, folder
-        files |= {path.relative_to(ROOT).as_posix() for path in folder.glob("*.py") if path.stem != "__init__"}
+        # Whatever lies in the folder makes the stage stale, and has to be in the record's digest of the code.
+        assert {path.suffix for path in folder.iterdir() if path.is_file()} <= set(record.SOURCES), folder
+        listed = {path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"}
+        files |= {path.relative_to(ROOT).as_posix() for path in listed}
     return files
 
 
@@ -84,6 +86,9 @@ def test_code_deps_are_exactly_the_files_imported(stage: str) -> None:
     if NETWORK in body(stage)["deps"]:
         reached |= {path for network in networks() for path in closure(network)}
         reached -= networks()
+    # Python imports no template: they count as the record counts them, by their folder.
+    folders = {path.parent for path in reached}
+    reached |= {p for folder in folders for p in folder.iterdir() if p.suffix in record.SOURCES and p.suffix != ".py"}
     needed = {path.relative_to(ROOT).as_posix() for path in reached}
     missing, surplus = needed - listed, listed - needed
     assert not missing and not surplus, f"{stage}: missing {sorted(missing)}, surplus {sorted(surplus)}"  # noqa: PT018

@@ -113,6 +113,21 @@ def test_every_library_that_makes_bytes_is_recorded() -> None:
     assert names == set(record.LIBRARIES)
 
 
+@pytest.mark.parametrize(("module", "counts"), [("stages.report", True), ("stages.mask", False)])
+def test_a_template_is_code_of_the_stage_that_imports_its_folder(module: str, counts: bool) -> None:
+    code = f"""
+import {module}
+from stages.runs.record import code_digest, sources
+found = sources()
+others = [path for path in found if path.suffix != ".py"]
+print(*sorted({{path.name for path in others if code_digest({{**found, path: "altered"}}) != code_digest(found)}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    pages = ROOT / "stages" / "pages"
+    expected = sorted(path.name for end in ("*.j2", "*.css") for path in pages.glob(end)) if counts else []
+    assert done.stdout.split() == expected
+
+
 def test_code_from_elsewhere_is_refused(tmp_path: Path) -> None:
     """With an editable install any folder would import the main checkout's code, and the lock would lie."""
     done = draw(tmp_path, cwd=tmp_path)

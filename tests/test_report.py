@@ -19,12 +19,16 @@ import pytest
 
 from stages import evaluate, report
 from stages.metrics.means import OVERALL, SUFFIX, read_means, write_means
+from stages.pages.checkpoints import parameters
+from stages.pages.results import Folders
+from stages.pages.scores import best
+from stages.pages.systems import COSTS
 from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = report.Folders._fields
+FOLDERS = Folders._fields
 SECTIONS = {
     "report": {"pictures": 4},
     "datasets": {"faces": {"ingest": {"use": "train"}, "mask": {"kinds": {"centre": {}, "pixels": {}, "half": {}}}}},
@@ -38,6 +42,9 @@ SECTIONS = {
     },
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
 }
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}"
 
 
 def fill(data: Path) -> Path:
@@ -79,11 +86,14 @@ def text(folder) -> str:
 
 
 class Reader(HTMLParser):
-    """Checks that tags close in order; keeps what the page refers to."""
+    """Checks that tags close in order; keeps what the page refers to, and the texts that it shows."""
 
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.tags = [], [], set()
+        self.open, self.links, self.tags, self.texts = [], [], set(), []
+
+    def handle_data(self, data):
+        self.texts.append(data)
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
@@ -100,11 +110,11 @@ def test_the_page_is_whole_and_offline(folder, text):
     reader.feed(text)
     assert reader.open == []
     assert not reader.tags & {"script", "link", "object"}
-    assert re.findall(r'<iframe src="([^"]+)"', text) == [report.COSTS]
+    assert re.findall(r'<iframe src="([^"]+)"', text) == [f"../../{COSTS}"]
     assert "http:" not in text
     assert "https:" not in text
     pictures = {link for link in reader.links if not link.startswith("#")}
-    assert pictures - {report.COSTS} == {path.name for path in folder.iterdir()} - {"index.html"}
+    assert pictures - {f"../../{COSTS}"} == {path.name for path in folder.iterdir()} - {"index.html"}
     for link in reader.links:
         assert not link.startswith("#") or f'id="{link[1:]}"' in text
 
@@ -154,17 +164,62 @@ def test_scores_are_the_means_with_the_best_in_bold(data, text):
     assert re.search(r"<th scope=row>net <i>raw</i></th><td>12</td>", text), "two holes in each of six pictures"
 
 
+def test_a_hostile_name_is_shown_as_it_is_and_is_no_html(tmp_path):
+    """A dataset, kinds of hole, a model and systems with such names; one of the systems has no seams to blend."""
+    data, kinds, same = tmp_path / "data", (HOSTILE, "pixels"), f"same {HOSTILE}"
+    pretend.dataset(data, HOSTILE, kinds=kinds)
+    pretend.ingested(data, HOSTILE)
+    pretend.model(data, HOSTILE, {HOSTILE: HOSTILE})
+    pretend.system(data, HOSTILE, 30, kinds=kinds)
+    pretend.system(data, same, 30, kinds=kinds[:1])
+    pretend.curves(data, HOSTILE, kinds=kinds)
+    shutil.copy(data / "inpainted" / same / "completed.arrow", data / "blended" / same / "blended.arrow")
+    (data / "scores").mkdir()
+    entry = {"dataset": HOSTILE, "model": HOSTILE, "method": HOSTILE, HOSTILE: HOSTILE}
+    systems = dict.fromkeys((HOSTILE, same), entry)
+    for name in systems:
+        places = [data / "aligned" / HOSTILE, data / "masks" / HOSTILE]
+        places += [data / folder / name for folder in ("inpainted", "blended")]
+        outputs = [data / "scores" / f"{name}{end}" for end in (".json", ".parquet", SUFFIX)]
+        evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), name)
+    random = {"perceptual_weights": "random"}
+    dataset = {"ingest": {"use": HOSTILE}, "mask": {"kinds": {kind: {} for kind in kinds}}}
+    sections = SECTIONS | {"datasets": {HOSTILE: dataset}, "train_dcgan": {HOSTILE: random}}
+    sections |= {"search": systems, "infer": {}, "blend": systems}
+    folder = made(data, tmp_path / "report", sections)
+    text = (folder / "index.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    assert "<img src=x" not in text
+    pictures = {path.name for path in folder.iterdir()} - {"index.html"}
+    assert {link for link in reader.links if not link.startswith("#")} == pictures | {f"../../{COSTS}"}
+    for said in (
+        HOSTILE,  # a cell or a heading alone
+        f"Pictures: {HOSTILE}",
+        f"Scores: {HOSTILE}",
+        f"Every metric: {HOSTILE}",
+        f"latent search through {HOSTILE}",
+        f"What {HOSTILE} was made from",
+        f"Not every kind of hole is completed by {same}: see by kind.",
+        f"Perceptual weights are random, not ImageNet's: train_dcgan.{HOSTILE}.perceptual_weights.",
+    ):
+        assert said in reader.texts, said
+    assert f"Blending changes no pixel of {same}: around each hole" in "".join(reader.texts)
+    assert json.loads(next(text for text in reader.texts if text.startswith("{"))) == {HOSTILE: HOSTILE}
+
+
 def test_best_by_hand():
-    assert report.best([0.2, None, 0.5], "high") == 0.5
-    assert report.best([0.2, None, 0.5], "low") == 0.2
-    assert report.best([0.4, 2.0, 3.0], "one") == 2.0  # twice is nearer to right than two fifths
-    assert report.best([None], "low") is None
+    assert best([0.2, None, 0.5], "high") == 0.5
+    assert best([0.2, None, 0.5], "low") == 0.2
+    assert best([0.4, 2.0, 3.0], "one") == 2.0  # twice is nearer to right than two fifths
+    assert best([None], "low") is None
 
 
 def test_checkpoints_are_named_by_sha256(data, text):
     digest = hashlib.sha256((data / "models" / "net.safetensors").read_bytes()).hexdigest()
     assert f"<code>{digest}</code></td><td>17</td>" in text  # 3 x 4 + 5 numbers
-    assert "&quot;steps&quot;: 400" in text
+    assert "&#34;steps&#34;: 400" in text
 
 
 def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
@@ -302,7 +357,7 @@ def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
 def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(data)
-    folders = report.Folders(*(Path("data") / name for name in FOLDERS))
+    folders = Folders(*(Path("data") / name for name in FOLDERS))
     model, done = folders.models / "net.safetensors", folders.inpainted / "net"
     for stage, output, seconds in (("train_dcgan@net", model, 77.7), ("search@net", done, 8.8)):
         for digest, wrong in ((record.digest(output), 0), ("0" * 32, 1)):  # the second made something else
@@ -318,4 +373,4 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
 
 def test_parameters_are_the_weights_that_complete() -> None:
     numbers = {"network.a.weight": 12, "network.a.running_mean": 3, "generator.b": 5, "discriminator.c": 100}
-    assert report.parameters(numbers) == 17
+    assert parameters(numbers) == 17

@@ -24,6 +24,7 @@ from stages.runs.errors import InputError
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
     "cholespy",
+    "jinja2",
     "lightning-fabric",
     "lpips",
     "matplotlib",
@@ -38,6 +39,9 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
+
+
+SOURCES = (".py", ".j2", ".css")  # how the names of source files end: code, templates and styles
 
 
 def canonical(value: Any) -> str:
@@ -63,20 +67,23 @@ def digest(path: Path) -> str:
 def sources() -> dict[Path, str]:
     """sha256 of every source file of the project as it lies there now."""
     root = Path(stages.__file__).resolve().parent
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*.py"))}
+    files = sorted(path for path in root.rglob("*") if path.suffix in SOURCES)
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def code_digest(found: Mapping[Path, str] | None = None) -> str:
     """sha256 over the project's source files that this process has imported, by relative path.
 
+    Python imports no template or style: they count where a module of their folder was imported.
     `found` are the `sources` when the process began: what is edited during a long run did not run.
     """
     root = Path(stages.__file__).resolve().parent
     # `python -m stages.x` leaves the stage itself in sys.modules as `__main__`.
     loaded = {Path(f).resolve() for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
+    folders = {path.parent for path in loaded}
     total = hashlib.sha256()
     for path, sha256 in (found or sources()).items():
-        if path in loaded:
+        if path in loaded or (path.suffix != ".py" and path.parent in folders):
             total.update(f"{path.relative_to(root).as_posix()} {sha256}\n".encode())
     return total.hexdigest()
 
