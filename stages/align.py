@@ -56,6 +56,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.mode == "centre":
             refuse_idle(self, "mode: centre", ["score", "max_outside", "min_frontality"])
+            if self.detector != "annotations":
+                raise ValueError(f"detector: {self.detector} would do nothing with mode: centre: set annotations")
         if self.detector != "yunet":
             refuse_idle(self, f"detector: {self.detector}", ["score"])
 

@@ -156,7 +156,7 @@ class Verdict(NamedTuple):
 
     split: str | None = None  # None: rejected
     reason: str | None = None  # why it is rejected
-    moved: str | None = None  # why a kept one lies on another side than it would alone
+    moved: str | None = None  # why it, or the copy of it that is kept, lies on another side than it would alone
 
 
 def judge(
@@ -182,12 +182,12 @@ def judge(
     ]
     ids = {items[index].path: examined[index].image_id for index in usable}
     for index, member, place in zip(usable, members, splits.assign(members, params.split), strict=True):
+        moved = f"moved from {place.alone} to {place.side}: linked to {place.because}" if place.because else None
         if place.kept != member.path:
             what = "bytes" if ids[place.kept] == ids[member.path] else "pixels"
-            verdicts[index] = Verdict(None, f"duplicate {what} of {place.kept}")
+            verdicts[index] = Verdict(None, f"duplicate {what} of {place.kept}", moved)
         else:
-            moved = f"moved from {place.alone} to {place.side}: linked to {place.because}" if place.because else None
-            verdicts[index] = Verdict(place.side, moved=moved)
+            verdicts[index] = Verdict(place.side, None, moved)
     return verdicts
 
 

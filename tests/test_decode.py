@@ -873,3 +873,108 @@ def test_broken_exif_keeps_the_picture() -> None:
     odd = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01"
     for kind in ("JPEG", "PNG", "WEBP"):
         np.testing.assert_array_equal(decode(encoded(photo(), kind, exif=odd)), decode(encoded(photo(), kind)))
+
+
+# What a hostile reader of this decoder found.
+
+
+def gif_of_alphabet(levels: np.ndarray, bits: int) -> bytes:
+    """A GIF of grey `levels` (0 to 2^bits - 1), whose LZW codes have `bits` + 1 bits and more; Pillow's have 9."""
+    count, clear, size = 1 << bits, 1 << bits, bits + 1
+    table = {(n,): n for n in range(count)}
+    following, window, held, coded = clear + 2, 0, 0, bytearray()
+
+    def emit(code: int) -> None:
+        nonlocal window, held
+        window |= code << held
+        held += size
+        while held >= 8:
+            coded.append(window & 255)
+            window >>= 8
+            held -= 8
+
+    emit(clear)
+    run: tuple[int, ...] = ()
+    for level in levels.reshape(-1).tolist():
+        longer = (*run, level)
+        if longer in table:
+            run = longer
+            continue
+        emit(table[run])
+        if following < 4096:
+            table[longer] = following
+            following += 1
+            size += following - 1 == 1 << size and size < 12
+        run = (level,)
+    emit(table[run])
+    size += following == 1 << size and size < 12
+    emit(clear + 1)
+    coded.append(window & 255)
+    height, width = levels.shape
+    colours = bytes(n * 255 // (count - 1) for n in range(count) for _ in range(3))
+    blocks = b"".join(
+        bytes([len(part)]) + part for n in range(0, len(coded), 255) if (part := bytes(coded[n : n + 255]))
+    )
+    return b"".join(
+        (
+            b"GIF89a", struct.pack("<HHBBB", width, height, 0x80 | bits - 1, 0, 0), colours,
+            b",", struct.pack("<HHHHB", 0, 0, width, height, 0), bytes([bits]), blocks, b"\0;",
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_a_gif_of_few_colours_is_kept(bits: int) -> None:
+    levels = np.random.default_rng(bits).integers(0, 1 << bits, (24, 24))
+    for picture in (levels, np.zeros_like(levels)):
+        data = gif_of_alphabet(picture, bits)
+        np.testing.assert_array_equal(decode(data)[..., 0], picture * 255 // ((1 << bits) - 1))
+    with refused("truncated", "corrupt"):
+        decode(gif_of_alphabet(levels[:-1], bits).replace(struct.pack("<HH", 24, 23), struct.pack("<HH", 24, 24)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_tags_of_odd_types_are_a_reason_or_do_not_matter() -> None:
+    """Every tag of small TIFFs with every type: a picture or a reason, never another error."""
+    for compression in ("jpeg", "tiff_deflate"):
+        whole = encoded(photo(16, 16), "TIFF", compression=compression)
+        (place,) = struct.unpack_from("<I", whole, 4)
+        (count,) = struct.unpack_from("<H", whole, place)
+        kept = 0
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            for kind in range(1, 14):
+                changed = bytearray(whole)
+                struct.pack_into("<H", changed, entry + 2, kind)
+                with contextlib.suppress(BadPicture):
+                    kept += decode(bytes(changed)).shape == (16, 16, 3)
+        assert kept > count
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_a_transparent_colour_lies_over_white_at_every_depth(depth: int, colours: int) -> None:
+    """Of two colours that differ in their last bit alone, one is transparent."""
+    if colours == 3 and depth < 8:
+        pytest.skip("PNG has no such colours")
+    most = (1 << depth) - 1
+    clear, other = most // 3 & ~1, most // 3 | 1
+    bits = "".join(f"{value:0{depth}b}" * colours for value in [clear, other] * 4)
+    row = b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    head = struct.pack(">IIBBBBB", 8, 8, depth, 0 if colours == 1 else 2, 0, 0, 0)
+    key = struct.pack(">H", clear) * colours
+    body = zlib.compress(row * 8)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(name, content) for name, content in ((b"IHDR", head), (b"tRNS", key), (b"IDAT", body), (b"IEND", b""))
+    )
+    shown = other >> 8 if depth == 16 else other * (255 // most)
+    np.testing.assert_array_equal(
+        decode(data), np.tile(np.array([255, shown], np.uint8), (8, 4))[..., None].repeat(3, 2)
+    )
+
+
+def test_a_tiff_whose_range_is_empty_has_the_whole_of_its_bits() -> None:
+    tags = {280: 0, 281: 0}
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "TIFF", tiffinfo=tags)
+    np.testing.assert_array_equal(decode(stream.getvalue())[..., 0], values >> 8)

@@ -13,6 +13,7 @@ FACE = {"mode": "face", "size": 64, "detector": "annotations", "detector_model":
 SCORING = {"lpips": "none", "bootstrap": 10, "seed": 1}
 HINGE, LIU = {"objective": "hinge"}, {"loss": "liu"}
 NO_VGG = {"loss": "liu", "terms": {"perceptual": 0, "style": 0}}
+NO_D = {"d_matching": 0, "adversarial": 0}
 NO_TERM = {"self_guided": 0, "vgg_matching": 0, "alignment": 0}
 
 
@@ -48,6 +49,10 @@ CASES = [
     (
         "train_dmfn", NO_TERM, "perceptual_weights", "imagenet", "none", "self_guided, vgg_matching, alignment: 0",
         {"alignment": 1},
+    ),
+    *(
+        ("train_dmfn", NO_D, name, 9, default, "d_matching: 0 and adversarial: 0", {"d_matching": 1})
+        for name, default in (("d_width", 64), ("d_rate", None))
     ),
     ("search", {"model": "a", "context": "plain"}, "window", 9, 7, "context: plain", {"context": "weighted"}),
     ("infer", baseline("telea"), "batch", 8, 32, "method: telea", NETWORK | {"method": None}),
@@ -88,3 +93,10 @@ def test_a_baseline_reads_no_checkpoint() -> None:
     kind, given = import_module("stages.infer").Params, baseline("mean") | {"checkpoint": "a.safetensors"}
     with pytest.raises(InputError, match=r"checkpoint: a baseline reads none: stages/models/no_checkpoint\.txt"):
         params.build(kind, given, "infer.a")
+
+
+def test_a_detector_of_centre_crops_is_refused() -> None:
+    kind = import_module("stages.align").Params
+    with pytest.raises(InputError, match="detector: haar would do nothing with mode: centre: set annotations"):
+        params.build(kind, FACE | {"mode": "centre", "detector": "haar"}, "align.a")
+    assert params.build(kind, FACE | {"mode": "centre"}, "align.a").detector == "annotations"

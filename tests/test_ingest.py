@@ -281,8 +281,23 @@ def test_who_is_moved_by_a_picture_of_two_people_is_named(tmp_path: Path) -> Non
     }
 
 
+def test_an_unknown_picture_goes_to_a_known_copy_and_is_named(tmp_path: Path) -> None:
+    seed = next(s for s in range(99) if split_of(pixel_sha(s), PARAMS.split) == "test")
+    labelled(tmp_path / "root", [("t.png", seed, None, None), ("z.png", seed, None, "train")])
+    done = run(tmp_path, tmp_path / "root")
+    assert "ingest trial: t.png: moved from test to train: linked to z.png" in done.stderr
+    (written,) = (tmp_path / "records/ingest@trial").iterdir()
+    assert list(json.loads(written.read_text())["notes"]["moved"]) == ["t.png"]
+
+
+def test_a_withdrawn_pictures_pixels_keep_its_copies_out_when_its_file_is_gone(tmp_path: Path) -> None:
+    write(tmp_path, {"b.png": png(1, compress_level=1), "d.png": png(2)})
+    lines = f"{sha(png(1))}\n{ingest.pixel_digest(np.asarray(picture(1)))}\n"
+    assert [row["reason"] for row in rows_of(tmp_path, lines).values()] == ["withdrawn", None]
+
+
 def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
-    labelled(tmp_path / "root", [("1.png", 1, "Ada", "train"), ("2.png", 2, "Ada", "test"), ("3.png", 2, None, None)])
+    labelled(tmp_path / "root", [("1.png", 1, "Ada", "train"), ("2.png", 2, "Ada", "test"), ("3.png", 2, "Ada", None)])
     done = run(tmp_path, tmp_path / "root")
     assert done.returncode == 0, done.stderr
     assert "ingest trial: 1.png: moved from train to test: linked to 2.png" in done.stderr

@@ -84,7 +84,11 @@ class Checkpoint(Header):
 
         with safe_open(self.path, "pt") as file:
             tensor: Tensor = file.get_tensor(name)
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        try:
+            finite = not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+        except NotImplementedError:  # types of a few bits, with which torch cannot compute
+            raise self.wrong(f"{short(name)} is of a type that no network here has") from None
+        if not finite:
             raise self.wrong(f"{short(name)} is not finite")
         return tensor
 

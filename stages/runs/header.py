@@ -50,7 +50,9 @@ class Header:
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         except FileNotFoundError:
             raise InputError(f"{path}: no such checkpoint; `dvc repro` or `dvc pull` makes it") from None
-        except (SafetensorError, KeyError, ValueError, RecursionError, OSError) as error:
+        except KeyError:
+            raise InputError(f"{path}: not a checkpoint of Palimpsest (no metadata '{KEY}'); {remedy}") from None
+        except (SafetensorError, ValueError, RecursionError, OSError) as error:
             raise InputError(f"{path}: not a checkpoint of Palimpsest ({said_by(error)}); {remedy}") from None
         self.forms = {
             name: Form(TYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))

@@ -46,34 +46,39 @@ def _check(data: bytes, place: int, pixels: int) -> None:
     first, place = data[place], place + 1
     if not 1 <= first <= 11:
         raise BadPicture("corrupt")
-    clear = 1 << first
     coded = bytearray()
     while place < len(data) and data[place]:
         coded += data[place + 1 : place + 1 + data[place]]
         place += 1 + data[place]
+    total = _coded_pixels(bytes(coded), first)
+    if total != pixels:
+        raise BadPicture("truncated" if total < pixels else "corrupt")
+
+
+def _coded_pixels(coded: bytes, first: int) -> int:
+    """How many pixels LZW codes give; `first` is the size of their alphabet in bits, and a code has one bit more."""
+    clear = 1 << first
     lengths, size, last, total, window, bits = [1] * clear + [0, 0], first + 1, 0, 0, 0, 0
     for byte in coded:
         window |= byte << bits
         bits += 8
-        if bits < size:
-            continue
-        code = window & ((1 << size) - 1)
-        window >>= size
-        bits -= size
-        if code == clear:
-            del lengths[clear + 2 :]
-            size, last = first + 1, 0
-            continue
-        if code == clear + 1:
-            break
-        if code > len(lengths) or (code == len(lengths) and (not last or code == MOST)):
-            raise BadPicture("corrupt")
-        length = lengths[code] if code < len(lengths) else last + 1
-        total += length
-        if last and len(lengths) < MOST:
-            lengths.append(last + 1)
-            if len(lengths) == 1 << size and size < 12:
-                size += 1
-        last = length
-    if total != pixels:
-        raise BadPicture("truncated" if total < pixels else "corrupt")
+        while bits >= size:
+            code = window & ((1 << size) - 1)
+            window >>= size
+            bits -= size
+            if code == clear:
+                del lengths[clear + 2 :]
+                size, last = first + 1, 0
+                continue
+            if code == clear + 1:
+                return total
+            if code > len(lengths) or (code == len(lengths) and (not last or code == MOST)):
+                raise BadPicture("corrupt")
+            length = lengths[code] if code < len(lengths) else last + 1
+            total += length
+            if last and len(lengths) < MOST:
+                lengths.append(last + 1)
+                if len(lengths) == 1 << size and size < 12:
+                    size += 1
+            last = length
+    return total

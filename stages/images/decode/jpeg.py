@@ -6,6 +6,7 @@ profile refuses no picture, and a missing end marker alone neither: libjpeg warn
 JPEG has no checksum, and libjpeg notices few of the faults that leave each code a valid one. Most of
 those that can be seen make later blocks brighter than white or darker than black, as each block is coded
 by its difference to the one before; `_refuse_beyond_white` finds these. What is left is a valid picture.
+Coded bytes that are left over are refused, be they zeros: a changed bit often leaves some.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+import numpy as np
+
 from stages.images.decode import pillow
 from stages.images.decode.picture import (
     MAX_FRAMES,
@@ -27,6 +29,7 @@ from stages.images.decode.picture import (
     orientation_in,
     refuse_large,
 )
+from stages.images.opencv import cv2
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -61,10 +64,13 @@ def read(data: bytes) -> Stored:
         if name == b"IEND":
             break
     remarks = [] if needed[b"IEND"] else ["end marker missing"]
-    with pillow.opened(io.BytesIO(_rewritten(needed)), ("PNG",)) as picture:
+    plain = _rewritten(needed)
+    with pillow.opened(io.BytesIO(plain), ("PNG",)) as picture:
         stored = pillow.stored(picture)
-    if needed[b"IHDR"][0][8] == 16:
-        remarks.append("16-bit samples cut to 8 bits")
+        if needed[b"IHDR"][0][8] == 16:
+            remarks.append("16-bit samples cut to 8 bits")
+            if needed[b"tRNS"]:
+                _clear(stored, np.asarray(picture), plain, needed[b"tRNS"][0])
     stored.remarks = first_of(_frames(others)) + remarks
     stored.profile = _profile(others[b"iCCP"]) if b"iCCP" in others else b"" if b"iCCP" in broken else None
     stored.orientation = orientation_in(others.get(b"eXIf", b""))
@@ -87,6 +93,17 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
         intact = zlib.crc32(data[position + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
         yield name, data[position + 8 : end], intact
         position = end + 4
+
+
+def _clear(stored: Stored, values: np.ndarray, plain: bytes, colour: bytes) -> None:
+    """Give 16-bit pixels of the transparent colour their alpha of 0: Pillow compares eight of their bits, or none."""
+    if stored.mode == "L":
+        alpha = np.where(values == int.from_bytes(colour[:2], "big"), 0, 255).astype(np.uint8)
+        stored.pixels, stored.mode = np.dstack([stored.pixels, alpha]), "LA"
+    elif stored.mode in ("RGB", "RGBA"):
+        whole = np.asarray(cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED))
+        alpha = (whole[..., 3] // 257).astype(np.uint8)  # 0 or 65535
+        stored.pixels, stored.mode = np.dstack([stored.pixels[..., :3], alpha]), "RGBA"
 
 
 def _rewritten(needed: dict[bytes, list[bytes]]) -> bytes:
@@ -117,6 +134,11 @@ def _rewritten(needed: dict[bytes, list[bytes]]) -> bytes:
     del raw  # of a large picture each copy counts
     needed[b"IEND"] = [b""]
     parts = [SIGNATURE]
+    if needed[b"tRNS"] and colour == 0 and depth in (2, 4):
+        # Pillow scales the samples to 8 bits, and not the colour that is transparent.
+        most = (1 << depth) - 1
+        clear = (int.from_bytes(needed[b"tRNS"][0][:2], "big") & most) * (255 // most)
+        needed = needed | {b"tRNS": [clear.to_bytes(2, "big")]}
     for name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
         for body in needed[name][:1]:
             parts += [struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))]

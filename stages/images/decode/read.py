@@ -6,6 +6,8 @@ picture's size is read from its header before anything is decoded, so that a bom
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 from PIL import Image
 
@@ -27,12 +29,13 @@ def read(data: bytes) -> Picture:
     """
     if not data:
         raise BadPicture("empty file")
-    if data.startswith(jpeg.SIGNATURE):
-        stored = jpeg.read(data)
-    elif data.startswith(png.SIGNATURE):
-        stored = png.read(data)
-    else:
-        stored = pillow.read(data)
+    reader = (
+        jpeg.read if data.startswith(jpeg.SIGNATURE) else png.read if data.startswith(png.SIGNATURE) else pillow.read
+    )
+    try:
+        stored = reader(data)
+    except (TypeError, ValueError, LookupError, ArithmeticError, struct.error):  # tags of types that nobody writes
+        raise BadPicture("corrupt") from None
     pixels, mode, alpha = stored.pixels, stored.mode, None
     if mode in ("LA", "RGBA"):
         mode, alpha = mode[:-1], pixels[..., -1]

@@ -50,6 +50,9 @@ def check_strips(picture: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
         return
     tags = picture.tag_v2
     tables = tags.get(TABLES, b"")
+    tables = (
+        tables.encode("latin-1", "replace") if isinstance(tables, str) else tables
+    )  # of an odd type, still readable
     places = zip(tags.get(STRIPS, tags.get(TILES, ())), tags.get(STRIP_SIZES, tags.get(TILE_SIZES, ())), strict=False)
     for start, size in places:
         strip = data[start : start + size]
@@ -110,6 +113,8 @@ def _range(tags: Any, bits: int, kind: int, name: str) -> tuple[float, float]:
         raise BadPicture(
             f"unsupported pixels: {name} without a range (write the tags SMinSampleValue and SMaxSampleValue)"
         )
+    if not low < high and None not in whole:  # a range that is empty says nothing
+        return whole  # type: ignore[return-value]
     if not low < high:
         raise BadPicture(f"unsupported pixels: {name} of range {low:.6g} to {high:.6g}")
     return low, high
