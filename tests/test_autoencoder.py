@@ -18,8 +18,9 @@ from torch import Tensor
 from stages.images import table
 from stages.models.autoencoder import Autoencoder
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint, training
 from stages.runs.errors import InputError
+from stages.training import checkpoint
+from stages.training.run import seeded
 
 NETWORKS = {"autoencoder": Autoencoder, "partial_conv": PartialConvUNet}
 
@@ -138,7 +139,7 @@ def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encod
     terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
     assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms
     end = checkpoint.Checkpoint(tmp_path / "out" / OUTPUTS["model"]).tensors("network")
-    with training.seeded(1):
+    with seeded(1):
         start = PartialConvUNet(32, 4).state_dict()
     same = {key for key in end if torch.equal(start[key], end[key])}
     frozen = {key for key in end if key.startswith("encoder") and ".norm." in key}

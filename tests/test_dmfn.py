@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from stages.images import table
 from stages.models.dmfn import DMFN, Discriminator, FusionBlock, Network, crop
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
 from stages.train_dmfn import OF_VGG, TERMS, Params, generator_loss
+from stages.training import checkpoint
 
 
 def rng(seed: int) -> torch.Generator:

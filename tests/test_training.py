@@ -16,9 +16,9 @@ from pretend import NO_CHECKPOINT
 from small_training import OUTPUTS, run
 
 from stages.images import table
-from stages.images.examples import Sampler
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
+from stages.training import checkpoint
+from stages.training.examples import Sampler
 
 STEPS = 40
 
