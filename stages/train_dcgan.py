@@ -15,10 +15,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs.params import STRICT, Training, refuse_idle
+from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.device import keyed_generator
 from stages.training.distributed import DistributedContext
+from stages.training.params import Training
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 

@@ -17,9 +17,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs.params import STRICT, Training, refuse_idle
+from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
+from stages.training.params import Training
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 if TYPE_CHECKING:

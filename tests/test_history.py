@@ -17,9 +17,10 @@ from ruamel.yaml import YAML
 
 from stages.images import table
 from stages.runs import params
-from stages.runs.params import Runtime, Training
+from stages.runs.params import Runtime
 from stages.training.distributed import DistributedContext
 from stages.training.examples import Sampler
+from stages.training.params import Training
 from stages.training.run import STATE, Inputs, Run
 
 PIPELINE = YAML(typ="safe").load(Path(__file__).parent.parent / "dvc.yaml")

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from stages.runs.params import Training
     from stages.training.examples import Sampler
+    from stages.training.params import Training
 
 NO_CHECKPOINT = "no_checkpoint.txt"  # the file of stages/models that stands for none: DVC takes no empty dep
 STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimpsest/state
