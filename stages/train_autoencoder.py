@@ -41,7 +41,7 @@ def train_autoencoder(
     from stages.models.autoencoder import Autoencoder
     from stages.training.examples import Examples
 
-    table = training_split(inputs.aligned, f"train_autoencoder.{name}.dataset")
+    table = training_split(inputs.train, f"train_autoencoder.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
     with seeded(params.seed):

@@ -76,7 +76,7 @@ def train_context_encoder(
     from stages.models.context_encoder import ContextEncoder, Discriminator
     from stages.training.examples import Examples
 
-    table = training_split(inputs.aligned, f"train_context_encoder.{name}.dataset")
+    table = training_split(inputs.train, f"train_context_encoder.{name}.dataset")
     examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}

@@ -66,7 +66,7 @@ def train_dcgan(
     from stages.models.dcgan import Discriminator, Generator, sample_prior
     from stages.training.examples import Examples
 
-    table = training_split(inputs.aligned, f"train_dcgan.{name}.dataset")
+    table = training_split(inputs.train, f"train_dcgan.{name}.dataset")
     examples = Examples(table, params.batch, {}, params.mirror, params.seed)
     chosen = ("latent", "width", "kernel", "upsampling")
     shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}

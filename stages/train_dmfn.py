@@ -97,7 +97,7 @@ def train_dmfn(
     from stages.models.dmfn import DMFN, Discriminator
     from stages.training.examples import Examples
 
-    table = training_split(inputs.aligned, f"train_dmfn.{name}.dataset")
+    table = training_split(inputs.train, f"train_dmfn.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     size = table.size[0]
     chosen = ("width", "blocks", "combine", "upsampling")

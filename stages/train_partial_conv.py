@@ -50,7 +50,7 @@ def train_partial_conv(
     from stages.models.partial_conv import PartialConvUNet
     from stages.training.examples import Examples
 
-    table = training_split(inputs.aligned, f"train_partial_conv.{name}.dataset")
+    table = training_split(inputs.train, f"train_partial_conv.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
     arguments: dict[str, Any] = {"size": table.size[0], **shape}

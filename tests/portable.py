@@ -63,7 +63,7 @@ def train(name: str, steps: int, chosen: str, home: Path) -> str:
     section = params.build(module.Params, given, stage)
     outputs = Outputs(*(home / f"{name}.{end}" for end in ("safetensors", "members", "csv", "samples")))
     context = DistributedContext(Runtime(threads=2, kernels=chosen))
-    getattr(module, stage)(context, Inputs(home, NO_CHECKPOINT), outputs, section, name)()
+    getattr(module, stage)(context, Inputs(home / "train.arrow", NO_CHECKPOINT), outputs, section, name)()
     return digest(outputs.model)
 
 

@@ -33,7 +33,7 @@ def run(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(STATE, str(home / "state"))
-            getattr(module, stage)(context, Inputs(aligned, start), outputs, given, "a")()
+            getattr(module, stage)(context, Inputs(aligned / "train.arrow", start), outputs, given, "a")()
     finally:  # as the tests after this one in the process expect it
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

@@ -250,7 +250,7 @@ def call(stage: str, data: Path, out: Path) -> None:
         case "mask":
             mask.mask(aligned, out / "masks", built(mask.Params, "datasets.x.mask"), "x")
         case "train_dcgan":
-            inputs = Inputs(aligned, NO_CHECKPOINT)
+            inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
             outputs = Outputs(*(out / name for name in ("x.safetensors", "x.arrow", "x.csv", "samples")))
             section = built(train_dcgan.Params, "train_dcgan.x")
             train_dcgan.train_dcgan(DistributedContext(runtime), inputs, outputs, section, "x")

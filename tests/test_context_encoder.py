@@ -276,7 +276,7 @@ def command(aligned: Path, home: Path, **changes: object) -> subprocess.Complete
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, "train_context_encoder": {"a": SMALL | changes}}))
     line = [sys.executable, "-m", "stages.train_context_encoder", "a", "--params", str(file)]
-    line += ["--aligned", str(aligned), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)

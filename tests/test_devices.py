@@ -83,7 +83,7 @@ def command(home: Path, out: str, **changes: object) -> tuple[list[str], dict[st
     values = {"runtime": {"threads": 1, "devices": 2}, "train_dmfn": {"a": params}}
     (home / f"{out}.yaml").write_text(json.dumps(values))
     line = [sys.executable, "-m", "stages.train_dmfn", "a", "--params", str(home / f"{out}.yaml")]
-    line += ["--aligned", str(home), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(home / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     names = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
     line += [part for key, name in names.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}

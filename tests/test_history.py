@@ -101,7 +101,7 @@ def test_history_has_what_dvc_plots_whatever_the_loss(
 def run(aligned: Path, steps: int, log_every: int, stop: int | None = None) -> str:
     """The history of a run whose loss is the number of the step, stopped before step `stop` is over."""
     given = params.build(Training, {"dataset": "x", "steps": steps, "batch": 2, "log_every": log_every}, "t")
-    inputs = Inputs(aligned, NO_CHECKPOINT)
+    inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
     with Run("a", "x", {}, given, inputs, {}, Sampler(4, 2, 0), DistributedContext(Runtime(threads=1))) as one:
         for step in one.steps():
             one.log({"loss": torch.tensor(float(step))})

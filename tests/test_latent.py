@@ -159,7 +159,7 @@ def test_other_objectives_train(change: dict, tmp_path: Path) -> None:
         for i, picture in enumerate(pixels):
             writer.append(picture, f"id{i}", f"{i}.png", None, None)
     params = train_dcgan.Params(dataset="x", steps=4, batch=4, width=4, log_every=2, **change)
-    inputs = Inputs(tmp_path, NO_CHECKPOINT)
+    inputs = Inputs(tmp_path / "train.arrow", NO_CHECKPOINT)
     outputs = Outputs(*(tmp_path / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")))
     train_dcgan.train_dcgan(DistributedContext(Runtime(threads=1)), inputs, outputs, params, "a")()
     rows = outputs.history.read_text().splitlines()

@@ -63,8 +63,8 @@ def command(
 ) -> tuple[list[str], dict[str, str]]:
     file = home / f"{out}.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
-    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
-    line += ["--start", str(start)]
+    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(start)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return line, {**os.environ, **places}

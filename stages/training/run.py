@@ -60,9 +60,9 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def training_split(aligned: Path, key: str) -> Table:
+def training_split(train: Path, key: str) -> Table:
     """The training pictures of a dataset; `key` is the parameter that names it. Raises InputError if there are none."""
-    table = Table(aligned / "train.arrow")
+    table = Table(train)
     if not len(table):
         raise InputError(f"{table.path}: holds no training pictures; name a dataset with use: train in {key}")
     return table
@@ -71,7 +71,7 @@ def training_split(aligned: Path, key: str) -> Table:
 class Inputs(NamedTuple):
     """What a training stage reads."""
 
-    aligned: Path
+    train: Path  # the table of training pictures
     start: Path  # the checkpoint whose weights it goes on from, or NO_CHECKPOINT
 
 
@@ -87,14 +87,14 @@ class Outputs(NamedTuple):
 def run(stage: Callable[..., Callable[[], None]]) -> None:
     """Run a training stage from the command line: `stage(context, inputs, outputs, params, name)`, in every process.
 
-    It trains on the pictures of `inputs.aligned`/train.arrow, from the weights of the checkpoint `inputs.start` or from
+    It trains on the pictures of the table `inputs.train`, from the weights of the checkpoint `inputs.start` or from
     random ones (NO_CHECKPOINT); it writes checkpoint, members, history (CSV) and sample sheets, and returns what
     forgets the resume state, to be called once these are in place. Its section of `params.yaml` has its name, and
     fits the annotation of `params`. For the options and exit codes see `command.run`.
     """
 
     def entry(
-        aligned: Path,
+        train: Path,
         start: Path,
         model: Path,
         members: Path,
@@ -105,7 +105,7 @@ def run(stage: Callable[..., Callable[[], None]]) -> None:
         name: str,
     ) -> Callable[[], None]:
         outputs = Outputs(model, members, history, samples)
-        return launch(runtime, stage, Inputs(aligned, start), outputs, params, name)
+        return launch(runtime, stage, Inputs(train, start), outputs, params, name)
 
     entry.__name__, entry.__doc__ = stage.__name__, stage.__doc__
     entry.__annotations__["params"] = get_type_hints(stage)["params"]
@@ -139,7 +139,7 @@ class Run:
         if params.batch < 2 * context.size:  # of one picture a batch normalisation has no variance
             raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {context.size} devices")
         self.name, self.params, self.parts, self.sampler, self.context = name, params, parts, sampler, context
-        self.table = Table(inputs.aligned / "train.arrow")
+        self.table = Table(inputs.train)
         self._start = None if inputs.start.name == NO_CHECKPOINT else inputs.start
         self.inputs = {
             "network": network,
