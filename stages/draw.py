@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images.person import Beard, Eyes, Glasses, Hair, Light, Mouth, Nose, Person, Pose, Skull
 from stages.images.pool import processes
+from stages.portraits.person import Beard, Eyes, Glasses, Hair, Light, Mouth, Nose, Person, Pose, Skull
 from stages.runs import command
 from stages.runs.params import STRICT
 
@@ -243,7 +243,8 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
 
 def drawn(seed: int, size: int, index: int) -> tuple[bytes, list[str]]:
     """Portrait number `index` as a PNG file, and its landmarks as the table has them."""
-    from stages.images import png, portrait
+    from stages.images import png
+    from stages.portraits import portrait
 
     picture, landmarks = portrait.render(person(seed, index), size)
     return png.encode(picture), [f"{value:.3f}" for value in landmarks.reshape(-1)]
@@ -271,7 +272,8 @@ def draw(portraits: Path, params: Params) -> None:
     from tqdm import tqdm
 
     # Now: the record names the code that this process has imported, and other processes do the work.
-    from stages.images import png, portrait  # noqa: F401
+    from stages.images import png  # noqa: F401
+    from stages.portraits import portrait  # noqa: F401
 
     portraits.mkdir()
     with (

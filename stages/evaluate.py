@@ -143,9 +143,9 @@ def evaluate(
     lpips = None
     if params.lpips != "none":  # torch is imported for LPIPS alone
         from stages.metrics.perceptual import Lpips
-        from stages.runs import training
+        from stages.training.device import prepare
 
-        lpips = Lpips(params.lpips, training.prepare(runtime))
+        lpips = Lpips(params.lpips, prepare(runtime))
     raw, mixed = Table(inpainted / "completed.arrow"), Table(blended / "blended.arrow")
     columns = measure(raw, mixed, Table(aligned / "test.arrow"), Table(masks / "test.arrow"), lpips)
     found = summarise(columns, params.bootstrap, params.seed)

@@ -111,8 +111,8 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
 
     Raises InputError if it is no such network's.
     """
-    from stages.runs import checkpoint
     from stages.runs.header import short
+    from stages.training import checkpoint
 
     try:
         build = import_module(f"stages.models.{network}").Network
@@ -135,9 +135,9 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
     import torch
 
     from stages.images import tensors
-    from stages.runs import training
+    from stages.training.device import autocast, prepare
 
-    device = training.prepare(runtime)
+    device = prepare(runtime)
     module, trained = load_network(checkpoint, params.network)
     network: Any = module.to(device).to(memory_format=torch.channels_last)
     if size != (trained, trained):
@@ -155,7 +155,7 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
         given = [tensors.to_tensor(batch.known, device), to_hole(batch.hole)]
         if params.sample is not None:
             given.append(noise(params.sample, batch, network.latent).to(device))
-        with torch.inference_mode(), training.autocast(runtime, device):
+        with torch.inference_mode(), autocast(runtime, device):
             made = network(*given)
         return tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {checkpoint} makes of it")
 

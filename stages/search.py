@@ -75,8 +75,8 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     import torch
 
     from stages.models.dcgan import PRIORS, Discriminator, Generator
-    from stages.runs import checkpoint
     from stages.runs.header import short
+    from stages.training import checkpoint
 
     found = checkpoint.Checkpoint(path)
     if found.inputs.get("network") != "dcgan":
@@ -109,10 +109,10 @@ def candidates(networks: Networks, params: Params, runtime: Runtime, device: tor
 
     from stages.images.tensors import check_finite
     from stages.models.dcgan import sample_prior
-    from stages.runs import training
+    from stages.training.device import autocast, keyed_generator
 
-    z = sample_prior(params.starts, networks.latent, networks.prior, training.generator(params.seed)).to(device)
-    with torch.no_grad(), training.autocast(runtime, device):
+    z = sample_prior(params.starts, networks.latent, networks.prior, keyed_generator(params.seed)).to(device)
+    with torch.no_grad(), autocast(runtime, device):
         pictures = torch.cat([networks.generator(part).float() for part in z.split(params.batch)])
     check_finite(pictures, lambda row: f"what the generator of '{params.model}' makes of random z number {row}")
     return z, pictures
@@ -140,7 +140,7 @@ def descend(
     import torch
 
     from stages.losses.latent import context_loss, prior_loss
-    from stages.runs import training
+    from stages.training.device import autocast
 
     z = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([z], params.rate, (0.9, params.beta2))
@@ -148,7 +148,7 @@ def descend(
     for iteration in range(params.iterations):
         if params.schedule == "linear":
             adam.param_groups[0]["lr"] = params.rate * (1 - iteration / params.iterations)
-        with training.autocast(runtime, known.device):
+        with autocast(runtime, known.device):
             output = networks.generator(z)
             # Without a weight the prior costs nothing.
             logits = networks.discriminator(output).float() if params.prior_weight else known.new_zeros(len(z))
@@ -173,9 +173,9 @@ def searcher(
     import torch
 
     from stages.images import tensors
-    from stages.runs import training
+    from stages.training.device import autocast, prepare
 
-    device = training.prepare(runtime)
+    device = prepare(runtime)
     networks = load_networks(model, device)
     if size != (networks.size, networks.size):
         raise InputError(
@@ -194,7 +194,7 @@ def searcher(
             lambda row: f"{batch.title(row)}: the search through {model}",
             "lower the search's rate, use fp32, or train the network again",
         )
-        with torch.no_grad(), training.autocast(runtime, device):
+        with torch.no_grad(), autocast(runtime, device):
             made = networks.generator(found.z)
         return found, tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {model} makes of it")
 

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from stages.losses.objective import Reconstruction
-from stages.runs import training
 from stages.runs.params import STRICT
-from stages.runs.training import Inputs, Outputs, Team
+from stages.training import ema
+from stages.training.distributed import DistributedContext
+from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,8 +25,10 @@ class Params(Reconstruction):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
 
 
-def train_autoencoder(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
-    """Train the network; `training.run` says from what, what is written and what is returned.
+def train_autoencoder(
+    context: DistributedContext, inputs: Inputs, outputs: Outputs, params: Params, name: str
+) -> Callable[[], None]:
+    """Train the network; `stages.training.run.run` says from what, what is written and what is returned.
 
     A sheet's rows: what was given, the network's output, the composite, the truth.
 
@@ -34,41 +37,43 @@ def train_autoencoder(team: Team, inputs: Inputs, outputs: Outputs, params: Para
     """
     import torch
 
-    from stages.images.examples import Examples
     from stages.losses import reconstruction
     from stages.models.autoencoder import Autoencoder
+    from stages.training.examples import Examples
 
-    table = training.training_split(inputs.aligned, f"train_autoencoder.{name}.dataset")
+    table = training_split(inputs.train, f"train_autoencoder.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
-    with training.seeded(params.seed):
+    with seeded(params.seed):
         network = Autoencoder(**arguments)
     objective = reconstruction.objective(
-        params.loss, params.hole_weight, params.terms, params.perceptual_weights, team.device
+        params.loss, params.hole_weight, params.terms, params.perceptual_weights, context.device
     )
-    network = team.place(network)
+    network = context.place(network)
     averaged = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam}
-    wrapped = team.wrap(network)
-    truth, holes = examples.shown(8, team)
-    with training.Run(name, "autoencoder", arguments, params, inputs, parts, examples.sampler, team) as run:
-        for step in run.steps():
-            image, hole = examples.batch(step, team)
-            with team.autocast():
+    wrapped = context.wrap(network)
+    truth, holes = examples.shown(8, context)
+    with Run(name, "autoencoder", arguments, params, inputs, parts, examples.sampler, context) as training:
+        for step in training.steps():
+            image, hole = examples.batch(step, context)
+            with context.autocast():
                 output = wrapped(image, hole).float()
             loss, losses = objective(output, image, hole)
             adam.zero_grad()
             loss.backward()
             adam.step()
-            training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | reconstruction.errors(output, image, hole))
-            if run.sheet_due():
+            ema.average(averaged, network, ema.decay(params.ema, step))
+            training.log(losses | reconstruction.errors(output, image, hole))
+            if training.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)
-                run.sheet([truth.masked_fill(holes, -1), seen, reconstruction.composited(seen, truth, holes), truth])
-        return run.finish(outputs, {"network": averaged})
+                training.sheet(
+                    [truth.masked_fill(holes, -1), seen, reconstruction.composited(seen, truth, holes), truth]
+                )
+        return training.finish(outputs, {"network": averaged})
 
 
 if __name__ == "__main__":
-    training.run(train_autoencoder)
+    run(train_autoencoder)

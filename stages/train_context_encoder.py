@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs import training
-from stages.runs.params import STRICT, Training, refuse_idle
-from stages.runs.training import Inputs, Outputs, Team
+from stages.runs.params import STRICT, refuse_idle
+from stages.training import ema
+from stages.training.device import keyed_generator
+from stages.training.distributed import DistributedContext
+from stages.training.params import Training
+from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +61,9 @@ class Params(Training):
 
 
 def train_context_encoder(
-    team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str
+    context: DistributedContext, inputs: Inputs, outputs: Outputs, params: Params, name: str
 ) -> Callable[[], None]:
-    """Train the network; `training.run` says from what, what is written and what is returned.
+    """Train the network; `stages.training.run.run` says from what, what is written and what is returned.
 
     A sheet's rows: what was given, the completion, of a VAE three more drawn ones, the truth.
 
@@ -69,32 +72,32 @@ def train_context_encoder(
     """
     import torch
 
-    from stages.images.examples import Examples
     from stages.losses import variational
     from stages.models.context_encoder import ContextEncoder, Discriminator
+    from stages.training.examples import Examples
 
-    table = training.training_split(inputs.aligned, f"train_context_encoder.{name}.dataset")
+    table = training_split(inputs.train, f"train_context_encoder.{name}.dataset")
     examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
-    with training.seeded(params.seed):
+    with seeded(params.seed):
         network = ContextEncoder(**arguments)
         discriminator = Discriminator(network.patch_side, params.d_width or params.width)
-    network = team.place(network)
+    network = context.place(network)
     averaged = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999), fused=True)
-    adversary = Adversary(team, discriminator, params) if params.objective == "gan" else None
+    adversary = Adversary(context, discriminator, params) if params.objective == "gan" else None
     parts = {"network": network, "averaged": averaged, "adam": adam, **(adversary.parts if adversary else {})}
-    predict = shared(team, network)
-    weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(team.device)
-    truth, holes = examples.shown(8, team)
-    with training.Run(name, "context_encoder", arguments, params, inputs, parts, examples.sampler, team) as run:
-        for step in run.steps():
-            image, hole = examples.batch(step, team)
+    predict = shared(context, network)
+    weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(context.device)
+    truth, holes = examples.shown(8, context)
+    with Run(name, "context_encoder", arguments, params, inputs, parts, examples.sampler, context) as training:
+        for step in training.steps():
+            image, hole = examples.batch(step, context)
             target = network.inner(image)
-            noise = torch.randn(params.batch, network.latent, generator=training.generator(params.seed, 1, step))
-            with team.autocast():
-                patch = predict(image, hole, team.share(noise))
+            noise = torch.randn(params.batch, network.latent, generator=keyed_generator(params.seed, 1, step))
+            with context.autocast():
+                patch = predict(image, hole, context.share(noise))
             pixels = patch.pixels.float()
 
             if adversary:
@@ -113,18 +116,18 @@ def train_context_encoder(
             loss.backward()
             adam.step()
 
-            training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | {"patch_sse": variational.patch_sse(pixels.detach(), target, params.overlap).mean()})
-            if run.sheet_due():
-                run.sheet(_sheet(averaged.eval(), truth, holes, training.generator(params.seed, 2)))
+            ema.average(averaged, network, ema.decay(params.ema, step))
+            training.log(losses | {"patch_sse": variational.patch_sse(pixels.detach(), target, params.overlap).mean()})
+            if training.sheet_due():
+                training.sheet(_sheet(averaged.eval(), truth, holes, keyed_generator(params.seed, 2)))
         kept = {"network": averaged} | ({"discriminator": adversary.discriminator} if adversary else {})
-        return run.finish(outputs, kept)
+        return training.finish(outputs, kept)
 
 
-def shared(team: Team, network: ContextEncoder) -> Callable[..., Patch]:
-    """`network.patch`, to be called for passes that train: its gradients are those of the whole team."""
-    wrapped: Any = team.wrap(network)
-    if team.size > 1:  # else only passes through `forward` would be joined
+def shared(context: DistributedContext, network: ContextEncoder) -> Callable[..., Patch]:
+    """`network.patch`, to be called for passes that train: its gradients are those of the whole context."""
+    wrapped: Any = context.wrap(network)
+    if context.size > 1:  # else only passes through `forward` would be joined
         wrapped.mark_forward_method("patch")
     return wrapped.patch
 
@@ -132,13 +135,13 @@ def shared(team: Team, network: ContextEncoder) -> Callable[..., Patch]:
 class Adversary:
     """The discriminator and its training (Goodfellow et al. 2014, eq. 1; report 4, eq. 3)."""
 
-    def __init__(self, team: Team, discriminator: Discriminator, params: Params):
+    def __init__(self, context: DistributedContext, discriminator: Discriminator, params: Params):
         import torch
 
-        self.team, self.discriminator = team, team.place(discriminator)
+        self.context, self.discriminator = context, context.place(discriminator)
         rate = params.rate / params.rate_ratio
         self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999), fused=True)
-        self.wrapped = team.wrap(self.discriminator)
+        self.wrapped = context.wrap(self.discriminator)
         self.parts = {"discriminator": self.discriminator, "d_adam": self.adam}
 
     def learn(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -147,7 +150,7 @@ class Adversary:
 
         from stages.losses.adversarial import discriminator_loss
 
-        with self.team.autocast():
+        with self.context.autocast():
             # Real and fake pass apart: batch normalisation must not tell them by their company.
             verdicts = self.wrapped(real).float(), self.wrapped(fake).float()
         loss, _ = discriminator_loss(*verdicts, torch.ones_like(verdicts[0]), torch.zeros_like(verdicts[1]))
@@ -159,7 +162,7 @@ class Adversary:
     def judge(self, fake: Tensor) -> Tensor:
         """Logits for patches, whose gradients train what made them and not the discriminator."""
         self.discriminator.requires_grad_(False)
-        with self.team.autocast():
+        with self.context.autocast():
             verdict = self.discriminator(fake).float()
         self.discriminator.requires_grad_(True)
         return verdict
@@ -177,4 +180,4 @@ def _sheet(network: ContextEncoder, truth: Tensor, holes: Tensor, rng: torch.Gen
 
 
 if __name__ == "__main__":
-    training.run(train_context_encoder)
+    run(train_context_encoder)

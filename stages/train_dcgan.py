@@ -15,9 +15,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs import training
-from stages.runs.params import STRICT, Training, refuse_idle
-from stages.runs.training import Inputs, Outputs, Team
+from stages.runs.params import STRICT, refuse_idle
+from stages.training import ema
+from stages.training.device import keyed_generator
+from stages.training.distributed import DistributedContext
+from stages.training.params import Training
+from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,26 +52,28 @@ class Params(Training):
         return {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
 
 
-def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
-    """Train both networks; `training.run` says from what, what is written and what is returned.
+def train_dcgan(
+    context: DistributedContext, inputs: Inputs, outputs: Outputs, params: Params, name: str
+) -> Callable[[], None]:
+    """Train both networks; `stages.training.run.run` says from what, what is written and what is returned.
 
     Raises InputError for a size no DCGAN takes, an empty training split, a start of another shape, or a
     loss that is not finite.
     """
     import torch
 
-    from stages.images.examples import Examples
     from stages.losses import adversarial
     from stages.models.dcgan import Discriminator, Generator, sample_prior
+    from stages.training.examples import Examples
 
-    table = training.training_split(inputs.aligned, f"train_dcgan.{name}.dataset")
+    table = training_split(inputs.train, f"train_dcgan.{name}.dataset")
     examples = Examples(table, params.batch, {}, params.mirror, params.seed)
     chosen = ("latent", "width", "kernel", "upsampling")
     shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
-    with training.seeded(params.seed):
+    with seeded(params.seed):
         generator = Generator(**shape)
         discriminator = Discriminator(shape["size"], params.d_width or params.width, params.kernel, params.d_norm)
-    generator, discriminator = team.place(generator), team.place(discriminator)
+    generator, discriminator = context.place(generator), context.place(discriminator)
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)
     g_adam = torch.optim.Adam(generator.parameters(), params.rate, betas, fused=True)
@@ -80,16 +85,16 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
         "g_adam": g_adam,
         "d_adam": d_adam,
     }
-    generate, judge = team.wrap(generator), team.wrap(discriminator)
-    shown = sample_prior(64, params.latent, params.prior, training.generator(params.seed, 0)).to(team.device)
-    with training.Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, team) as run:
-        for step in run.steps():
-            rng = training.generator(params.seed, 1, step)
-            real, _ = examples.batch(step, team)
+    generate, judge = context.wrap(generator), context.wrap(discriminator)
+    shown = sample_prior(64, params.latent, params.prior, keyed_generator(params.seed, 0)).to(context.device)
+    with Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, context) as training:
+        for step in training.steps():
+            rng = keyed_generator(params.seed, 1, step)
+            real, _ = examples.batch(step, context)
             labels = adversarial.noisy_labels(params.batch, params.smoothing, params.flip, rng)
-            z = team.share(sample_prior(params.batch, params.latent, params.prior, rng))
+            z = context.share(sample_prior(params.batch, params.latent, params.prior, rng))
 
-            with team.autocast():
+            with context.autocast():
                 fake = generate(z)
                 # Real and fake pass apart: batch normalisation must not tell them by their company.
                 verdicts = judge(real), judge(fake.detach())
@@ -97,7 +102,7 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
             if params.objective == "hinge":
                 d_loss, losses = adversarial.discriminator_hinge(real_logits, fake_logits)
             else:
-                shares = [team.share(label) for label in labels]
+                shares = [context.share(label) for label in labels]
                 d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shares)
             if params.r1:
                 losses["r1"] = adversarial.gradient_penalty(discriminator, real)
@@ -107,7 +112,7 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
             d_adam.step()
 
             discriminator.requires_grad_(False)
-            with team.autocast():
+            with context.autocast():
                 logits = discriminator(fake).float()
             hinge = params.objective == "hinge"
             g_loss = -logits.mean() if hinge else adversarial.generator_loss(logits, params.saturating)
@@ -116,13 +121,13 @@ def train_dcgan(team: Team, inputs: Inputs, outputs: Outputs, params: Params, na
             g_adam.step()
             discriminator.requires_grad_(True)
 
-            training.average(averaged, generator, training.decay(params.ema, step))
-            run.log({"g_loss": g_loss, **losses})
-            if run.sheet_due():
+            ema.average(averaged, generator, ema.decay(params.ema, step))
+            training.log({"g_loss": g_loss, **losses})
+            if training.sheet_due():
                 with torch.no_grad():
-                    run.sheet(averaged.eval()(shown).split(8))
-        return run.finish(outputs, {"generator": averaged, "discriminator": discriminator})
+                    training.sheet(averaged.eval()(shown).split(8))
+        return training.finish(outputs, {"generator": averaged, "discriminator": discriminator})
 
 
 if __name__ == "__main__":
-    training.run(train_dcgan)
+    run(train_dcgan)

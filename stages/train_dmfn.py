@@ -17,9 +17,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs import training
-from stages.runs.params import STRICT, Training, refuse_idle
-from stages.runs.training import Inputs, Outputs, Team
+from stages.runs.params import STRICT, refuse_idle
+from stages.training import ema
+from stages.training.distributed import DistributedContext
+from stages.training.params import Training
+from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,8 +77,10 @@ class Params(Training):
         return {"discriminator": ("d_width",)}
 
 
-def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
-    """Train both networks; `training.run` says from what, what is written and what is returned.
+def train_dmfn(
+    context: DistributedContext, inputs: Inputs, outputs: Outputs, params: Params, name: str
+) -> Callable[[], None]:
+    """Train both networks; `stages.training.run.run` says from what, what is written and what is returned.
 
     History has the discriminator's two parts, l1, and each term that counts, before its weight: with
     `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
@@ -90,19 +94,19 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
     import torch.nn.functional as F
 
     import stages.losses.matching  # noqa: F401  # now: a Run is known by the code imported before it
-    from stages.images.examples import Examples
     from stages.losses.adversarial import relativistic_discriminator_loss
     from stages.losses.perceptual import Features
     from stages.models.dmfn import DMFN, Discriminator
+    from stages.training.examples import Examples
 
-    table = training.training_split(inputs.aligned, f"train_dmfn.{name}.dataset")
+    table = training_split(inputs.train, f"train_dmfn.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     size = table.size[0]
     chosen = ("width", "blocks", "combine", "upsampling")
     arguments: dict[str, Any] = {"size": size, **{key: getattr(params, key) for key in chosen}}
-    with training.seeded(params.seed):
+    with seeded(params.seed):
         network, discriminator = DMFN(**arguments), Discriminator(size, params.d_width)
-    network, discriminator = team.place(network), team.place(discriminator)
+    network, discriminator = context.place(network), context.place(discriminator)
     averaged = copy.deepcopy(network)
     betas = (params.beta1, params.beta2)
     g_adam = torch.optim.Adam(network.parameters(), params.rate, betas, fused=True)
@@ -115,19 +119,21 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
         "d_adam": d_adam,
     }
     vgg = (
-        Features("vgg19", LAYERS, params.perceptual_weights, team.device) if set(params.terms()) & set(OF_VGG) else None
+        Features("vgg19", LAYERS, params.perceptual_weights, context.device)
+        if set(params.terms()) & set(OF_VGG)
+        else None
     )
-    wrapped, judge = team.wrap(network), team.wrap(discriminator)
-    truth, holes = examples.shown(8, team)
-    with training.Run(name, "dmfn", arguments, params, inputs, parts, examples.sampler, team) as run:
-        for step in run.steps():
-            image, hole = examples.batch(step, team)
-            with team.autocast():
+    wrapped, judge = context.wrap(network), context.wrap(discriminator)
+    truth, holes = examples.shown(8, context)
+    with Run(name, "dmfn", arguments, params, inputs, parts, examples.sampler, context) as training:
+        for step in training.steps():
+            image, hole = examples.batch(step, context)
+            with context.autocast():
                 completed = torch.where(hole, wrapped(image, hole).float(), image)
                 real, real_maps = judge(image, hole)
 
             discriminator.requires_grad_(False)
-            with team.autocast():
+            with context.autocast():
                 fake, fake_maps = discriminator(completed, hole)
                 features = vgg_features(vgg, completed, image)
             maps = fake_maps, [of_layer.detach() for of_layer in real_maps]
@@ -138,22 +144,22 @@ def train_dmfn(team: Team, inputs: Inputs, outputs: Outputs, params: Params, nam
             discriminator.requires_grad_(True)
 
             # The discriminator learns from what the generator made before this step.
-            with team.autocast():
+            with context.autocast():
                 fake, _ = judge(completed.detach(), hole)
             d_loss, d_losses = relativistic_discriminator_loss(real.float(), fake.float())
             d_adam.zero_grad()
             d_loss.backward()
             d_adam.step()
 
-            training.average(averaged, network, training.decay(params.ema, step))
+            ema.average(averaged, network, ema.decay(params.ema, step))
             # Measured where it has no weight too: it tells how far the completion is off, whatever it is trained by.
             measured = {"l1": F.l1_loss(completed.detach(), image)}
-            run.log(measured | losses | d_losses)
-            if run.sheet_due():
+            training.log(measured | losses | d_losses)
+            if training.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)
-                run.sheet([truth.masked_fill(holes, -1), seen, torch.where(holes, seen, truth), truth])
-        return run.finish(outputs, {"network": averaged, "discriminator": discriminator})
+                training.sheet([truth.masked_fill(holes, -1), seen, torch.where(holes, seen, truth), truth])
+        return training.finish(outputs, {"network": averaged, "discriminator": discriminator})
 
 
 def vgg_features(vgg: nn.Module | None, completed: Tensor, image: Tensor) -> Pair[list[Tensor]] | None:
@@ -203,4 +209,4 @@ def generator_loss(
 
 
 if __name__ == "__main__":
-    training.run(train_dmfn)
+    run(train_dmfn)

@@ -15,9 +15,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.losses.objective import Reconstruction
-from stages.runs import training
 from stages.runs.params import STRICT, refuse_idle
-from stages.runs.training import Inputs, Outputs, Team
+from stages.training import ema
+from stages.training.distributed import DistributedContext
+from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,8 +34,10 @@ class Params(Reconstruction):
             refuse_idle(self, "finetune_from: 1", ["finetune_rate"])
 
 
-def train_partial_conv(team: Team, inputs: Inputs, outputs: Outputs, params: Params, name: str) -> Callable[[], None]:
-    """Train the network; `training.run` says from what, what is written and what is returned.
+def train_partial_conv(
+    context: DistributedContext, inputs: Inputs, outputs: Outputs, params: Params, name: str
+) -> Callable[[], None]:
+    """Train the network; `stages.training.run.run` says from what, what is written and what is returned.
 
     A sheet's rows: what was given, the network's output, the composite, the truth.
 
@@ -43,48 +46,50 @@ def train_partial_conv(team: Team, inputs: Inputs, outputs: Outputs, params: Par
     """
     import torch
 
-    from stages.images.examples import Examples
     from stages.losses import reconstruction
     from stages.models.partial_conv import PartialConvUNet
+    from stages.training.examples import Examples
 
-    table = training.training_split(inputs.aligned, f"train_partial_conv.{name}.dataset")
+    table = training_split(inputs.train, f"train_partial_conv.{name}.dataset")
     examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
     shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
     arguments: dict[str, Any] = {"size": table.size[0], **shape}
-    with training.seeded(params.seed):
+    with seeded(params.seed):
         network = PartialConvUNet(**arguments)
     objective = reconstruction.objective(
-        params.loss, params.hole_weight, params.terms, params.perceptual_weights, team.device
+        params.loss, params.hole_weight, params.terms, params.perceptual_weights, context.device
     )
-    network = team.place(network)
+    network = context.place(network)
     averaged = copy.deepcopy(network)
     adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
     # The second stage's own: it leaves the frozen parameters alone, whatever gradients they get.
     frozen = {id(parameter) for parameter in network.encoder_affine()}
     fine = torch.optim.Adam([p for p in network.parameters() if id(p) not in frozen], params.finetune_rate, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam, "fine": fine}
-    wrapped = team.wrap(network)
-    truth, holes = examples.shown(8, team)
-    with training.Run(name, "partial_conv", arguments, params, inputs, parts, examples.sampler, team) as run:
-        for step in run.steps():
+    wrapped = context.wrap(network)
+    truth, holes = examples.shown(8, context)
+    with Run(name, "partial_conv", arguments, params, inputs, parts, examples.sampler, context) as training:
+        for step in training.steps():
             second = step >= params.finetune_from * params.steps
             if second:
                 network.freeze_encoder()
-            image, hole = examples.batch(step, team)
-            with team.autocast():
+            image, hole = examples.batch(step, context)
+            with context.autocast():
                 output = wrapped(image, hole).float()
             loss, losses = objective(output, image, hole)
             network.zero_grad()
             loss.backward()
             (fine if second else adam).step()
-            training.average(averaged, network, training.decay(params.ema, step))
-            run.log(losses | reconstruction.errors(output, image, hole))
-            if run.sheet_due():
+            ema.average(averaged, network, ema.decay(params.ema, step))
+            training.log(losses | reconstruction.errors(output, image, hole))
+            if training.sheet_due():
                 with torch.no_grad():
                     seen = averaged.eval()(truth, holes)
-                run.sheet([truth.masked_fill(holes, -1), seen, reconstruction.composited(seen, truth, holes), truth])
-        return run.finish(outputs, {"network": averaged})
+                training.sheet(
+                    [truth.masked_fill(holes, -1), seen, reconstruction.composited(seen, truth, holes), truth]
+                )
+        return training.finish(outputs, {"network": averaged})
 
 
 if __name__ == "__main__":
-    training.run(train_partial_conv)
+    run(train_partial_conv)

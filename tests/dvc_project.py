@@ -63,6 +63,20 @@ PIPELINE = {
     },
 }
 
+# Of the folder that one stage makes, another reads a single file.
+FOLDER = {
+    "align": {
+        "cmd": "mkdir -p data/aligned && cp train test data/aligned",
+        "deps": ["train", "test"],
+        "outs": ["data/aligned"],
+    },
+    "train": {
+        "cmd": "python stage.py train data/model data/aligned/train",
+        "deps": ["stage.py", "data/aligned/train"],
+        "outs": ["data/model"],
+    },
+}
+
 
 class Project:
     """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
@@ -77,7 +91,10 @@ class Project:
         (home / ".gitignore").write_text("/data/\n/.palimpsest/\n/control/\n")
         (home / "stage.py").write_text(STAGE)
         (home / "seed").write_text("1")
-        (home / "dvc.yaml").write_text(json.dumps({"stages": PIPELINE}))
+        self.pipeline(PIPELINE)
+
+    def pipeline(self, stages: dict) -> None:
+        (self.home / "dvc.yaml").write_text(json.dumps({"stages": stages}))
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]

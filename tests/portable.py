@@ -17,8 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from stages.images import table
-from stages.runs import checkpoint, kernels, params, training
+from stages.runs import kernels, params
 from stages.runs.params import Runtime
+from stages.training import checkpoint
+from stages.training.distributed import DistributedContext
+from stages.training.run import STATE, Inputs, Outputs
 
 NO_CHECKPOINT = Path(__file__).parent.parent / "stages" / "models" / "no_checkpoint.txt"
 HOLES = {"centre": {}, "lines": {}}
@@ -58,16 +61,16 @@ def train(name: str, steps: int, chosen: str, home: Path) -> str:
     module = import_module(f"stages.{stage}")
     given = {**values, "dataset": "x", "steps": steps, "batch": 8, "sample_every": steps, "save_every": steps}
     section = params.build(module.Params, given, stage)
-    outputs = training.Outputs(*(home / f"{name}.{end}" for end in ("safetensors", "members", "csv", "samples")))
-    team = training.Team(Runtime(threads=2, kernels=chosen))
-    getattr(module, stage)(team, training.Inputs(home, NO_CHECKPOINT), outputs, section, name)()
+    outputs = Outputs(*(home / f"{name}.{end}" for end in ("safetensors", "members", "csv", "samples")))
+    context = DistributedContext(Runtime(threads=2, kernels=chosen))
+    getattr(module, stage)(context, Inputs(home / "train.arrow", NO_CHECKPOINT), outputs, section, name)()
     return digest(outputs.model)
 
 
 def main(steps: int, chosen: str) -> None:
     kernels.choose(chosen)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ[training.STATE] = f"{folder}/state"
+        os.environ[STATE] = f"{folder}/state"
         pictures(Path(folder))
         for name in TRAININGS:
             start = time.monotonic()

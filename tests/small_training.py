@@ -7,8 +7,10 @@ import pytest
 import torch
 from pretend import NO_CHECKPOINT
 
-from stages.runs import params, training
+from stages.runs import params
 from stages.runs.params import Runtime
+from stages.training.distributed import DistributedContext
+from stages.training.run import STATE, Inputs, Outputs
 
 OUTPUTS = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
 
@@ -20,18 +22,18 @@ def run(
     section: dict[str, object],
     start: Path = NO_CHECKPOINT,
     precision: str = "fp32",
-) -> training.Outputs:
+) -> Outputs:
     """Train by a section of `params.yaml` on `aligned`/train.arrow; state in `home`/state, outputs in `home`/out."""
     module = import_module(f"stages.{stage}")
     given = params.section({stage: {"a": section}}, f"{stage}.a", module.Params)
     (home / "out").mkdir(parents=True)
-    outputs = training.Outputs(**{key: home / "out" / name for key, name in OUTPUTS.items()})
+    outputs = Outputs(**{key: home / "out" / name for key, name in OUTPUTS.items()})
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    team = training.Team(Runtime(threads=1, precision=precision))
+    context = DistributedContext(Runtime(threads=1, precision=precision))
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(training.STATE, str(home / "state"))
-            getattr(module, stage)(team, training.Inputs(aligned, start), outputs, given, "a")()
+            patch.setenv(STATE, str(home / "state"))
+            getattr(module, stage)(context, Inputs(aligned / "train.arrow", start), outputs, given, "a")()
     finally:  # as the tests after this one in the process expect it
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

@@ -18,8 +18,9 @@ from torch import Tensor
 from stages.images import table
 from stages.models.autoencoder import Autoencoder
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint, training
 from stages.runs.errors import InputError
+from stages.training import checkpoint
+from stages.training.run import seeded
 
 NETWORKS = {"autoencoder": Autoencoder, "partial_conv": PartialConvUNet}
 
@@ -102,8 +103,8 @@ SMALL = {"dataset": "x", "steps": 6, "batch": 8, "width": 4, "ema": 0.5, "log_ev
 def command(stage: str, aligned: Path, home: Path, **changes: object) -> subprocess.CompletedProcess[str]:
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, f"train_{stage}": {"a": SMALL | changes}}))
-    line = [sys.executable, "-m", f"stages.train_{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
-    line += ["--start", str(NO_CHECKPOINT)]
+    line = [sys.executable, "-m", f"stages.train_{stage}", "a", "--params", str(file)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     env = {**os.environ, **places}
@@ -138,7 +139,7 @@ def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encod
     terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
     assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms
     end = checkpoint.Checkpoint(tmp_path / "out" / OUTPUTS["model"]).tensors("network")
-    with training.seeded(1):
+    with seeded(1):
         start = PartialConvUNet(32, 4).state_dict()
     same = {key for key in end if torch.equal(start[key], end[key])}
     frozen = {key for key in end if key.startswith("encoder") and ".norm." in key}

@@ -30,9 +30,12 @@ from test_decode import bomb
 
 from stages import align, blend, evaluate, infer, ingest, mask, report, search, train_dcgan
 from stages.images import table
-from stages.runs import command, params, training
+from stages.runs import command, params
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
+from stages.training.device import prepare
+from stages.training.distributed import DistributedContext
+from stages.training.run import STATE, Inputs, Outputs
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -157,7 +160,7 @@ def test_without_params_yaml(tmp_path: Path) -> None:
 def test_a_device_that_is_not_here() -> None:
     for device in ("banana", "cuda:99"):
         with pytest.raises(InputError, match=rf"^params\.yaml: runtime\.device: {device}: .*\Z"):
-            training.prepare(Runtime(device=device, threads=1))
+            prepare(Runtime(device=device, threads=1))
 
 
 # ---- pictures, through the command ---------------------------------------------------------------------------------
@@ -247,10 +250,10 @@ def call(stage: str, data: Path, out: Path) -> None:
         case "mask":
             mask.mask(aligned, out / "masks", built(mask.Params, "datasets.x.mask"), "x")
         case "train_dcgan":
-            inputs = training.Inputs(aligned, NO_CHECKPOINT)
-            outputs = training.Outputs(*(out / name for name in ("x.safetensors", "x.arrow", "x.csv", "samples")))
+            inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
+            outputs = Outputs(*(out / name for name in ("x.safetensors", "x.arrow", "x.csv", "samples")))
             section = built(train_dcgan.Params, "train_dcgan.x")
-            train_dcgan.train_dcgan(training.Team(runtime), inputs, outputs, section, "x")
+            train_dcgan.train_dcgan(DistributedContext(runtime), inputs, outputs, section, "x")
         case "search":
             model, section = data / "models" / "x.safetensors", built(search.Params, "search.x")
             search.search(model, aligned, masks, out / "inpainted", section, runtime, "x")
@@ -320,7 +323,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 def test_a_damaged_or_foreign_file_is_named(
     stage: str, file: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(training.STATE, str(tmp_path / "state"))
+    monkeypatch.setenv(STATE, str(tmp_path / "state"))
     path, kept = data / file, tmp_path / "kept"
     shutil.copy(path, kept)
     for damage, harm in DAMAGES.items():

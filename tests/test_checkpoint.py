@@ -23,8 +23,9 @@ from stages.models.context_encoder import ContextEncoder
 from stages.models.dcgan import Discriminator, Generator
 from stages.models.dmfn import DMFN
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint, header
+from stages.runs import header
 from stages.runs.errors import InputError
+from stages.training import checkpoint
 
 CPU = torch.device("cpu")
 SHAPE = {"size": 16, "latent": 4, "width": 2, "kernel": 4, "upsampling": "resize"}

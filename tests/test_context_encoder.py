@@ -19,10 +19,12 @@ from torch import Tensor
 
 from stages.images import holes, table
 from stages.models.context_encoder import ENCODERS, OBJECTIVES, ContextEncoder, Discriminator, box
-from stages.runs import checkpoint, training
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 from stages.train_context_encoder import shared
+from stages.training import checkpoint
+from stages.training.distributed import DistributedContext, launch
+from stages.training.run import seeded
 
 
 def build(encoder: str = "alexnet", objective: str = "vae", size: int = 64, **changes: object) -> ContextEncoder:
@@ -236,20 +238,20 @@ def test_a_gan_draws_nothing():
 # --- training ---
 
 
-def difference(team: training.Team) -> tuple[float, float]:
+def difference(context: DistributedContext) -> tuple[float, float]:
     """The largest gradient, and how far this process's lie from the mean of all processes'."""
-    with training.seeded(1):
-        network = team.place(ContextEncoder(64, "alexnet", "vae", 8, 2))
-    image, hole = (team.share(x) for x in example(4, 64))
-    predict = shared(team, network)  # to be kept: gradients are joined as long as it is there
+    with seeded(1):
+        network = context.place(ContextEncoder(64, "alexnet", "vae", 8, 2))
+    image, hole = (context.share(x) for x in example(4, 64))
+    predict = shared(context, network)  # to be kept: gradients are joined as long as it is there
     pixels, mean, log_variance = predict(image, hole, torch.ones(len(image), 8))
     (pixels.square().mean() + mean.square().mean() + log_variance.square().mean() + log_variance.mean()).backward()
     own = np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])
-    return float(np.abs(own).max()), float(np.abs(own - team.mean(own.tolist())).max())
+    return float(np.abs(own).max()), float(np.abs(own - context.mean(own.tolist())).max())
 
 
 def test_two_processes_join_their_gradients():
-    largest, apart = training.launch(Runtime(threads=1, devices=2), difference)
+    largest, apart = launch(Runtime(threads=1, devices=2), difference)
     assert largest > 1e-2
     assert apart <= 1e-6
 
@@ -274,7 +276,7 @@ def command(aligned: Path, home: Path, **changes: object) -> subprocess.Complete
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, "train_context_encoder": {"a": SMALL | changes}}))
     line = [sys.executable, "-m", "stages.train_context_encoder", "a", "--params", str(file)]
-    line += ["--aligned", str(aligned), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)

@@ -19,8 +19,10 @@ from stages.models import dcgan
 from stages.models.autoencoder import Autoencoder
 from stages.models.dmfn import DMFN
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint, training
 from stages.runs.params import Runtime
+from stages.training import checkpoint
+from stages.training.distributed import DistributedContext, launch
+from stages.training.run import seeded
 
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "autoencoder": lambda: Autoencoder(32, width=2),
@@ -30,22 +32,23 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-def gradients(team: training.Team, out: Path) -> None:
-    """Of each network over a batch that the team shares; batch normalisation by its running statistics.
+def gradients(context: DistributedContext, out: Path) -> None:
+    """Of each network over a batch that the processes share; batch normalisation by its running statistics.
 
     (Those of a batch are each process's own on CPUs: what is joined are the gradients.)
     """
     rng = torch.Generator().manual_seed(0)
     image, hole = torch.rand(6, 3, 32, 32, generator=rng) * 2 - 1, torch.rand(6, 1, 32, 32, generator=rng) < 0.3
     for name, build in NETWORKS.items():
-        with training.seeded(1):
-            network = team.place(build()).eval()
-        whole = team.wrap(network)
-        part = team.share(image)
-        loss = whole(part) - 1 if name == "dcgan" else whole(part, team.share(hole)) - part
+        with seeded(1):
+            network = context.place(build()).eval()
+        whole = context.wrap(network)
+        part = context.share(image)
+        loss = whole(part) - 1 if name == "dcgan" else whole(part, context.share(hole)) - part
         loss.square().mean().backward()
         np.save(
-            out / f"{name}-{team.size}-{team.rank}.npy", torch.cat([p.grad.flatten() for p in network.parameters()])
+            out / f"{name}-{context.size}-{context.rank}.npy",
+            torch.cat([p.grad.flatten() for p in network.parameters()]),
         )
 
 
@@ -53,7 +56,7 @@ def gradients(team: training.Team, out: Path) -> None:
 def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gradients")
     for count in (1, 2):
-        training.launch(Runtime(threads=1, devices=count), gradients, out)
+        launch(Runtime(threads=1, devices=count), gradients, out)
     return out
 
 
@@ -80,7 +83,7 @@ def command(home: Path, out: str, **changes: object) -> tuple[list[str], dict[st
     values = {"runtime": {"threads": 1, "devices": 2}, "train_dmfn": {"a": params}}
     (home / f"{out}.yaml").write_text(json.dumps(values))
     line = [sys.executable, "-m", "stages.train_dmfn", "a", "--params", str(home / f"{out}.yaml")]
-    line += ["--aligned", str(home), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(home / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     names = {"model": "a.safetensors", "members": "a.members.arrow", "history": "a.csv", "samples": "samples"}
     line += [part for key, name in names.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from stages.images import table
 from stages.models.dmfn import DMFN, Discriminator, FusionBlock, Network, crop
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
 from stages.train_dmfn import OF_VGG, TERMS, Params, generator_loss
+from stages.training import checkpoint
 
 
 def rng(seed: int) -> torch.Generator:
@@ -329,7 +329,7 @@ def command(aligned: Path, home: Path, **changes: object) -> subprocess.Complete
     values = {"runtime": {"threads": 1}, "train_dmfn": {"a": SMALL | changes}}
     (home / "params.yaml").write_text(json.dumps(values))
     line = [sys.executable, "-m", "stages.train_dmfn", "a", "--params", str(home / "params.yaml")]
-    line += ["--aligned", str(aligned), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)

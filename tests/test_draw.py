@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages import draw
-from stages.images import portrait
-from stages.images.person import Pose
-from stages.images.shell import Canvas, Shell, bell, enlarge, sample
+from stages.portraits import portrait
+from stages.portraits.person import Pose
+from stages.portraits.shell import Canvas, Shell, bell, enlarge, sample
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
@@ -165,7 +165,7 @@ def test_the_record_covers_the_code_that_draws_in_other_processes(tmp_path: Path
     for name in ("as it is", "altered"):
         shutil.copytree(ROOT / "stages", tmp_path / name / "stages", ignore=shutil.ignore_patterns("__pycache__"))
         if name == "altered":
-            room = tmp_path / name / "stages/images/portrait.py"
+            room = tmp_path / name / "stages/portraits/portrait.py"
             room.write_text(room.read_text() + "# altered\n")
         running = command(tmp_path / name, "{count: 70, size: 32, seed: 1}")
         said = running.communicate(timeout=60)[1]

@@ -1,6 +1,7 @@
 """The wiring: dvc.yaml against the code, and the code against DVC."""
 
 import ast
+import difflib
 import json
 import re
 import runpy
@@ -15,6 +16,8 @@ from dvc_project import ENV
 from PIL import Image
 from ruamel.yaml import YAML
 
+from flows.engine import code_deps
+from flows.engine.code_deps import NETWORK
 from stages.runs import command, params, record
 
 ROOT = Path(__file__).parent.parent
@@ -25,84 +28,102 @@ def body(stage: str) -> dict:
     return PIPELINE[stage].get("do", PIPELINE[stage])
 
 
-def imports(file: Path) -> set[Path]:
-    """Project files that `file` imports when it runs, also inside functions; not for type checking alone."""
-    return imported([ast.parse(file.read_text())])
-
-
-def imported(nodes: list[ast.AST]) -> set[Path]:
-    found: set[Path] = set()
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            continue
-        nodes.extend(ast.iter_child_nodes(node))
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            path = ROOT / (name.replace(".", "/") + ".py")
-            if name.startswith("stages.") and path.exists():
-                found.add(path)
-    return found
-
-
-def closure(file: Path) -> set[Path]:
-    reached, todo = set(), {file}
-    while todo:
-        path = todo.pop()
-        reached.add(path)
-        todo |= imports(path) - reached
-    return reached
-
-
-NETWORK = "stages/models/${item.network}.py"  # `infer` imports the file that its entry names
-
-
-def networks() -> set[Path]:
-    """What an entry of `infer` may name: the files with a class `Network`, and the baselines."""
-    return {p for p in (ROOT / "stages" / "models").glob("*.py") if re.search(r"^Network = ", p.read_text(), re.M)} | {
-        ROOT / "stages" / "models" / "classical.py"
-    }
-
-
 def code(deps: list[str]) -> set[str]:
-    """The source files among the deps of a stage; a folder stands for all of its own (`__init__.py` is empty)."""
+    """The source files among the deps of a stage; a folder stands for all in it and below (`__init__.py` is empty)."""
     files = {dep for dep in deps if dep.endswith(record.SOURCES)} - {NETWORK}
     for folder in (ROOT / dep for dep in deps if dep.startswith("stages/") and (ROOT / dep).is_dir()):
+        held = {path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__"}
         # Whatever lies in the folder makes the stage stale, and has to be in the record's digest of the code.
-        assert {path.suffix for path in folder.iterdir() if path.is_file()} <= set(record.SOURCES), folder
-        listed = {path for path in folder.iterdir() if path.is_file() and path.name != "__init__.py"}
-        files |= {path.relative_to(ROOT).as_posix() for path in listed}
+        assert {path.suffix for path in held} <= set(record.SOURCES), folder
+        files |= {path.relative_to(ROOT).as_posix() for path in held if path.stem != "__init__"}
     return files
 
 
 @pytest.mark.parametrize("stage", PIPELINE)
 def test_code_deps_are_exactly_the_files_imported(stage: str) -> None:
-    listed = code(body(stage)["deps"])
-    reached = closure(ROOT / "stages" / f"{stage}.py")
-    if NETWORK in body(stage)["deps"]:
-        reached |= {path for network in networks() for path in closure(network)}
-        reached -= networks()
-    # Python imports no template: they count as the record counts them, by their folder.
-    folders = {path.parent for path in reached}
-    reached |= {p for folder in folders for p in folder.iterdir() if p.suffix in record.SOURCES and p.suffix != ".py"}
-    needed = {path.relative_to(ROOT).as_posix() for path in reached}
+    deps = body(stage)["deps"]
+    listed = code(deps)
+    needed = {path.as_posix() for path in code_deps.needed(ROOT, stage, deps)}
     missing, surplus = needed - listed, listed - needed
     assert not missing and not surplus, f"{stage}: missing {sorted(missing)}, surplus {sorted(surplus)}"  # noqa: PT018
+
+
+TRAININGS = {stage for stage in PIPELINE if stage.startswith("train_")}
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    [
+        ("stages/images/sources.py", {"ingest"}),
+        ("stages/portraits/portrait.py", {"draw"}),
+        ("stages/training/run.py", TRAININGS),
+        ("stages/training/params.py", TRAININGS),
+        ("stages/training/checkpoint.py", {*TRAININGS, "search", "infer"}),
+    ],
+)
+def test_what_is_of_some_stages_alone_makes_no_other_stale(file: str, stale: set[str]) -> None:
+    assert {stage for stage in PIPELINE if file in code(body(stage)["deps"])} == stale
+
+
+def test_what_is_imported_is_found(tmp_path: Path) -> None:
+    """At the top, inside of functions, from a package; by what is imported too; and not for type checking alone."""
+    (tmp_path / "stages" / "room").mkdir(parents=True)
+    for name, text in {
+        "top": "import json",
+        "inner": "from stages.room.deep import x",
+        "deep": "x = 1",
+        "typed": "",
+        "unused": "",
+    }.items():
+        (tmp_path / "stages" / "room" / f"{name}.py").write_text(text)
+    (tmp_path / "stages" / "draw.py").write_text(
+        "import stages.room.top\n"
+        "if TYPE_CHECKING:\n    from stages.room import typed\n"
+        "def draw():\n    from stages.room import inner\n"
+    )
+    found = code_deps.needed(tmp_path, "draw", [])
+    names = ["draw", "room/deep", "room/inner", "room/top"]
+    assert sorted(found) == [Path("stages", f"{name}.py") for name in names]
+    assert code_deps.shortened(tmp_path, found) == [f"stages/{name}.py" for name in names]
+    for name in ("typed", "unused"):
+        (tmp_path / "stages" / "room" / f"{name}.py").unlink()
+    assert code_deps.shortened(tmp_path, found) == ["stages/draw.py", "stages/room"]
+
+
+def test_one_command_writes_the_code_lists(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    before = (tmp_path / "dvc.yaml").read_text()
+
+    def write(code: int, *words: str) -> list[str]:
+        line = [sys.executable, "-m", "flows.engine.code_deps", *words]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout.splitlines()
+
+    assert write(0, "--check") == ["dvc.yaml: every stage lists what it imports"]
+    (tmp_path / "stages" / "portraits" / "spare.py").touch()  # so draw no longer imports all of the folder
+    with (tmp_path / "stages" / "draw.py").open("a") as file:
+        file.write("import stages.images.table\n")
+    portraits = [f"stages/portraits/{name}.py" for name in ("person", "portrait", "shell")]
+    changes = ["- stages/portraits", *(f"+ {dep}" for dep in ["stages/images/table.py", *portraits])]
+    assert write(1, "--check") == [f"dvc.yaml: draw: {change}" for change in changes]
+    assert (tmp_path / "dvc.yaml").read_text() == before
+    assert write(0) == [f"dvc.yaml: draw: {change}" for change in changes]
+    assert write(0, "--check") == ["dvc.yaml: every stage lists what it imports"]
+    lines = before.splitlines(), (tmp_path / "dvc.yaml").read_text().splitlines()
+    changed = [line for line in difflib.ndiff(*lines) if line[0] in "+-"]  # comments and all else are as before
+    assert sorted(f"{line[0]} {line[2:].strip().removeprefix('- ')}" for line in changed) == sorted(changes)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in PIPELINE if stage.startswith("train_")])
 def test_a_training_imports_its_code_before_its_state_is_looked_for(stage: str) -> None:
     """State is found by the code imported so far: what only a later step imports could change unnoticed."""
-    file = ROOT / "stages" / f"{stage}.py"
-    first = [n for n in ast.parse(file.read_text()).body if getattr(n, "name", stage) == stage]  # and no definition
-    reached = imported(list(first))
-    for path in imported(list(first)):
-        reached |= closure(path)
-    assert imports(file) <= reached
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
+    first = [n for n in tree.body if getattr(n, "name", stage) == stage]  # and no definition
+    assert code_deps.imports(ROOT, [tree]) <= code_deps.closure(ROOT, *code_deps.imports(ROOT, first))
 
 
 def test_package_files_are_empty() -> None:
@@ -235,8 +256,9 @@ def test_sections_listed_are_the_sections_read(stage: str, monkeypatch: pytest.M
 def test_light_stages_do_not_import_torch(name: str) -> None:
     code = f"import sys, stages.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-    reached = closure(ROOT / "stages" / f"{name}.py")
-    assert not [path for path in reached if re.search(r"^\s*(?:from|import)\s+torch\b", path.read_text(), re.M)]
+    reached = code_deps.closure(ROOT, Path("stages", f"{name}.py"))
+    torch = re.compile(r"^\s*(?:from|import)\s+torch\b", re.MULTILINE)
+    assert not [path for path in reached if torch.search((ROOT / path).read_text())]
 
 
 def test_altered_code_in_a_git_worktree_is_the_code_that_runs(tmp_path: Path) -> None:

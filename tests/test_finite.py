@@ -14,9 +14,9 @@ from stages.images.tensors import to_pictures
 from stages.models.autoencoder import Autoencoder
 from stages.models.classical import mean_picture
 from stages.models.dcgan import Discriminator, Generator
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
+from stages.training import checkpoint
 
 NAN, INF = float("nan"), float("inf")
 RUNTIME = Runtime(threads=1)

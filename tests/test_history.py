@@ -6,7 +6,7 @@ import signal
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -16,9 +16,12 @@ from pretend import NO_CHECKPOINT
 from ruamel.yaml import YAML
 
 from stages.images import table
-from stages.images.examples import Sampler
-from stages.runs import params, training
-from stages.runs.params import Runtime, Training
+from stages.runs import params
+from stages.runs.params import Runtime
+from stages.training.distributed import DistributedContext
+from stages.training.examples import Sampler
+from stages.training.params import Training
+from stages.training.run import STATE, Inputs, Run
 
 PIPELINE = YAML(typ="safe").load(Path(__file__).parent.parent / "dvc.yaml")
 TRAININGS = [stage for stage in PIPELINE["stages"] if stage.startswith("train_")]
@@ -70,7 +73,7 @@ def losses() -> list[tuple[str, dict[str, object]]]:
         module = import_module(f"stages.{stage}")
         chosen = [field for field in fields(module.Params) if field.name in ("loss", "objective")]
         for field in chosen:
-            options = get_args(training.get_type_hints(module.Params)[field.name])
+            options = get_args(get_type_hints(module.Params)[field.name])
             assert len(options) > 1
             found += [(stage, {field.name: option} | ALSO.get((field.name, option), {})) for option in options]
         if stage == "train_dmfn":
@@ -98,8 +101,8 @@ def test_history_has_what_dvc_plots_whatever_the_loss(
 def run(aligned: Path, steps: int, log_every: int, stop: int | None = None) -> str:
     """The history of a run whose loss is the number of the step, stopped before step `stop` is over."""
     given = params.build(Training, {"dataset": "x", "steps": steps, "batch": 2, "log_every": log_every}, "t")
-    inputs = training.Inputs(aligned, NO_CHECKPOINT)
-    with training.Run("a", "x", {}, given, inputs, {}, Sampler(4, 2, 0), training.Team(Runtime(threads=1))) as one:
+    inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
+    with Run("a", "x", {}, given, inputs, {}, Sampler(4, 2, 0), DistributedContext(Runtime(threads=1))) as one:
         for step in one.steps():
             one.log({"loss": torch.tensor(float(step))})
             if step == stop:
@@ -120,7 +123,7 @@ def run(aligned: Path, steps: int, log_every: int, stop: int | None = None) -> s
 def test_every_step_is_in_a_row(
     steps: int, log_every: int, rows: list[str], aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(training.STATE, str(tmp_path))
+    monkeypatch.setenv(STATE, str(tmp_path))
     assert run(aligned, steps, log_every).splitlines() == ["step,loss", *rows]
 
 
@@ -129,7 +132,7 @@ def test_a_run_that_was_stopped_has_the_same_rows(
     stop: int, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a window, at its end, within the last one that is not full, and after the last step."""
-    monkeypatch.setenv(training.STATE, str(tmp_path))
+    monkeypatch.setenv(STATE, str(tmp_path))
     with pytest.raises(SystemExit):
         run(aligned, 25, 10, stop)
     assert run(aligned, 25, 10).splitlines() == ["step,loss", "10,4.5", "20,14.5", "25,22"]

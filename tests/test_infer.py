@@ -15,9 +15,9 @@ import torch
 from stages.images import batches, holes, table
 from stages.infer import BASELINES, Params, infer, load_network
 from stages.models import classical
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
+from stages.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SIZE = (16, 16)

@@ -46,14 +46,14 @@ def test_native_holds_nothing() -> None:
 @HELD
 def test_portable_after_torch_was_imported_is_refused() -> None:
     answer = python(
-        "import torch\nfrom stages.runs import training\nfrom stages.runs.params import Runtime\n"
-        "training.prepare(Runtime(kernels='portable'))"
+        "import torch\nfrom stages.training.device import prepare\nfrom stages.runs.params import Runtime\n"
+        "prepare(Runtime(kernels='portable'))"
     )
     assert answer.returncode == 1
     assert "InputError: runtime.kernels: portable must be set before torch is imported" in answer.stderr
     assert python(
-        "import torch\nfrom stages.runs import training\nfrom stages.runs.params import Runtime\n"
-        "print(training.prepare(Runtime(kernels='portable')))",
+        "import torch\nfrom stages.training.device import prepare\nfrom stages.runs.params import Runtime\n"
+        "print(prepare(Runtime(kernels='portable')))",
         **kernels.PORTABLE,
     ).stdout.strip() == "cpu"  # fmt: skip
 
@@ -108,8 +108,8 @@ def test_a_precision_without_hardware_is_named(
 
 def test_the_stage_says_so_once() -> None:
     answer = python(
-        "from stages.runs import training\nfrom stages.runs.params import Runtime\n"
-        "for _ in range(2): training.prepare(Runtime(precision='bf16'))",
+        "from stages.training.device import prepare\nfrom stages.runs.params import Runtime\n"
+        "for _ in range(2): prepare(Runtime(precision='bf16'))",
         ONEDNN_MAX_CPU_ISA="AVX2",
     )
     assert answer.stderr.count("runtime.precision: bf16 is far slower than fp32 here") == 1

@@ -23,10 +23,11 @@ from stages.losses.adversarial import (
     noisy_labels,
 )
 from stages.losses.latent import context_loss, context_weights, known_weights, prior_loss
-from stages.runs import training
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
 from stages.search import load_networks
+from stages.training.distributed import DistributedContext
+from stages.training.run import Inputs, Outputs
 
 
 def test_weights_by_hand() -> None:
@@ -158,9 +159,9 @@ def test_other_objectives_train(change: dict, tmp_path: Path) -> None:
         for i, picture in enumerate(pixels):
             writer.append(picture, f"id{i}", f"{i}.png", None, None)
     params = train_dcgan.Params(dataset="x", steps=4, batch=4, width=4, log_every=2, **change)
-    inputs = training.Inputs(tmp_path, NO_CHECKPOINT)
-    outputs = training.Outputs(*(tmp_path / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")))
-    train_dcgan.train_dcgan(training.Team(Runtime(threads=1)), inputs, outputs, params, "a")()
+    inputs = Inputs(tmp_path / "train.arrow", NO_CHECKPOINT)
+    outputs = Outputs(*(tmp_path / name for name in ("a.safetensors", "members.arrow", "a.csv", "samples")))
+    train_dcgan.train_dcgan(DistributedContext(Runtime(threads=1)), inputs, outputs, params, "a")()
     rows = outputs.history.read_text().splitlines()
     assert rows[0] == ("step,d_fake,d_real,g_loss,r1" if "r1" in change else "step,d_fake,d_real,g_loss")
     assert len(rows) == 3

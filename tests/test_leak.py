@@ -18,8 +18,9 @@ from stages import blend, infer, search
 from stages.images import holes, table
 from stages.infer import BASELINES
 from stages.models.dcgan import Discriminator, Generator
-from stages.runs import checkpoint, params
+from stages.runs import params
 from stages.runs.params import Runtime
+from stages.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 SIZE = 64  # the least that a context encoder takes

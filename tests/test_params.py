@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from stages.runs import params
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
+from stages.training.params import Training
 
 ROOT = Path(__file__).parent.parent
 
@@ -174,7 +175,7 @@ def test_names_that_a_path_dvc_or_a_shell_would_read_otherwise(name: str, tmp_pa
         said = f"{file}: {section}: '{name}' is no name: take letters (a to z), digits, _ and -, 64 at the most"
         assert str(caught.value) == said
     with pytest.raises(InputError, match=r"a\.dataset: string should match pattern"):
-        params.build(params.Training, {"dataset": name}, "a")
+        params.build(Training, {"dataset": name}, "a")
 
 
 YAMLS = st.recursive(

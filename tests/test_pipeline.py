@@ -142,7 +142,7 @@ def test_members_join_the_checkpoint_to_the_pictures(built: tuple[Path, dict, li
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from stages.runs import checkpoint
+    from stages.training import checkpoint
 
     home, _, _ = built
     _, inputs = checkpoint.load(home / "data" / "models" / "dcgan.safetensors")

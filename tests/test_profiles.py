@@ -14,8 +14,9 @@ from torch import nn
 from stages.images import table
 from stages.models.dcgan import Generator
 from stages.models.dmfn import DMFN
-from stages.runs import checkpoint, params
+from stages.runs import params
 from stages.runs.params import Runtime
+from stages.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 PROFILES = {path.stem: path for path in sorted((ROOT / "profiles").glob("*.yaml"))}

@@ -17,9 +17,9 @@ import torch
 from stages.images import table
 from stages.images.holes import draw, keyed_rng
 from stages.models.dcgan import Discriminator, Generator
-from stages.runs import checkpoint
 from stages.runs.params import Runtime
 from stages.search import Networks, Params, best_start, candidates, descend, load_networks, weigh
+from stages.training import checkpoint
 
 CPU = torch.device("cpu")
 SIZE = 32

@@ -16,9 +16,9 @@ from pretend import NO_CHECKPOINT
 from small_training import OUTPUTS, run
 
 from stages.images import table
-from stages.images.examples import Sampler
-from stages.runs import checkpoint
 from stages.runs.errors import InputError
+from stages.training import checkpoint
+from stages.training.examples import Sampler
 
 STEPS = 40
 
@@ -63,8 +63,8 @@ def command(
 ) -> tuple[list[str], dict[str, str]]:
     file = home / f"{out}.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
-    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file), "--aligned", str(aligned)]
-    line += ["--start", str(start)]
+    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file)]
+    line += ["--train", str(aligned / "train.arrow"), "--start", str(start)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return line, {**os.environ, **places}

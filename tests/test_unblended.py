@@ -13,8 +13,9 @@ from stages import blend, evaluate, infer
 from stages.images import table
 from stages.metrics.means import read_means
 from stages.models.context_encoder import ContextEncoder
-from stages.runs import checkpoint, params
+from stages.runs import params
 from stages.runs.params import Runtime
+from stages.training import checkpoint
 
 RUNTIME = Runtime(threads=1)
 SIZE = 64

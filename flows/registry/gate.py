@@ -194,7 +194,7 @@ def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int
 
 def shape(path: Path) -> dict[str, Any]:
     """What a checkpoint says that it is: `network`, and what that was built with. Raises InputError for none."""
-    from stages.runs import checkpoint
+    from stages.training import checkpoint
 
     inputs = checkpoint.Checkpoint(path).inputs
     return {"network": inputs.get("network"), **inputs.get("arguments", {})}

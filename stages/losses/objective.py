@@ -13,7 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from stages.images.holes import validate_kinds
-from stages.runs.params import STRICT, Training, refuse_idle
+from stages.runs.params import STRICT, refuse_idle
+from stages.training.params import Training
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,18 +16,17 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import CollectionNode, MappingNode
 
+import stages
 from stages.runs.errors import InputError
 
+# The training stages, by their files' names: so a new one changes no file that other stages depend on.
+TRAININGS = tuple(sorted(path.stem for path in Path(stages.__file__).parent.glob("train_*.py")))
 # Every top-level section that some stage or flow reads; anything else in the file is a typing error.
 SECTIONS = (
     "runtime",
     "draw",
     "datasets",
-    "train_dcgan",
-    "train_autoencoder",
-    "train_partial_conv",
-    "train_context_encoder",
-    "train_dmfn",
+    *TRAININGS,
     "search",
     "infer",
     "blend",
@@ -36,17 +35,7 @@ SECTIONS = (
     "retrain",  # read by flows/retrain.py alone
 )
 # Those of entries whose names are yours. They become files, and keys of `dvc.yaml`'s stages.
-NAMED = (
-    "datasets",
-    "train_dcgan",
-    "train_autoencoder",
-    "train_partial_conv",
-    "train_context_encoder",
-    "train_dmfn",
-    "search",
-    "infer",
-    "blend",
-)
+NAMED = ("datasets", *TRAININGS, "search", "infer", "blend")
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"  # no dot, slash, space or quote: DVC, paths and shells read those
 DATASET = ("ingest", "align", "mask")  # the sections of each entry of `datasets`: the stages that run for it
 
@@ -79,27 +68,6 @@ class Runtime:
             raise ValueError("precision must be fp32 or bf16")
         if self.kernels not in ("portable", "native"):
             raise ValueError("kernels must be portable or native")
-
-
-@dataclass(frozen=True, config=STRICT)
-class Training:
-    """What every training stage is told; each stage's `Params` adds its own."""
-
-    dataset: Name  # the dataset whose training split it learns
-    start: str = "stages/models/no_checkpoint.txt"  # a checkpoint to go on from; that file: random weights
-    steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
-    batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices
-    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's learning rate
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged network that is saved; 0: the last weights
-    mirror: bool = True  # half of the pictures mirrored
-    seed: Annotated[int, Field(ge=0)] = 1  # of the first weights, the order of the pictures, and the holes
-    log_every: Annotated[int, Field(ge=1)] = 10  # steps between two rows of history
-    sample_every: Annotated[int, Field(ge=1)] = 200  # steps between two sample sheets
-    save_every: Annotated[int, Field(ge=1)] = 100  # steps between two states from which a killed training goes on
-
-    def shaping(self) -> Mapping[str, Sequence[str]]:
-        """Of each part of a checkpoint, the parameters beside its network's arguments that its weights depend on."""
-        return {}
 
 
 def refuse_idle(section: Any, setting: str, names: Iterable[str]) -> None:

@@ -27,9 +27,9 @@ from stages.losses.adversarial import (
 )
 from stages.models import dcgan, dmfn
 from stages.runs.params import Runtime
-from stages.runs.training import autocast, prepare
 from stages.train_dmfn import Params
 from stages.train_dmfn import generator_loss as dmfn_loss
+from stages.training.device import autocast, prepare
 
 GOAL = 1.5
 

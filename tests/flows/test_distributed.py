@@ -14,7 +14,7 @@ from pathlib import Path
 import distributed
 import psutil
 import pytest
-from dvc_project import ENV, STAGE, Project, end, gone, wait
+from dvc_project import ENV, FOLDER, STAGE, Project, end, gone, wait
 
 from flows.checkout import snapshot
 from flows.cluster import dask as crews
@@ -269,6 +269,20 @@ def test_folders_and_metrics_are_the_same_there(cluster: Cluster, project: Proje
     (project.home / "data/parts/x").unlink()  # an entry that the user has removed
     assert build(cluster)["all"] == "Completed"
     assert (project.home / "data/all").read_text() == "['score.json', 'y']"
+    assert project.run("repro")[-1] == "Data and pipelines are up to date."
+
+
+def test_a_worker_gets_the_folder_that_a_stages_input_lies_in(cluster: Cluster, project: Project) -> None:
+    project.pipeline(FOLDER)
+    for name in ("train", "test"):
+        (project.home / name).write_text("1")
+    assert build(cluster) == {"align": "Completed", "train": "Completed"}
+    assert (project.home / "data/model").read_text() == "train1"
+    (project.home / "test").write_text("2")
+    assert build(cluster) == {"align": "Completed", "train": "Skipped"}
+    (project.home / "train").write_text("2")
+    assert build(cluster) == {"align": "Completed", "train": "Completed"}
+    assert (project.home / "data/model").read_text() == "train2"
     assert project.run("repro")[-1] == "Data and pipelines are up to date."
 
 

@@ -15,8 +15,8 @@ from stages.images.batches import composite, select
 from stages.metrics import fidelity
 from stages.models.dcgan import Discriminator, Generator
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import checkpoint, training
 from stages.runs.errors import InputError
+from stages.training import checkpoint, run
 
 SIZE, COUNT = 32, 12
 KINDS = ("centre", "pixels")
@@ -214,7 +214,7 @@ def test_a_promoted_checkpoint_of_another_shape_rejects(home: Path) -> None:
 def test_members_are_those_that_training_writes(tmp_path: Path) -> None:
     write_tables(tmp_path / "aligned", tmp_path / "masks", count=4)
     seen = np.array([True, False, True, False])
-    training.write_members(tmp_path / "members.arrow", table.Table(tmp_path / "aligned" / "val.arrow"), seen)
+    run.write_members(tmp_path / "members.arrow", table.Table(tmp_path / "aligned" / "val.arrow"), seen)
     assert gate.read_members(tmp_path / "members.arrow") == {pretend.key(number)[0] for number in (0, 2)}
     (tmp_path / "members.arrow").write_text("none")
     with pytest.raises(InputError, match="not a list of the pictures"):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dvc_project import ENV, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
+from dvc_project import ENV, FOLDER, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
 from flows.engine.lock_file import FILE
 from flows.engine.workspace import StageError, Workspace, workspace
@@ -315,6 +316,35 @@ def test_new_stages_go_where_repro_puts_them(project: Project, tmp_path_factory:
     build()
     other.run("repro")
     assert project.lock() == other.lock()
+
+
+def test_of_a_folder_that_a_stage_makes_another_may_read_one_file(project: Project) -> None:
+    """As a training reads its split's table: what changes beside that file leaves it alone, in DVC and here."""
+    home = project.home
+    project.pipeline(FOLDER)
+    for name in ("train", "test"):
+        (home / name).write_text("1")
+    assert project.run("repro")[-1] != "Data and pipelines are up to date."
+    plain, cache = project.lock(), home / ".dvc" / "cache"
+    for path in (home / "data", cache):
+        shutil.rmtree(path)
+    (home / "dvc.lock").unlink()
+    assert build() == {"align": "Completed", "train": "Completed"}
+    assert project.lock() == plain
+    assert project.run("repro")[-1] == "Data and pipelines are up to date."
+
+    (home / "test").write_text("2")
+    assert build() == {"align": "Completed", "train": "Skipped"}
+    assert (home / "data/aligned/test").read_text() == "2"
+    (home / "test").write_text("3")
+    assert "Stage 'train' didn't change, skipping" in project.run("repro")
+
+    (home / "train").write_text("2")
+    assert build() == {"align": "Completed", "train": "Completed"}
+    assert (home / "data/model").read_text() == "train2"
+    shutil.rmtree(home / "data")
+    assert build() == {"align": "Cached", "train": "Cached"}
+    assert (home / "data/model").read_text() == "train2"
 
 
 def test_a_stage_that_changes_its_inputs_is_caught(project: Project) -> None:

@@ -1,6 +1,6 @@
-"""A drawn portrait: the picture of a `Person` (`stages/images/person.py`) and its exact landmarks.
+"""A drawn portrait: the picture of a `Person` (`stages/portraits/person.py`) and its exact landmarks.
 
-Head and hair are shells (`stages/images/shell.py`), painted unrolled feature by feature; neck,
+Head and hair are shells (`stages/portraits/shell.py`), painted unrolled feature by feature; neck,
 shoulders, ears, glasses and backdrop are laid into the picture around them.
 """
 
@@ -12,8 +12,8 @@ from copy import copy
 import numpy as np
 
 from stages.images.opencv import cv2
-from stages.images.person import Array, Hair, Person, Pose, Skull
-from stages.images.shell import TURN, Canvas, Shell, bell, edge, enlarge, lay, sample
+from stages.portraits.person import Array, Hair, Person, Pose, Skull
+from stages.portraits.shell import TURN, Canvas, Shell, bell, edge, enlarge, lay, sample
 
 UNIT = 0.245  # a head's unit as a share of the picture's side, at scale 1
 OVER = 2  # supersampling, each way

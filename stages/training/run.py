@@ -1,4 +1,4 @@
-"""What every training stage shares: devices, exact resume, history, sample sheets, members, clean endings.
+"""One training: exact resume, history, sample sheets, members, clean endings.
 
 Randomness is keyed by (seed, step) and the order of pictures by (seed, epoch), so that nothing
 random has to be saved: a training that was killed goes on from its last state and ends in the same
@@ -16,7 +16,6 @@ import hashlib
 import inspect
 import io
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -24,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -33,68 +32,22 @@ from pydantic.dataclasses import dataclass
 
 from stages.images import png
 from stages.images.table import Table
-from stages.runs import checkpoint, command, kernels, record
+from stages.runs import command, record
 from stages.runs.errors import InputError
 from stages.runs.header import Form, short
 from stages.runs.params import Runtime
+from stages.training import checkpoint
+from stages.training.distributed import DistributedContext, launch
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from stages.images.examples import Sampler
-    from stages.runs.params import Training
-
-    Module = TypeVar("Module", bound=nn.Module)
+    from stages.training.examples import Sampler
+    from stages.training.params import Training
 
 NO_CHECKPOINT = "no_checkpoint.txt"  # the file of stages/models that stands for none: DVC takes no empty dep
 STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimpsest/state
-
-
-def prepare(runtime: Runtime) -> torch.device:
-    """Pin kernels, threads and algorithms; the device of `runtime`.
-
-    A precision that the device has no hardware for is named in one line on standard error. Raises InputError if the
-    device is not here, and if torch was imported before portable kernels were chosen.
-    """
-    kernels.choose(runtime.kernels)
-    import torch
-
-    torch.set_num_threads(runtime.threads)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # saves a tenth
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
-        device = torch.device(runtime.device)
-        torch.empty(1, device=device)
-        torch.autocast(device.type, torch.bfloat16)  # `meta` is a device too, and computes nothing
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"params.yaml: runtime.device: {runtime.device}: {str(error).splitlines()[0]}") from None
-    hardware = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-    if slow := kernels.slow_precision(device.type, runtime.precision, runtime.kernels, hardware):
-        _say_once(slow)
-    return device
-
-
-@functools.cache
-def _say_once(words: str) -> None:
-    print(words, file=sys.stderr)
-
-
-def autocast(runtime: Runtime, device: torch.device) -> torch.autocast:
-    """bfloat16 arithmetic where `runtime.precision` asks for it; weights stay float32."""
-    import torch
-
-    return torch.autocast(device.type, torch.bfloat16, enabled=runtime.precision == "bf16")
-
-
-def generator(seed: int, *keys: int) -> torch.Generator:
-    """A CPU generator keyed by (seed, *keys)."""
-    import torch
-
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence([seed, *keys]).generate_state(1, np.uint64)[0] >> 1)
-    )
 
 
 @contextmanager
@@ -107,110 +60,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def training_split(aligned: Path, key: str) -> Table:
+def training_split(train: Path, key: str) -> Table:
     """The training pictures of a dataset; `key` is the parameter that names it. Raises InputError if there are none."""
-    table = Table(aligned / "train.arrow")
+    table = Table(train)
     if not len(table):
         raise InputError(f"{table.path}: holds no training pictures; name a dataset with use: train in {key}")
     return table
 
 
-class Team:
-    """The processes that train together, one a device; most often there is one.
-
-    Each takes its part of every batch; `wrap` makes their gradients those of the whole batch
-    (Lightning Fabric's distributed data parallel). Losses and statistics over a batch are each
-    process's own: batch normalisation is joined on GPUs, where torch can.
-    """
-
-    def __init__(self, runtime: Runtime, fabric: Any = None):
-        self.runtime, self._fabric = runtime, fabric
-        chosen = prepare(runtime)
-        self.rank: int = fabric.global_rank if fabric else 0
-        self.size: int = fabric.world_size if fabric else 1
-        self.device: torch.device = fabric.device if fabric else chosen
-
-    def autocast(self) -> torch.autocast:
-        return autocast(self.runtime, self.device)
-
-    def place(self, module: Module) -> Module:
-        """`module` on the device, channels last in memory, in training mode."""
-        import torch
-
-        if self.size > 1 and self.device.type == "cuda":
-            module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return module.to(self.device).to(memory_format=torch.channels_last).train()
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """What to call for passes that train `module`; `module` itself on one device."""
-        return self._fabric.setup_module(module, move_to_device=False) if self._fabric else module
-
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's part of something that has one row a picture of the whole batch."""
-        return batch[self.rank :: self.size].to(self.device)
-
-    def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean over the processes, number by number."""
-        if not self._fabric:
-            return list(values)
-        import torch
-
-        return self._fabric.all_reduce(torch.tensor(values, dtype=torch.float32, device=self.device)).tolist()
-
-    def barrier(self) -> None:
-        if self._fabric:
-            self._fabric.barrier()
-
-
-def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *arguments: Any) -> Callable[[], None]:
-    """`function(team, *arguments)`, in this process or in `runtime.devices` new ones; what the first returned.
-
-    Signals are passed on: each process ends its step, the state is saved, and this one leaves as asked.
-    """
-    if runtime.devices == 1:
-        return function(Team(runtime), *arguments)
-    device = prepare(runtime)
-    import torch
-
-    if device.type == "cuda" and runtime.devices > torch.cuda.device_count():
-        raise InputError(f"params.yaml: runtime.devices: {runtime.devices}, and here are {torch.cuda.device_count()}")
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    fabric = Fabric(
-        accelerator="gpu" if runtime.device.startswith("cuda") else "cpu",
-        devices=runtime.devices,
-        # Buffers, the running statistics, are the first process's; sent about, they would break a second backward.
-        strategy=DDPStrategy(start_method="spawn", forward_sync_buffers=False),
-    )
-
-    def pass_on(signum: int, frame: object) -> None:
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, signum)  # type: ignore[arg-type]
-
-    handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # Bound beforehand: Fabric would look for tensors in arguments, and refuses frozen dataclasses.
-        outcome: Any = fabric.launch(functools.partial(_one_of_many, runtime, function, arguments))
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
-def _one_of_many(runtime: Runtime, function: Callable[..., Any], arguments: Sequence[Any], fabric: Any) -> Any:
-    try:
-        return function(Team(runtime, fabric), *arguments)
-    except (InputError, KeyboardInterrupt, SystemExit) as ending:  # all processes come here together
-        return ending
-
-
 class Inputs(NamedTuple):
     """What a training stage reads."""
 
-    aligned: Path
+    train: Path  # the table of training pictures
     start: Path  # the checkpoint whose weights it goes on from, or NO_CHECKPOINT
 
 
@@ -224,16 +85,16 @@ class Outputs(NamedTuple):
 
 
 def run(stage: Callable[..., Callable[[], None]]) -> None:
-    """Run a training stage from the command line: `stage(team, inputs, outputs, params, name)`, in every process.
+    """Run a training stage from the command line: `stage(context, inputs, outputs, params, name)`, in every process.
 
-    It trains on the pictures of `inputs.aligned`/train.arrow, from the weights of the checkpoint `inputs.start` or from
+    It trains on the pictures of the table `inputs.train`, from the weights of the checkpoint `inputs.start` or from
     random ones (NO_CHECKPOINT); it writes checkpoint, members, history (CSV) and sample sheets, and returns what
     forgets the resume state, to be called once these are in place. Its section of `params.yaml` has its name, and
     fits the annotation of `params`. For the options and exit codes see `command.run`.
     """
 
     def entry(
-        aligned: Path,
+        train: Path,
         start: Path,
         model: Path,
         members: Path,
@@ -244,7 +105,7 @@ def run(stage: Callable[..., Callable[[], None]]) -> None:
         name: str,
     ) -> Callable[[], None]:
         outputs = Outputs(model, members, history, samples)
-        return launch(runtime, stage, Inputs(aligned, start), outputs, params, name)
+        return launch(runtime, stage, Inputs(train, start), outputs, params, name)
 
     entry.__name__, entry.__doc__ = stage.__name__, stage.__doc__
     entry.__annotations__["params"] = get_type_hints(stage)["params"]
@@ -269,22 +130,22 @@ class Run:
         inputs: Inputs,
         parts: Mapping[str, Any],
         sampler: Sampler,
-        team: Team,
+        context: DistributedContext,
     ):
         import torch
 
-        if params.batch % team.size:
-            raise InputError(f"params.yaml: batch: {params.batch} is no multiple of runtime.devices: {team.size}")
-        if params.batch < 2 * team.size:  # of one picture a batch normalisation has no variance
-            raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {team.size} devices")
-        self.name, self.params, self.parts, self.sampler, self.team = name, params, parts, sampler, team
-        self.table = Table(inputs.aligned / "train.arrow")
+        if params.batch % context.size:
+            raise InputError(f"params.yaml: batch: {params.batch} is no multiple of runtime.devices: {context.size}")
+        if params.batch < 2 * context.size:  # of one picture a batch normalisation has no variance
+            raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {context.size} devices")
+        self.name, self.params, self.parts, self.sampler, self.context = name, params, parts, sampler, context
+        self.table = Table(inputs.train)
         self._start = None if inputs.start.name == NO_CHECKPOINT else inputs.start
         self.inputs = {
             "network": network,
             "arguments": dict(arguments),
             "params": dataclasses.asdict(params),
-            "runtime": dataclasses.asdict(team.runtime),
+            "runtime": dataclasses.asdict(context.runtime),
             "data": record.digest(self.table.path),
             "start": record.digest(self._start) if self._start else None,
         }
@@ -298,10 +159,10 @@ class Run:
         self._fault: InputError | None = None  # what ends the run, once every process knows
 
     def __enter__(self) -> Self:
-        if self.team.rank == 0:
+        if self.context.rank == 0:
             self._lock()
             (self.folder / "samples").mkdir(parents=True, exist_ok=True)
-        self.team.barrier()
+        self.context.barrier()
         self._handlers = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         self._load()
         self._say(f"step {self.step}; samples and history while it trains: {self.folder}")
@@ -310,11 +171,11 @@ class Run:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self.team.rank == 0:
+        if self.context.rank == 0:
             self._locked.close()
 
     def _say(self, words: str) -> None:
-        if self.team.rank == 0:
+        if self.context.rank == 0:
             print(f"{self.name}: {words}", file=sys.stderr)
 
     def _lock(self) -> None:
@@ -337,7 +198,7 @@ class Run:
         """
         from tqdm import tqdm
 
-        total, hidden = self.params.steps, self.team.rank > 0
+        total, hidden = self.params.steps, self.context.rank > 0
         with tqdm(total=total, initial=self.step, desc=self.name, unit="step", mininterval=2, disable=hidden) as bar:
             while self.step < total:
                 yield self.step
@@ -346,7 +207,7 @@ class Run:
                 if self.history and not self._window:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.history[-1].items() if k != "step"}, refresh=False)
                 # All stop at one step, whoever was asked or has found a fault.
-                stop, fault = self.team.mean([self._stop, bool(self._fault)])
+                stop, fault = self.context.mean([self._stop, bool(self._fault)])
                 if fault:
                     raise self._fault or InputError("another process of the training has found a fault")
                 if stop:
@@ -364,7 +225,7 @@ class Run:
 
         Raises InputError that names every part that is not finite: training stops there.
         """
-        values = dict(zip(parts, self.team.mean([value.item() for value in parts.values()]), strict=True))
+        values = dict(zip(parts, self.context.mean([value.item() for value in parts.values()]), strict=True))
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise InputError(
@@ -375,7 +236,7 @@ class Run:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
             self.history.append({"step": self.step + 1, **means})
             self._window.clear()
-            if self.team.rank == 0:
+            if self.context.rank == 0:
                 (self.folder / "history.csv").write_text(self.history_csv())
 
     def history_csv(self) -> str:
@@ -391,7 +252,7 @@ class Run:
     def sheet_due(self) -> bool:
         """Whether this step is one of every `sample_every`, or the last; for the first process alone."""
         done = self.step + 1
-        return self.team.rank == 0 and (done % self.params.sample_every == 0 or done == self.params.steps)
+        return self.context.rank == 0 and (done % self.params.sample_every == 0 or done == self.params.steps)
 
     def sheet(self, rows: Sequence[Tensor]) -> None:
         """Save rows of pictures, each N x 3 x H x W in [-1, 1], as one PNG of this step.
@@ -422,7 +283,7 @@ class Run:
         if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
             raise InputError(f"after the last step {bad[0]} is not finite; lower the rate or use fp32")
         self._save()
-        if self.team.rank == 0:
+        if self.context.rank == 0:
             inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
             checkpoint.save(outputs.model, tensors, inputs)
             outputs.history.write_text(self.history_csv())
@@ -441,7 +302,7 @@ class Run:
         return tensors
 
     def _save(self) -> None:
-        if self.team.rank == 0:
+        if self.context.rank == 0:
             progress = {"step": self.step, "history": self.history, "window": self._window}
             checkpoint.save(self.folder / "state.safetensors", self._tensors(), progress)
 
@@ -564,20 +425,3 @@ def write_members(path: Path, table: Table, seen: np.ndarray) -> str:
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     return record.digest(path)
-
-
-def decay(ema: float, step: int) -> float:
-    """The average's decay at a step: lower at first, or it would keep the untrained weights for long."""
-    return min(ema, (1 + step) / (10 + step)) if ema else 0.0
-
-
-def average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move every weight and buffer of `average` to decay * itself + (1 - decay) * `module`'s, in place."""
-    import torch
-
-    with torch.no_grad():
-        for kept, new in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - decay)
-            else:
-                kept.copy_(new)

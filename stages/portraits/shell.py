@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stages.images.opencv import cv2
-from stages.images.person import Array, Light, Pose
+from stages.portraits.person import Array, Light, Pose
 
 TURN = 2.05  # a canvas covers the angles -TURN..TURN, all that a head turned by 25 degrees shows
 

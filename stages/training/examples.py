@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stages.images.table import Table
-    from stages.runs.training import Team
+    from stages.training.distributed import DistributedContext
 
 
 class Sampler:
@@ -66,32 +66,32 @@ class Examples:
                 raise self._without_landmarks(int(row))
         self._buffer: np.ndarray | None = None  # reused: new memory costs more than the reading
 
-    def batch(self, step: int, team: Team) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, context: DistributedContext) -> tuple[Tensor, Tensor]:
         """The process's part of a step's batch: image float32 N x 3 x H x W in [-1, 1], hole bool N x 1 x H x W."""
         rows = self.sampler.rows(step)
-        part = range(team.rank, len(rows), team.size)
-        return self._load(rows[part.start :: part.step], [(2, step, place) for place in part], team)
+        part = range(context.rank, len(rows), context.size)
+        return self._load(rows[part.start :: part.step], [(2, step, place) for place in part], context)
 
-    def shown(self, count: int, team: Team) -> tuple[Tensor, Tensor]:
+    def shown(self, count: int, context: DistributedContext) -> tuple[Tensor, Tensor]:
         """The first `count` pictures of the table with fixed holes, for sheets; as `batch` gives them."""
         rows = np.arange(min(count, len(self.table)))
-        return self._load(rows, [(3, 0, int(row)) for row in rows], team, mirror=False)
+        return self._load(rows, [(3, 0, int(row)) for row in rows], context, mirror=False)
 
     def _load(
-        self, rows: np.ndarray, keys: list[tuple[int, int, int]], team: Team, mirror: bool = True
+        self, rows: np.ndarray, keys: list[tuple[int, int, int]], context: DistributedContext, mirror: bool = True
     ) -> tuple[Tensor, Tensor]:
         import torch
 
         if self._buffer is None or len(self._buffer) != len(rows):
             self._buffer = np.empty((len(rows), *self.table.size, 3), np.uint8)
-        image = to_tensor(self.table.pictures(rows, out=self._buffer), team.device)
+        image = to_tensor(self.table.pictures(rows, out=self._buffer), context.device)
         rngs = [np.random.default_rng([self.seed, *key]) for key in keys]
-        flip = torch.tensor([rng.random() < 0.5 and self.mirror and mirror for rng in rngs], device=team.device)
+        flip = torch.tensor([rng.random() < 0.5 and self.mirror and mirror for rng in rngs], device=context.device)
         hole = torch.zeros(len(rows), 1, *self.table.size, dtype=torch.bool)
         if self.kinds:
             drawn = [self._draw(int(row), rng) for row, rng in zip(rows, rngs, strict=True)]
             hole = torch.from_numpy(np.stack(drawn)).unsqueeze(1)
-        hole, flip = hole.to(team.device), flip[:, None, None, None]
+        hole, flip = hole.to(context.device), flip[:, None, None, None]
         image = torch.where(flip, image.flip(3), image).contiguous(memory_format=torch.channels_last)
         return image, torch.where(flip, hole.flip(3), hole)
 

@@ -1,0 +1,32 @@
+"""What every training stage is told, in its section of `params.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from stages.runs.params import STRICT, Name
+
+
+@dataclass(frozen=True, config=STRICT)
+class Training:
+    """What every training stage is told; each stage's `Params` adds its own."""
+
+    dataset: Name  # the dataset whose training split it learns
+    start: str = "stages/models/no_checkpoint.txt"  # a checkpoint to go on from; that file: random weights
+    steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
+    batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices
+    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's learning rate
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged network that is saved; 0: the last weights
+    mirror: bool = True  # half of the pictures mirrored
+    seed: Annotated[int, Field(ge=0)] = 1  # of the first weights, the order of the pictures, and the holes
+    log_every: Annotated[int, Field(ge=1)] = 10  # steps between two rows of history
+    sample_every: Annotated[int, Field(ge=1)] = 200  # steps between two sample sheets
+    save_every: Annotated[int, Field(ge=1)] = 100  # steps between two states from which a killed training goes on
+
+    def shaping(self) -> Mapping[str, Sequence[str]]:
+        """Of each part of a checkpoint, the parameters beside its network's arguments that its weights depend on."""
+        return {}
