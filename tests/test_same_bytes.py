@@ -115,8 +115,8 @@ DIGESTS = {
     "masks/portraits": "1743a1ab8e8833d82bbc1e1474fd88f8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
-    "scores/nearest.means.parquet": "f319766bae27aa2134bec74edbdaa0f1",
-    "scores/nearest.parquet": "edfbf3871a16f30c8dd09261c9620f87",
+    "scores/nearest.means.parquet": "96e224cdb7702340c3a8ae863d916820",
+    "scores/nearest.parquet": "ef1bdeb004c939d3db01dac235763ada",
 }
 
 # Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
