@@ -3,7 +3,7 @@
     python tests/portable.py [STEPS] [portable|native]
 
 Prints a line per training: its name, sha256 of the tensors of its checkpoint (first 16 digits), seconds. Every kind of
-layer of every network is in one of them. `tests/test_kernels.py` holds the digests of 3 steps against its values.
+layer of every network is in one of them. `tests/stages/test_kernels.py` holds the digests of 3 steps.
 """
 
 import hashlib

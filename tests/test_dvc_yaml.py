@@ -56,6 +56,8 @@ TRAININGS = {stage for stage in PIPELINE if stage.startswith("train_")}
     [
         ("stages/images/sources.py", {"ingest"}),
         ("stages/portraits/portrait.py", {"draw"}),
+        ("stages/pages/scores.py", {"report"}),
+        ("stages/pages/page.html.j2", {"report"}),
         ("stages/training/run.py", TRAININGS),
         ("stages/training/params.py", TRAININGS),
         ("stages/training/checkpoint.py", {*TRAININGS, "search", "infer"}),

@@ -19,7 +19,7 @@ from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
 from stages.training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIZE = (16, 16)
 
 

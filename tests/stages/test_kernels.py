@@ -13,7 +13,7 @@ from stages.runs import kernels, params, record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HELD = pytest.mark.skipif(not kernels.features() >= kernels.NEEDED, reason="this CPU has no AVX2 and FMA")
 
 # Without what the test run itself may have been given.

@@ -18,7 +18,7 @@ from stages.runs import params
 from stages.runs.params import Runtime
 from stages.training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROFILES = {path.stem: path for path in sorted((ROOT / "profiles").glob("*.yaml"))}
 FILES = {"params": ROOT / "params.yaml", **PROFILES}
 

@@ -16,7 +16,7 @@ from scipy.sparse.linalg import spsolve
 from stages.blend import _levels, poisson_blend
 from stages.images import table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 METHODS = ("exact", "sobel", "coupled")
 
 

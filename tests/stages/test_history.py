@@ -23,7 +23,7 @@ from stages.training.examples import Sampler
 from stages.training.params import Training
 from stages.training.run import STATE, Inputs, Run
 
-PIPELINE = YAML(typ="safe").load(Path(__file__).parent.parent / "dvc.yaml")
+PIPELINE = YAML(typ="safe").load(Path(__file__).parents[2] / "dvc.yaml")
 TRAININGS = [stage for stage in PIPELINE["stages"] if stage.startswith("train_")]
 SIZE = 64  # a context encoder takes no less
 

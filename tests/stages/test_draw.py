@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,8 @@ from stages.portraits.person import Pose
 from stages.portraits.shell import Canvas, Shell, bell, enlarge, sample
 from stages.runs.errors import InputError
 from stages.runs.params import build
+
+ROOT = Path(__file__).parents[2]
 
 HEADER = (
     "path,lefteye_x,lefteye_y,righteye_x,righteye_y,nose_x,nose_y,leftmouth_x,leftmouth_y,rightmouth_x,rightmouth_y"

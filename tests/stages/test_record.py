@@ -12,7 +12,7 @@ import pytest
 from stages.runs import record
 from stages.runs.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def draw(home: Path, *, count: int = 2, out: str = "portraits", cwd: Path = ROOT, section: str = "draw"):

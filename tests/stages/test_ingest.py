@@ -32,7 +32,7 @@ from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SECTION = {
     "source": "folder",

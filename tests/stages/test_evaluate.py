@@ -20,7 +20,7 @@ from stages.runs import params
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime, build
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DVC = str(Path(sys.executable).with_name("dvc"))
 RAW_BINS = ("raw", "ratio")
 PLAIN = {"lpips": "none", "perceptual_weights": "none", "bootstrap": 200, "seed": 5}

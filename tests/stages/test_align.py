@@ -22,7 +22,7 @@ from stages.images.table import ALIGNED, LANDMARKS, Table
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NO_MODEL = Path("stages/images/no_model.txt")
 FACE = faces.template(100)  # a frontal face of 33 px between the eyes
 

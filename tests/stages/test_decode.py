@@ -22,7 +22,7 @@ from stages.images.decode import jpeg, pillow
 from stages.images.decode.picture import MAX_FRAMES, ORIENTATION, BadPicture
 from stages.images.decode.read import decode, read
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import soak_pictures
 

@@ -37,7 +37,7 @@ from stages.training.device import prepare
 from stages.training.distributed import DistributedContext
 from stages.training.run import STATE, Inputs, Outputs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 
 INGEST = {"source": "folder", "root": "pictures", "use": "train", "split": {"val": 0.1, "test": 0.1}}

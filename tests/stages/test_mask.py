@@ -14,7 +14,7 @@ from stages.mask import Params, mask
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EYES = [5.0, 6.0, 11.0, 6.0, 8.0, 9.0, 6.0, 12.0, 10.0, 12.0]
 SMALL = {"seed": 7, "train_sample": 3, "kinds": {"centre": {}, "lines": {}, "eye_bar": {}}}
 

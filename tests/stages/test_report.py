@@ -27,7 +27,7 @@ from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = Folders._fields
 SECTIONS = {
     "report": {"pictures": 4},

@@ -22,7 +22,7 @@ from stages.runs import params
 from stages.runs.params import Runtime
 from stages.training import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SIZE = 64  # the least that a context encoder takes
 KINDS = ("centre", "random_box", "half", "lines", "strokes", "pixels")
 NETWORKS: dict[str, dict[str, object]] = {

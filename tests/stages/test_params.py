@@ -20,7 +20,7 @@ from stages.runs.errors import InputError
 from stages.runs.params import STRICT
 from stages.training.params import Training
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, config=STRICT)

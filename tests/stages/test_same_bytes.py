@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "as it is": {},
