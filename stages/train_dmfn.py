@@ -65,8 +65,6 @@ class Params(Training):
             refuse_idle(self, "perceptual_weights: none", OF_VGG)
         elif not set(self.terms()) & set(OF_VGG):
             refuse_idle(self, f"{', '.join(OF_VGG)}: 0", ["perceptual_weights"])
-        if not (self.d_matching or self.adversarial):
-            refuse_idle(self, "d_matching: 0 and adversarial: 0", ["d_width", "d_rate"])
 
     def terms(self) -> list[str]:
         """The terms of the generator's loss that count."""

@@ -13,7 +13,6 @@ FACE = {"mode": "face", "size": 64, "detector": "annotations", "detector_model":
 SCORING = {"lpips": "none", "bootstrap": 10, "seed": 1}
 HINGE, LIU = {"objective": "hinge"}, {"loss": "liu"}
 NO_VGG = {"loss": "liu", "terms": {"perceptual": 0, "style": 0}}
-NO_D = {"d_matching": 0, "adversarial": 0}
 NO_TERM = {"self_guided": 0, "vgg_matching": 0, "alignment": 0}
 
 
@@ -49,10 +48,6 @@ CASES = [
     (
         "train_dmfn", NO_TERM, "perceptual_weights", "imagenet", "none", "self_guided, vgg_matching, alignment: 0",
         {"alignment": 1},
-    ),
-    *(
-        ("train_dmfn", NO_D, name, 9, default, "d_matching: 0 and adversarial: 0", {"d_matching": 1})
-        for name, default in (("d_width", 64), ("d_rate", None))
     ),
     ("search", {"model": "a", "context": "plain"}, "window", 9, 7, "context: plain", {"context": "weighted"}),
     ("infer", baseline("telea"), "batch", 8, 32, "method: telea", NETWORK | {"method": None}),

@@ -123,7 +123,7 @@ DIGESTS = {
 # Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
 PHOTOS = {
     **{name: {"mode": "face", "size": 64, "detector": name, "detector_model": "none"} for name in ("haar", "yunet")},
-    **{f"centre{size}": {"mode": "centre", "size": size} for size in (32, 128, 256)},
+    **{f"centre{size}": {"mode": "centre", "size": size, "detector": "annotations"} for size in (32, 128, 256)},
 }
 
 # Every command in one process, as `python -m stages.X` would run it; then the digests of what lies in data.
