@@ -124,3 +124,13 @@ def curves(data: Path, name: str, count: int = 6, kinds=("centre", "pixels")) ->
     columns = {name: [row[i] for row in keys] for i, name in enumerate(("image_id", "path", "kind"))}
     columns |= {"losses": losses, "context": [[loss * 0.9 for loss in row] for row in losses]}
     pq.write_table(pa.table(columns), data / "inpainted" / name / "curves.parquet")
+
+
+class Trap:
+    """Unpickled, it makes the file named."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)

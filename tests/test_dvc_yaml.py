@@ -120,6 +120,16 @@ def test_one_command_writes_the_code_lists(tmp_path: Path) -> None:
     assert sorted(f"{line[0]} {line[2:].strip().removeprefix('- ')}" for line in changed) == sorted(changes)
 
 
+def test_a_planted_tag_in_dvc_yaml_is_never_executed(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    planted = f'vars: [!!python/object/apply:os.mkdir ["{tmp_path / "executed"}"]]\n'
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text() + planted)
+    line = [sys.executable, "-m", "flows.engine.code_deps"]
+    done = subprocess.run(line, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0
+    assert not (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("stage", [stage for stage in PIPELINE if stage.startswith("train_")])
 def test_a_training_imports_its_code_before_its_state_is_looked_for(stage: str) -> None:
     """State is found by the code imported so far: what only a later step imports could change unnoticed."""

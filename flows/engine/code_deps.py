@@ -121,15 +121,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 where something would be")
     check = parser.parse_args().check
     root = Path.cwd()
-    yaml = YAML()  # which keeps comments
-    yaml.preserve_quotes = True
-    yaml.width = 1 << 20  # a line that is long stays one
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    pipeline = yaml.load(root / "dvc.yaml")
+    round_trip = YAML(typ="rt", pure=True)  # it keeps comments, and makes plain values alone, whatever the tags
+    round_trip.preserve_quotes = True
+    round_trip.width = 1 << 20  # a line that is long stays one
+    round_trip.indent(mapping=2, sequence=4, offset=2)
+    pipeline = round_trip.load(root / "dvc.yaml")
     changes = rewrite(root, pipeline)
     print("\n".join(changes) or "dvc.yaml: every stage lists what it imports")
     if changes and not check:
-        yaml.dump(pipeline, root / "dvc.yaml")
+        round_trip.dump(pipeline, root / "dvc.yaml")
     return int(check and bool(changes))
 
 

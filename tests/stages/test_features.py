@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend import Trap
 
 from stages.losses.perceptual import MEAN, STD, Features
 from stages.models import imagenet
@@ -74,16 +75,6 @@ def test_another_file_under_the_right_name_is_refused(network, cache):
     (cache / FILES[network]).write_bytes(fake(network)[0])
     with pytest.raises(InputError, match=rf"{FILES[network]}: not the known weights .*curl -L"):
         Features(network, ["relu1_1"], "imagenet")
-
-
-class Trap:
-    """Unpickled, it makes the file named."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_a_planted_pickle_is_never_executed(cache, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pretend import Trap
 
 from stages.metrics import perceptual
 from stages.models import imagenet
@@ -98,16 +99,6 @@ def test_random_weights_under_the_right_name_are_refused(cache, backbone):
     plant(cache, backbone[0])
     with pytest.raises(InputError, match=r"squeezenet1_1-b8a52dc0\.pth: not the known weights .*curl -L"):
         perceptual.Lpips("squeeze", CPU)
-
-
-class Trap:
-    """Unpickled, it makes the file named."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_a_planted_pickle_is_never_executed(cache, tmp_path, monkeypatch):
