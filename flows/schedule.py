@@ -55,6 +55,7 @@ from flows.operations.scheduler_state import COMMANDS, SchedulerState
 from flows.prefect_server import server, settings
 from flows.process import file_lock
 from flows.process.command import Say
+from flows.process.identity import process_name
 from stages.runs.errors import InputError
 
 RUN_LOCK = Path(".palimpsest/scheduled.lock")  # held by the scheduled run that is going on
@@ -177,7 +178,7 @@ class Scheduler:
         }
         self._state = SchedulerState(
             pid=os.getpid(),
-            process=run_log.process_name(os.getpid()),
+            process=process_name(os.getpid()),
             api=os.environ["PREFECT_API_URL"] if own else None,
             zone=plan.zone,
             crons=plan.crons,

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.process.identity import process_name
 from stages.runs.errors import InputError
 
 FILE = Path(".palimpsest/runs.jsonl")
@@ -144,17 +145,6 @@ def _append(file: Path, line: dict[str, Any]) -> None:
             stream.write((b"\n" if torn else b"") + text)
     except OSError as error:  # the run itself matters more
         print(f"{file}: {error.strerror}; this run is missing in it", file=sys.stderr, flush=True)
-
-
-def process_name(pid: int) -> str | None:
-    """A name for the process that no later one of the same number has; None where there is no such process."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    if after_name[0] == "Z":  # ended, and nobody has asked how
-        return None
-    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {after_name[19]}"
 
 
 def _now() -> str:

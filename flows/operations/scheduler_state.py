@@ -10,8 +10,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from flows.operations import run_log
 from flows.process import atomic_file
+from flows.process.identity import process_name
 
 COMMANDS = ("retrain", "rebuild")  # that can be scheduled
 FILE = Path(".palimpsest/schedule.json")
@@ -22,7 +22,7 @@ class SchedulerState:
     """A scheduler, as it last wrote it down."""
 
     pid: int
-    process: str | None  # as `run_log.process_name` names it
+    process: str | None  # as `identity.process_name` names it
     api: str | None  # of its own server; None where PREFECT_API_URL names one, which may hold a password
     zone: str  # of the cron lines
     crons: dict[str, str]  # command -> cron line
@@ -33,7 +33,7 @@ class SchedulerState:
     @property
     def alive(self) -> bool:
         """Whether the scheduler that wrote it is there."""
-        return self.process is not None and run_log.process_name(self.pid) == self.process
+        return self.process is not None and process_name(self.pid) == self.process
 
 
 def read(root: Path) -> SchedulerState | None:

@@ -49,12 +49,15 @@ def main() -> None:
     words = sys.argv[1:]
     received: list[int] = []
     passed_on: list[int] = [signal.SIGINT, signal.SIGTERM]
+    ignored_here: list[int] = [signal.SIGPIPE, signal.SIGXFSZ]  # by Python; other programs are to end by them
     for number in passed_on:
         signal.signal(number, lambda number, _: received.append(number))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
-        child = os.posix_spawnp(words[0], words, os.environ, setsigdef=passed_on, file_actions=[nothing])
+        child = os.posix_spawnp(
+            words[0], words, os.environ, setsigdef=[*passed_on, *ignored_here], file_actions=[nothing]
+        )
     except OSError as error:
         sys.exit(f"{words[0]}: {error.strerror}")
     for number in received:  # that came before there was a child to get it

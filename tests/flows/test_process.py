@@ -82,3 +82,12 @@ def test_what_listens_hears_every_line_before_the_end() -> None:
         deaf.listen(said.append)
         assert deaf.wait(0) is None
     assert deaf.wait(0) == -signal.SIGKILL, "the block's end has killed it"
+
+
+def test_a_command_ends_by_the_signals_that_python_itself_ignores() -> None:
+    """A pipe that nobody reads ends what writes into it, as in a shell."""
+    said: list[str] = []
+    code, _ = Runner().run(["sh", "-c", "grep '^Sig[I]gn' /proc/self/status"], said.append)
+    assert code == 0
+    ignored = int(said[-1].split()[1], 16)
+    assert [number for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT) if ignored >> (number - 1) & 1] == []
