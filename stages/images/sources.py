@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import os
@@ -148,7 +149,11 @@ SOURCES: dict[str, Callable[[Path], list[Item]]] = {
 
 
 def _files(root: Path, start: Path | None = None) -> Iterator[Item]:
-    """The pictures below `start`, itself below `root`. Hidden names are skipped, linked folders not entered."""
+    """The pictures below `start`, itself below `root`. Hidden names are skipped, linked folders not entered.
+
+    A link out of the root is refused: what it leads to is no part of the dataset. One into DVC's cache is, as
+    `dvc config cache.type symlink` makes them.
+    """
     home = Path(os.path.realpath(root))
     for place, folders, names in os.walk(start or root, onerror=_unlistable):
         linked = [name for name in folders if Path(place, name).is_symlink()]
@@ -158,7 +163,8 @@ def _files(root: Path, start: Path | None = None) -> Iterator[Item]:
             if name.startswith(".") or (name not in linked and file.suffix.lower() not in SUFFIXES):
                 continue
             reason = None
-            if file.is_symlink() and home not in Path(os.path.realpath(file)).parents:
+            target = Path(os.path.realpath(file)) if file.is_symlink() else file
+            if target is not file and home not in target.parents and not _in_a_cache(target):
                 reason = "outside the root (symlink)"
             elif name in linked:
                 continue  # what it leads to is met in its own place
@@ -170,6 +176,15 @@ def _files(root: Path, start: Path | None = None) -> Iterator[Item]:
             except UnicodeEncodeError:
                 path, reason = os.fsencode(path).decode("utf-8", "backslashreplace"), "name is not UTF-8"
             yield Item(path, file, reason=reason)
+
+
+def _in_a_cache(file: Path) -> bool:
+    """Whether a file is an object in a DVC cache: `files/md5/` and the md5 of its bytes, parted after two digits."""
+    *_, files, md5, first, rest = ["", "", "", *file.parts]
+    if (files, md5) != ("files", "md5") or not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest() == first + rest
 
 
 def _unlistable(error: OSError) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -41,6 +43,34 @@ def test_names_of_every_kind_and_links(tmp_path: Path) -> None:
         "pipe.jpg": "not a file",
     }
     assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_pictures_that_dvc_has_linked_to_its_cache_are_the_datasets(tmp_path: Path, kind: str) -> None:
+    """`cache.type` is often so for large data: a picture is then a link out of the folder, and read-only."""
+
+    def dvc(*words: str) -> None:
+        subprocess.run([sys.executable, "-m", "dvc", *words, "-q"], cwd=tmp_path, check=True)
+
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "deep/b.png", "altered.png"):
+        (tmp_path / "photos" / name).write_bytes(name.encode())
+    dvc("init", "--no-scm")
+    dvc("config", "cache.type", kind)
+    dvc("add", "photos")
+    file = tmp_path / "photos" / "altered.png"
+    assert (file.is_symlink(), file.stat().st_nlink) == ((True, 1) if kind == "symlink" else (False, 2))
+    file.chmod(0o600)
+    file.write_bytes(b"not what was added")
+    (tmp_path / "secret.png").touch()
+    (tmp_path / "photos" / "out.png").symlink_to("../secret.png")
+    outside = "outside the root (symlink)"
+    assert {item.path: item.reason for item in sources.find("folder", tmp_path / "photos")} == {
+        "a.jpg": None,
+        "deep/b.png": None,
+        "altered.png": outside if kind == "symlink" else None,
+        "out.png": outside,
+    }
 
 
 def test_a_name_that_is_no_utf8_is_named_and_refused(tmp_path: Path) -> None:
