@@ -40,6 +40,9 @@ def palimpsest() -> None:
 
     Rebuild what changed, in parallel; retrain, and promote what is better; both by the clock; and see how it stands.
     """
+    if sys.platform != "linux":  # whose /proc, process groups and locks the flows rest on
+        _say(f"palimpsest: runs on Linux alone, not on {sys.platform}; Windows has WSL 2, others a container or a VM")
+        raise typer.Exit(2)
 
 
 @app.command()

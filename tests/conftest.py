@@ -1,9 +1,12 @@
 """Fixtures that several test files share."""
 
+import atexit
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,11 @@ with contextlib.suppress(OSError, AttributeError):  # another C library
 # The same examples in every run: a submission fails for what it changed, not for the day's luck.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# What DVC keeps of repositories that are gone by then is not the user's to keep.
+if "DVC_SITE_CACHE_DIR" not in os.environ:
+    os.environ["DVC_SITE_CACHE_DIR"] = tempfile.mkdtemp(prefix="palimpsest-tests-")
+    atexit.register(shutil.rmtree, os.environ["DVC_SITE_CACHE_DIR"], ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
 

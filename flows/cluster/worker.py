@@ -27,6 +27,7 @@ from typing import Any
 from distributed import Status, Worker, get_worker
 
 from flows.checkout import git, snapshot
+from flows.engine import resources
 from flows.process import command, file_lock, supervisor
 from flows.process.command import Command
 from stages.runs import record
@@ -52,7 +53,7 @@ def hello(dask_worker: Worker) -> dict[str, Any]:
 
 def program() -> str:
     """A digest of what runs in the worker itself; all else comes with the clone."""
-    modules = (command, file_lock, git, snapshot, supervisor)
+    modules = (command, file_lock, git, resources, snapshot, supervisor)
     files = (__file__, *(module.__file__ for module in modules))
     return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
@@ -72,12 +73,8 @@ def environment() -> dict[str, Any]:
 
 def gpus() -> list[str]:
     """The GPUs that this worker's stages use, by machine and number."""
-    devices = [device.name[len("nvidia") :] for device in Path("/dev").glob("nvidia[0-9]*")]
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        devices = [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")] if devices else []
-    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if devices else ""
-    return sorted(f"{machine}:{name}" for name in devices)
+    machine = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return [f"{machine}:{name}" for name in resources.gpus()]
 
 
 @functools.cache

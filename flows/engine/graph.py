@@ -14,6 +14,7 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.stage import Stage
 from networkx import DiGraph
 
+from flows.engine.repository import open_repo
 from stages.runs import params
 from stages.runs.errors import InputError
 
@@ -72,7 +73,7 @@ def stale(seconds: float) -> list[str] | None:
     Raises InputError and DvcException as `read` does, and LockError where another DVC process is at work.
     """
     end = time.monotonic() + seconds
-    with contextlib.closing(Repo()) as repo, repo.lock:
+    with contextlib.closing(open_repo(wait=False)) as repo, repo.lock:
         _check(repo)
         graph = get_active_graph(repo.index.graph)
         reached: list[Stage] = []

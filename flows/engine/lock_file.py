@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from dvc.stage.serialize import to_lockfile
-from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+from dvc.utils.serialize import dumps_yaml, parse_yaml, parse_yaml_for_update
 
 from flows.process import atomic_file
 from stages.runs.errors import InputError
@@ -107,26 +108,54 @@ class LastWrites:
         return found
 
 
-def repair(repo: Repo, path: Path) -> bool:
-    """Put a `dvc.lock` that a killed write has cut off back as it was last written; False where it is whole.
+def repair(repo: Repo, path: Path) -> Path | None:
+    """Put a `dvc.lock` that a killed write has cut off back as it was last written; None where it is whole.
 
-    Where no rebuild has written it, it is moved aside: DVC's run-cache returns what it held.
+    Returns where the torn file is kept, out of Git's sight. Where no rebuild has written it before, there is none then:
+    DVC's run-cache returns what it held.
 
-    Raises InputError where a merge has left conflicts in the file.
+    Raises InputError where a merge has left conflicts in the file, and where it is no lock file without being cut off:
+    that is somebody's work.
     """
     if not path.exists():
-        return False
+        return None
+    name = os.path.relpath(path, repo.root_dir)
     text = path.read_text(encoding="utf-8", errors="replace")
     if any(line.startswith("<<<<<<< ") for line in text.splitlines()):
-        name = os.path.relpath(path, repo.root_dir)
-        raise InputError(f"{name}: a merge has left conflicts in it; resolve them (`git checkout --ours -- {name}`)")
-    with contextlib.suppress(DvcException, UnicodeDecodeError):
-        if text.strip():
+        raise InputError(
+            f"{name}: a merge has left conflicts in it; take one side, `git checkout --ours -- {name}`, and run it "
+            "again: what the other side has made comes from DVC's cache"
+        )
+    trouble = "empty"
+    if text.strip():
+        try:
             Lockfile(repo, str(path)).load()
-            return False
+            return None
+        except (DvcException, UnicodeDecodeError) as error:
+            trouble = " ".join(f"{error.__cause__ or error}".split())
     writes = LastWrites(repo)
-    if texts := writes.entry(path).get("texts"):
+    texts: list[str] = writes.entry(path).get("texts", [])
+    if text.strip() and not _is_cut_off(path, text):
+        raise InputError(
+            f"{name}: not a lock file ({trouble}); mend it, or `git checkout HEAD -- {name}`, and run it again: what "
+            "the cache has is not made anew"
+        )
+    torn = writes.folder / f"{path.name}.torn"
+    if texts:
+        shutil.copyfile(path, torn)
         atomic_file.write(path, texts[-1], writes.draft(path))
     else:
-        path.replace(writes.folder / f"{path.name}.torn")
-    return True
+        path.replace(torn)
+    return torn
+
+
+def _is_cut_off(path: Path, text: str) -> bool:
+    """Whether a text that is no lock file is the beginning of one: all but its last entry is right."""
+    if not text.endswith("\n"):
+        return True
+    with contextlib.suppress(DvcException, TypeError, ValueError, LookupError):  # anything may stand there
+        entries = dict(parse_yaml(text, path)["stages"])
+        entries.popitem()
+        Lockfile.validate({"schema": "2.0", "stages": entries})
+        return True
+    return False

@@ -18,6 +18,7 @@ from dvc.utils.serialize import dumps_yaml
 
 from flows.engine import run_cache
 from flows.engine.graph import Node, Plan
+from flows.engine.repository import opened
 from flows.engine.workspace import StageError, forget
 
 
@@ -62,19 +63,19 @@ def lay_out(order: Mapping[str, Any], tracked: list[str]) -> None:
 
     `tracked` are the files that Git follows. Raises StageError where one is missing here or is another.
     """
-    with Repo() as repo:
+    with opened(None) as repo:
         run_cache.adopt(repo, run_cache.Remote(*order["remote"]))
     for path, text in order["locks"].items():
         Path(path).write_text(text, encoding="utf-8")
     path, name = order["stage"]
-    with Repo() as repo:
+    with opened(None) as repo:
         _clear(repo, repo.stage.load_one(path, name), [repo.stage.load_one(*one) for one in order["upstream"]], tracked)
         for file, text in order["files"].items():
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             Path(file).write_bytes(text.encode("latin-1"))
     if order["upstream"]:
         run_cache.forget_lists(Path())
-    with Repo() as repo:  # as the files are now
+    with opened(None) as repo:  # as the files are now
         if order["upstream"]:
             repo.pull([address(*one) for one in order["upstream"]], force=True)
         with repo.lock:
@@ -101,7 +102,7 @@ def node_of(plan: Plan, order: Mapping[str, Any]) -> Node:
 
 def send(order: Mapping[str, Any]) -> tuple[run_cache.Entry, dict[str, str]]:
     """Send what the stage has made to the remote, as an entry of the run-cache; and its outputs' md5, by path."""
-    with Repo() as repo, repo.lock:
+    with opened(None) as repo, repo.lock:
         stage = repo.stage.load_one(*order["stage"])
         entry = run_cache.entry(stage)
         run_cache.push_entry(repo, entry)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.engine.graph import Node
 from flows.process import file_lock
 from flows.process.command import Say
+from stages.runs.errors import InputError
+
+if TYPE_CHECKING:  # a Dask worker needs none of DVC
+    from flows.engine.graph import Node
 
 POLL = 0.5  # seconds
+SHARED_MEMORY = Path("/dev/shm")  # one for each machine, whatever TMPDIR says, and empty when it starts
+DEVICES = Path("/dev")
+DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 def fits(node: Node, running: Sequence[Node], cores: int) -> bool:
@@ -24,13 +30,15 @@ def fits(node: Node, running: Sequence[Node], cores: int) -> bool:
 
 
 @contextlib.contextmanager
-def gpu(say: Say, check: Callable[[], None]) -> Iterator[int]:
-    """Keep the GPU for one stage of all the user's working copies; yields the descriptor of the lock.
+def gpu(say: Say, check: Callable[[], None]) -> Iterator[list[int]]:
+    """Keep the GPUs that this process sees for one stage of all the user's working copies; yields the locks.
 
     Another stage that has it is waited for. `check` is called meanwhile, and may raise to give up.
     """
-    which = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(os.sep, "_")
-    file = Path(tempfile.gettempdir(), f"palimpsest-{os.getuid()}-gpu-{which}.lock")
+    home = SHARED_MEMORY / f"palimpsest-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    if home.is_symlink() or home.stat().st_uid != os.getuid():
+        raise InputError(f"{home}: not this user's; have it removed")
 
     def waiting(other: str) -> None:
         say(f"waiting for the GPU, which a rebuild elsewhere has (PID {other})")
@@ -39,5 +47,29 @@ def gpu(say: Say, check: Callable[[], None]) -> Iterator[int]:
         check()
         time.sleep(POLL)
 
-    with file_lock.lock(file, waiting, pause) as held:
-        yield held
+    with contextlib.ExitStack() as stack:
+        yield [
+            # In one order, so that two stages never wait for each other.
+            stack.enter_context(file_lock.lock(home / f"gpu-{name.replace(os.sep, '_')}.lock", waiting, pause))
+            for name in gpus() or ["0"]
+        ]
+
+
+def gpus() -> list[str]:
+    """The GPUs that CUDA shows to this process, each by one name however CUDA_VISIBLE_DEVICES writes it; sorted."""
+    every = [device.name.removeprefix("nvidia") for device in DEVICES.glob("nvidia[0-9]*")]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or not every:
+        return sorted(every)
+    names = [name.strip() for name in chosen.split(",")]
+    return sorted({_number(name) for name in names if name and name != "-1"})
+
+
+def _number(name: str) -> str:
+    """The number of a GPU that is named by (the beginning of) its UUID; any other name as it is."""
+    for file in DRIVER.glob("*/information") if name.startswith("GPU-") else ():
+        lines = (line.partition(":") for line in file.read_text().splitlines())
+        about = {key.strip(): value.strip() for key, _, value in lines}
+        if about.get("GPU UUID", "").startswith(name):
+            return about["Device Minor"]
+    return name

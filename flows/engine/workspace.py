@@ -32,7 +32,7 @@ from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_
 from flows.engine import graph, resources
 from flows.engine.graph import Node, Plan
 from flows.engine.lock_file import LastWrites, LockFile, repair
-from flows.engine.repository import opened, read_write_lock, repair_read_write_lock, when_free
+from flows.engine.repository import open_repo, opened, read_write_lock, repair_read_write_lock, when_free
 from flows.process import file_lock
 from flows.process.command import Runner, Say, Stopped
 
@@ -164,7 +164,7 @@ class Workspace:
     def _opened(self) -> Iterator[Repo]:
         """One for each stage: to load the stage takes longest of what is done under the locks, so it is done once."""
         with self._mutex:
-            repo = Repo(str(self.plan.root), _wait_for_lock=True)
+            repo = open_repo(self.plan.root)
         try:
             yield repo
         finally:
@@ -231,7 +231,7 @@ class Workspace:
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            locks = [stack.enter_context(resources.gpu(say, self.runner.check))] if node.gpu else []
+            locks = stack.enter_context(resources.gpu(say, self.runner.check)) if node.gpu else []
             file = stack.enter_context(log.open("w", encoding="utf-8"))
             self._logged.add(node.name)
 
@@ -269,8 +269,8 @@ def workspace(targets: Iterable[str] = (), *, force: bool = False, say: Say) -> 
         with opened(root) as repo, repo.lock:
             repair_read_write_lock(repo)
             for lock in {root / "dvc.lock", Path("dvc.lock").resolve(), *LastWrites(repo).paths()}:
-                if repair(repo, lock):
-                    say(f"{lock.name} had been cut off by a killed process: mended")
+                if torn := repair(repo, lock):
+                    say(f"{lock.name} had been cut off by a killed process: mended; the torn one is {torn}")
 
         def plan() -> Plan:
             with opened(root) as repo, repo.lock:

@@ -9,23 +9,28 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from dvc_project import ENV, FOLDER, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
+from flows.engine import resources
 from flows.engine.lock_file import FILE
+from flows.engine.repository import copy_configuration, opened, private_site_cache, repair_read_write_lock
 from flows.engine.workspace import StageError, Workspace, workspace
 from flows.process import file_lock, supervisor
 from flows.process.command import LONGEST, lines
 from flows.rebuild import Rebuild
 from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
 from stages.runs.errors import InputError
+
+IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")  # its first process has PID 1
 
 
 def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]:
@@ -272,7 +277,48 @@ def test_a_torn_lock_is_mended(project: Project, plain: str, known: bool) -> Non
         states = build(said.append)
         assert set(states.values()) <= {"Cached", "Skipped"}
         assert project.lock() == plain
-    assert "dvc.lock had been cut off by a killed process: mended" in said
+    kept = project.home / ".dvc" / "tmp" / "dvc.lock.torn"
+    assert f"dvc.lock had been cut off by a killed process: mended; the torn one is {kept}" in said
+    assert kept.read_text() == torn
+
+
+def test_a_lock_that_was_merged_by_hand_is_nobody_elses(project: Project, plain: str) -> None:
+    build()
+    entry = plain[plain.index("  mid@a") : plain.index("  mid@b")]
+    for merged in (
+        plain + entry,  # twice
+        plain.replace("  mid@a:\n", "  mid@a:\n    size\n"),
+        plain.replace("    cmd", "   cmd", 1),
+        "mine\n",
+    ):
+        (project.home / "dvc.lock").write_text(merged)
+        (said,) = project.run("rebuild", code=2)
+        assert said.startswith("rebuild: dvc.lock: not a lock file (")
+        assert said.endswith("`git checkout HEAD -- dvc.lock`, and run it again: what the cache has is not made anew")
+        assert project.lock() == merged
+
+
+def test_a_merge_of_two_branches_locks_goes_on_from_one_side(project: Project) -> None:
+    """dvc#8233: Git merges the two texts line by line, and no command of DVC's reads the result."""
+
+    def git(*words: str) -> int:
+        return subprocess.run(["git", *IDENTITY, *words], cwd=project.home, check=False, capture_output=True).returncode
+
+    build()
+    git("add", "."), git("commit", "-m", "base"), git("branch", "other")
+    for branch, seed in (("HEAD", "2"), ("other", "3")):
+        git("switch", "other") if branch == "other" else None
+        (project.home / "seed").write_text(seed)
+        build()
+        git("commit", "-am", seed)
+    assert git("merge", "--no-commit", "-"), "both have changed the same lines"
+    (said,) = project.run("rebuild", code=2)
+    assert "dvc.lock: a merge has left conflicts in it; take one side, `git checkout --ours -- dvc.lock`" in said
+    for file in ("dvc.lock", "seed"):
+        git("checkout", "--ours", "--", file)
+    assert set(build().values()) == {"Skipped"}
+    git("checkout", "--theirs", "--", "seed")
+    assert set(build().values()) == {"Cached"}, "what the other side has made comes from DVC's cache"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"dvc.lock": 3}', "[" * 100_000], ids=lambda text: text[:20])
@@ -293,17 +339,115 @@ def test_a_bomb_in_params_is_one_line_before_dvc_reads_it(project: Project) -> N
     assert said.startswith("rebuild: params.yaml: more than 20000 values, with its aliases (*) written out")
 
 
+@pytest.mark.parametrize("where", ["write", "read"])
+def test_locks_of_killed_processes_hold_nobody_up(project: Project, plain: str, where: str) -> None:
+    """A container gives the same PIDs again: the one that a lock names may be this very rebuild's, or another's."""
+    (project.home / ".dvc" / "tmp").mkdir()
+    file = project.home / ".dvc" / "tmp" / "rwlock"
+    path = str(project.home / "data" / "gen")
+    dead = {"pid": os.getpid(), "cmd": "palimpsest rebuild: stage gen (4f7a 17)"}
+    for holder in (dead, {**dead, "cmd": "dvc repro"}, {"pid": os.getppid(), "cmd": dead["cmd"]}):
+        file.write_text(json.dumps({where: {path: [holder] if where == "read" else holder}}))
+        build()
+        assert project.lock() == plain
+        assert not any(json.loads(file.read_text()).values())
+        (project.home / "data" / "gen").unlink()
+
+
+def test_dvcs_own_locks_are_told_by_their_processes(project: Project) -> None:
+    """One that began before the lock was taken has it; one that began after, by another command, does not."""
+    (project.home / ".dvc" / "tmp").mkdir()
+    file = project.home / ".dvc" / "tmp" / "rwlock"
+    child = subprocess.Popen(["sleep", "900"])
+    there = {"write": {"/data/gen": {"pid": child.pid, "cmd": "dvc repro"}}, "read": {}}
+    file.write_text(json.dumps(there))
+    try:
+        with opened(project.home) as repo:
+            repair_read_write_lock(repo)
+            assert json.loads(file.read_text()) == there
+            os.utime(file, (0, 0))  # as if it had been there before the process
+            repair_read_write_lock(repo)
+        assert json.loads(file.read_text()) == {"write": {}, "read": {}}
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.skipif(
+    subprocess.run([*NAMESPACE, "true"], check=False, capture_output=True).returncode != 0, reason="no PID namespaces"
+)
+def test_a_killed_container_does_not_hold_up_the_next(project: Project, api: str, plain: str) -> None:
+    """`docker kill` and `docker run`: the second rebuild has the first one's PID."""
+    project.control("gen.hold").touch()
+    words = [*NAMESPACE, sys.executable, "-m", "flows.cli", "rebuild"]
+    options: dict[str, Any] = {"cwd": project.home, "env": {**ENV, "PREFECT_API_URL": api}}
+    first = subprocess.Popen(words, **options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait(lambda: "gen" in project.trace())
+    first.kill()
+    first.wait()
+    project.control("gen.hold").unlink()
+    done = subprocess.run(words, **options, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "waiting" not in done.stderr
+    assert project.lock() == plain
+
+
+def test_dvcs_site_cache_is_private(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC reads pickles from it, and its own default is a folder that all users of the machine may write."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home))
+    with opened(project.home) as repo:
+        assert Path(repo.site_cache_dir).is_relative_to(home / ".cache" / "palimpsest" / "dvc")
+    assert (home / ".cache" / "palimpsest" / "dvc").stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    (home / "config").write_text(f"[core]\n    site_cache_dir = {home}/mine\n")
+    with opened(project.home) as repo:
+        assert Path(repo.site_cache_dir).is_relative_to(home / "mine")
+    assert "DVC_SITE_CACHE_DIR" not in os.environ
+    (home / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
+    with pytest.raises(InputError, match="name a folder of your own in DVC_SITE_CACHE_DIR"):
+        private_site_cache()
+
+
+def test_what_dvc_is_told_for_all_repositories_holds_in_a_worktree(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    worktree = home / "worktree"
+    for words in (["add", "."], ["commit", "-qm", "first"], ["worktree", "add", "-q", "--detach", str(worktree)]):
+        subprocess.run(["git", *IDENTITY, *words], cwd=project.home, check=True)
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home))
+    (home / "config").write_text(
+        f"[core]\n    remote = far\n    site_cache_dir = {home}/site\n[cache]\n    dir = {home}/cache\n"
+        f"    type = symlink\n['remote \"far\"']\n    url = {home}/far\n"
+    )
+
+    def told(root: Path) -> dict[str, Any]:
+        with opened(root) as repo:
+            return {**repo.config["core"], **repo.config["cache"], **repo.config["remote"]["far"]}
+
+    copy_configuration(project.home, worktree)
+    assert told(worktree) == told(project.home)
+    assert told(worktree)["dir"] == f"{home}/cache"
+    (home / "config").unlink()
+    copy_configuration(project.home, worktree)
+    with opened(project.home) as ours, opened(worktree) as theirs:
+        assert (
+            theirs.cache.local.path == ours.cache.local.path == str(project.home / ".dvc" / "cache" / "files" / "md5")
+        )
+
+
 def test_a_torn_rwlock_of_dvc_is_mended(project: Project, plain: str) -> None:
     (project.home / ".dvc" / "tmp").mkdir()
     (project.home / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"dat')
     build()
     assert project.lock() == plain
-
-
-def test_a_merge_conflict_in_the_lock_is_refused(project: Project) -> None:
-    (project.home / "dvc.lock").write_text("<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other\n")
-    with pytest.raises(InputError, match=r"dvc\.lock: a merge has left conflicts"):
-        build()
 
 
 def test_new_stages_go_where_repro_puts_them(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -384,14 +528,14 @@ def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeyp
     mid = {**PIPELINE["mid"], "foreach": {key: {"device": device} for key, device in places.items()}}
     mid["do"] = {**PIPELINE["mid"]["do"], "meta": {"gpu": "${item.device}"}}
     (project.home / "dvc.yaml").write_text(json.dumps({"stages": {**PIPELINE, "mid": mid}}))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(resources, "SHARED_MEMORY", tmp_path)
     build()
     with workspace(force=True, say=print) as work:
         job, (a, b, c) = Rebuild(work, 8), (work.plan.nodes[f"mid@{key}"] for key in "abc")
         assert job._fits(c, {"mid@a": a})
         assert not job._fits(c, {"mid@b": b})
         # And beside whatever another working copy has on it.
-        (file,) = tmp_path.glob("palimpsest-*-gpu-*.lock")
+        (file,) = tmp_path.glob("palimpsest-*/gpu-*.lock")
         said: list[str] = []
         with file_lock.lock(file):
             thread = threading.Thread(target=work.run, args=("mid@b", {}, said.append))
@@ -401,6 +545,45 @@ def test_a_gpu_is_one_stages_at_a_time(project: Project, tmp_path: Path, monkeyp
             assert said == [f"waiting for the GPU, which a rebuild elsewhere has (PID {os.getpid()})"]
         thread.join()
         assert said[-1] == "b begins"
+
+
+def test_a_gpu_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However CUDA_VISIBLE_DEVICES writes it, and wherever temporary files go."""
+    monkeypatch.setattr(resources, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(resources, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(resources, "DRIVER", tmp_path / "driver")
+    for number, uuid in ((0, "GPU-5ad1"), (1, "GPU-77c0")):
+        (tmp_path / "driver" / uuid).mkdir(parents=True)
+        (tmp_path / "driver" / uuid / "information").write_text(f"GPU UUID: \t {uuid}\nDevice Minor: \t {number}\n")
+
+    def seen(value: str | None) -> list[str]:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if value is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        return resources.gpus()
+
+    assert seen(None) == seen("0") == [], "no GPU is here"
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / "dev" / name).touch()
+    assert seen(None) == seen("0,1") == seen(" 1, 0") == seen("GPU-77,GPU-5ad1") == ["0", "1"]
+    assert seen("1") == seen("GPU-77c0") == ["1"]
+    assert seen("") == seen("-1") == []
+    assert seen("MIG-1/2") == ["MIG-1/2"]
+
+    def give_up() -> None:
+        raise InterruptedError
+
+    seen("GPU-77c0")
+    with resources.gpu(print, give_up) as held:
+        assert len(held) == 1
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "other"))
+        seen("0,1")
+        with pytest.raises(InterruptedError), resources.gpu(print, give_up):
+            pass
+        seen("0")
+        with resources.gpu(print, give_up):
+            pass
 
 
 def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> None:
@@ -496,6 +679,14 @@ def test_a_broken_dvc_yaml_is_named_with_its_line(project: Project) -> None:
     (said,) = project.run("rebuild", code=2)
     assert said.startswith("rebuild: unable to read: 'dvc.yaml', YAML file structure is corrupted: ")
     assert "line 2" in said
+
+
+def test_another_system_than_linux_is_one_line(project: Project) -> None:
+    """Whose libraries are not here to run: what the command itself says, before it imports any."""
+    script = "import sys, zoneinfo, flows.cli; sys.platform = 'darwin'; flows.cli.app(['status'])"
+    done = subprocess.run([sys.executable, "-c", script], env=ENV, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("palimpsest: runs on Linux alone, not on darwin;")
 
 
 def test_help_imports_neither_dvc_nor_prefect() -> None:
