@@ -28,8 +28,8 @@ from flows.checkout import snapshot
 from flows.cluster import worker
 from flows.engine import other_clone, run_cache
 from flows.engine.graph import Node
-from flows.engine.repository import opened
-from flows.engine.workspace import Stage, StageError, Workspace
+from flows.engine.repository import DvcException, Repo, opened
+from flows.engine.workspace import Outcome, Stage, StageError, Workspace
 from flows.lineage import records
 from flows.process.command import Say
 from stages.runs import kernels, params
@@ -90,6 +90,7 @@ class ClusterWorkspace(Workspace):
         self._unfit: dict[str, str] = {}  # by address: why
         self._busy: dict[str, Node] = {}
         self._change = threading.Condition()
+        self._transfers = threading.Lock()  # with the remote: one at a time, and without DVC's lock: they may take long
         client.subscribe_topic(self._topic, self._on_event)
         self._update_workers()
         if not self._workers:
@@ -107,31 +108,54 @@ class ClusterWorkspace(Workspace):
             return False
         return len(out) < len(self._workers)
 
-    def _restored(self, stage: Stage) -> bool:
-        return super()._restored(stage) or (not self.force and run_cache.restore(stage))
+    def _run(self, node: Node, environment: dict[str, str], say: Say) -> Outcome:
+        if not self.force:
+            with self._opened() as repo:
+                stage = self._sought(repo, node)
+                if stage is not None:
+                    with self._transfers:
+                        run_cache.fetch(stage)
+        return super()._run(node, environment, say)
+
+    def _sought(self, repo: Repo, node: Node) -> Stage | None:
+        """The stage, if it has changed and the remote's run-cache may have what it would make now."""
+        with self._locked(repo), contextlib.suppress(DvcException):  # an input is missing: that is told of later
+            stage = repo.stage.load_one(node.path, node.stage)
+            if stage.cmd and not stage.frozen and stage.changed():
+                stage.save_deps()
+                return stage if run_cache.portable(stage) else None
+        return None
 
     def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
         if node.here or not run_cache.portable(stage):
             say("runs here: " + ("`meta: here`" if node.here else "the run-cache cannot carry what it makes"))
             super()._execute(node, stage, environment, say)
             return
-        with self._mutex, opened(self.plan.root) as repo, repo.lock:
+        with self._opened() as repo:
+            with self._locked(repo):
+                inputs, upstream = other_clone.describe(repo, self.plan, node, stage)
             order = {
-                **other_clone.describe(repo, self.plan, node, stage),
+                **inputs,
                 "force": self.force,
                 # Workers may share a machine: idle threads are not to spin.
                 "environment": {"OMP_WAIT_POLICY": "PASSIVE", **environment},
                 "threads": {name: os.environ[name] for name in worker.THREADS if name in os.environ},
             }
+            with self._transfers:
+                for before in upstream:
+                    run_cache.push(before)
         answer, where = self._performed(node, order, say)
         self._keep(node, answer)
         if "error" in answer:
             raise StageError(f"{answer['error']} (on {where})")
-        with self._mutex, opened(self.plan.root) as repo, repo.lock:
+        with self._opened() as repo:
             one = run_cache.Entry(*answer["entry"])
-            if not run_cache.fetch_entry(repo, one):
+            with self._transfers:
+                here = run_cache.fetch_entry(repo, one)
+            if not here:
                 raise StageError(f"{where} has sent it to the DVC remote, where it is not: is that the same one there?")
-            run_cache.check_out(repo.stage.load_one(node.path, node.stage), one)
+            with self._locked(repo):
+                run_cache.check_out(repo.stage.load_one(node.path, node.stage), one)
 
     def _performed(self, node: Node, order: dict[str, Any], say: Say) -> tuple[dict[str, Any], str]:
         """Run the stage on a worker: the answer, and the worker's address. A lost worker's stage goes to another."""

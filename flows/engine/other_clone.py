@@ -22,18 +22,20 @@ from flows.engine.repository import opened
 from flows.engine.workspace import StageError, forget
 
 
-def describe(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]:
+def describe(repo: Repo, plan: Plan, node: Node, stage: Stage) -> tuple[dict[str, Any], list[Stage]]:
     """What a clone of the same files has to know of a stage, whose deps are saved, to run it on the same inputs.
 
-    Its own and its deps' digests; the entries of `dvc.lock` that brought its upstream stages' outputs, which
-    are sent to the remote first; and the files that no remote keeps: uncached outputs and `.dvc` files.
+    Its own and its deps' digests; the entries of `dvc.lock` that brought its upstream stages' outputs; and the files
+    that no remote keeps: uncached outputs and `.dvc` files. And these upstream stages: what they have made is to be
+    sent to the remote (`run_cache.push`). To be called under DVC's repository lock.
     """
     locks: dict[str, dict[str, Any]] = {_lock(plan, node): {}}
     files: dict[str, str] = {}
+    upstream: list[Stage] = []
     for name in node.upstream:
         before = plan.nodes[name]
         made = repo.stage.load_one(before.path, before.stage)
-        run_cache.push(made)
+        upstream.append(made)
         if before.stage is None:
             files[_inside(plan, before.path)] = Path(before.path).read_text(encoding="utf-8")
         else:
@@ -43,7 +45,7 @@ def describe(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]
                 found = Path(out.fs_path)
                 for file in filter(Path.is_file, [found, *found.rglob("*")]):
                     files[_inside(plan, str(file))] = file.read_bytes().decode("latin-1")
-    return {
+    order = {
         "stage": [_inside(plan, node.path), node.stage],
         "upstream": [[_inside(plan, plan.nodes[name].path), plan.nodes[name].stage] for name in node.upstream],
         "locks": {path: dumps_yaml({"schema": "2.0", "stages": stages}) for path, stages in locks.items()},
@@ -51,6 +53,7 @@ def describe(repo: Repo, plan: Plan, node: Node, stage: Stage) -> dict[str, Any]
         "inputs": digests(stage),
         "remote": list(run_cache.remote(repo)),
     }
+    return order, upstream
 
 
 def digests(stage: Stage) -> dict[str, Any]:

@@ -104,16 +104,12 @@ def fetch_entry(repo: Repo, one: Entry) -> bool:
     return made is not None and bool(made.outs_cached())
 
 
-def restore(stage: Stage) -> bool:
-    """Bring what the stage would make from the remote's run-cache; False where it does not have it."""
-    stage.save_deps()
-    if not portable(stage):
-        return False
-    for one in known(stage):
-        if fetch_entry(stage.repo, one):
-            check_out(stage, one)
-            return True
-    return False
+def fetch(stage: Stage) -> None:
+    """Bring what the stage would make from the remote's run-cache to the one here, if it is there.
+
+    Its deps are to be saved.
+    """
+    any(fetch_entry(stage.repo, one) for one in known(stage))  # until one of them is here
 
 
 def known(stage: Stage) -> list[Entry]:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import distributed
 import psutil
@@ -18,6 +19,8 @@ from dvc_project import ENV, FOLDER, STAGE, Project, end, gone, wait
 
 from flows.checkout import snapshot
 from flows.cluster import dask as crews
+from flows.engine import run_cache
+from flows.engine.repository import open_repo
 from flows.engine.workspace import StageError, workspace
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -110,6 +113,35 @@ def build(cluster: Cluster, *targets: str, say: Callable[[str], None] = print) -
         done = {name: crew.run(name, {}, say).state for name in work.plan.nodes}
         crew.finish()
     return done
+
+
+def test_others_may_use_dvc_while_files_are_sent_and_fetched(
+    cluster: Cluster, project: Project, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer may take hours, and DVC's lock keeps every other DVC command out."""
+    seen: list[str] = []
+
+    def free(name: str) -> None:
+        transfer = getattr(run_cache, name)
+
+        def watched(*given: Any) -> Any:
+            with contextlib.closing(open_repo(project.home, wait=False)) as other, other.lock:  # else LockError
+                seen.append(name)
+            return transfer(*given)
+
+        monkeypatch.setattr(run_cache, name, watched)
+
+    for name in ("push", "fetch_entry"):
+        free(name)
+    build(cluster)
+    assert project.lock() == plain
+    assert {"push", "fetch_entry"} == set(seen)
+    shutil.rmtree(project.home / ".dvc" / "cache")
+    shutil.rmtree(project.home / "data")
+    (project.home / "dvc.lock").unlink()
+    seen.clear()
+    assert set(build(cluster).values()) == {"Cached"}
+    assert set(seen) == {"fetch_entry"}
 
 
 def status(project: Project) -> str:
