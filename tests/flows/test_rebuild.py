@@ -462,6 +462,61 @@ def test_new_stages_go_where_repro_puts_them(project: Project, tmp_path_factory:
     assert project.lock() == other.lock()
 
 
+GEN = PIPELINE["gen"]
+LATE = {"cmd": "python stage.py late data/late data/gen", "deps": ["stage.py", "data/gen"], "outs": ["data/late"]}
+KINDS_OF_STAGE: dict[str, dict[str, dict]] = {  # file -> its stages
+    "frozen": {"dvc.yaml": {"gen": {**GEN, "frozen": True}, "late": LATE}},
+    "always changed": {"dvc.yaml": {"gen": {**GEN, "always_changed": True}, "late": LATE}},
+    "without deps": {"dvc.yaml": {"gen": {"cmd": "python stage.py gen data/gen", "outs": ["data/gen"]}, "late": LATE}},
+    "wdir": {
+        "dvc.yaml": {
+            "gen": {**GEN, "cmd": "mkdir -p data && cp seed data/gen"},
+            "late": {"wdir": "data", "cmd": "cat gen > late", "deps": ["gen"], "outs": ["late"]},
+        }
+    },
+    "a subfolder's dvc.yaml": {
+        "dvc.yaml": {"gen": GEN},
+        "deep/er/dvc.yaml": {
+            "late": {"cmd": "cat ../../data/gen > late", "deps": ["../../data/gen"], "outs": ["late"]}
+        },
+    },
+    "in git, not in the cache": {"dvc.yaml": {"gen": {**GEN, "outs": [{"data/gen": {"cache": False}}]}, "late": LATE}},
+    "kept between runs": {"dvc.yaml": {"gen": {**GEN, "outs": [{"data/gen": {"persist": True}}]}, "late": LATE}},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_STAGE)
+def test_every_kind_of_stage_ends_as_with_repro(
+    project: Project, kind: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At first, after a change, and where nothing has changed: the same locks and outputs, and as many runs."""
+    ours, theirs = project, Project(tmp_path_factory.mktemp("plain"))
+    for one in (ours, theirs):
+        for file, stages in KINDS_OF_STAGE[kind].items():
+            (one.home / file).parent.mkdir(parents=True, exist_ok=True)
+            (one.home / file).write_text(json.dumps({"stages": stages}))
+        if kind == "frozen":  # it is only verified
+            (one.home / "data").mkdir()
+            (one.home / "data" / "gen").write_text("by hand")
+    files = [*KINDS_OF_STAGE[kind]]
+
+    def left(one: Project) -> dict[str, str]:
+        found = [file for name in ("*.lock", "data/*", "late") for file in one.home.rglob(name) if file.is_file()]
+        return {str(file.relative_to(one.home)): file.read_text() for file in found if ".dvc" not in file.parts}
+
+    for seed in ("1", "2", "2"):
+        for one in (ours, theirs):
+            (one.home / "seed").write_text(seed)
+            (one.home / ".palimpsest" / "trace").unlink(missing_ok=True)
+        with workspace(files, say=print) as work:
+            for name in work.plan.nodes:
+                work.run(name, {}, print)
+            work.finish()
+        theirs.run("repro", *files)
+        assert left(ours) == left(theirs)
+        assert ours.trace().keys() == theirs.trace().keys()
+
+
 def test_of_a_folder_that_a_stage_makes_another_may_read_one_file(project: Project) -> None:
     """As a training reads its split's table: what changes beside that file leaves it alone, in DVC and here."""
     home = project.home

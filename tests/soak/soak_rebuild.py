@@ -1,6 +1,7 @@
-"""kill -9 at random moments: `python tests/soak/soak_rebuild.py [flow | stage | server | force] [ROUNDS]`.
+"""kill -9 at random moments: `python tests/soak/soak_rebuild.py [flow | stage | server | container | force] [ROUNDS]`.
 
-Of the flow, of a stage, of Prefect's server: 30 of each; then 40 forced rebuilds in a row. After every kill, and
+Of the flow, of a stage, of Prefect's server, and of a container-like PID namespace, whose next rebuild has the same
+PIDs: 30 of each; then 40 forced rebuilds in a row. After every kill, and
 nothing done by hand, one more rebuild must end in the `dvc.lock` and the outputs of plain `dvc repro`, with no
 process of the killed one left. Exits 1 at the first that does not.
 """
@@ -24,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 
 import dvc_project
-from dvc_project import ENV, Project
+from dvc_project import ENV, Project, end
+from test_rebuild import NAMESPACE
 
 dvc_project.PATIENCE = 600  # seconds: a machine that soaks does other things too
 
@@ -54,6 +56,14 @@ class Soaked(Project):
     def __init__(self, home: Path) -> None:
         super().__init__(home)
         (home / "stage.py").write_text(STAGE)
+
+    def contained(self, api: str) -> subprocess.Popen[str]:
+        """A rebuild in a PID namespace of its own, where it is PID 1; to kill it kills all in there."""
+        return subprocess.Popen(
+            [*NAMESPACE, sys.executable, "-m", "flows.cli", "rebuild", "--jobs", "2"],
+            cwd=self.home, env={**ENV, "PREFECT_API_URL": api},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
     def end(self) -> dict[str, str]:
         """What a rebuild leaves."""
@@ -95,6 +105,10 @@ def kill_flow(process: subprocess.Popen[str], project: Project) -> str:
     return when
 
 
+def kill_container(process: subprocess.Popen[str], project: Project) -> str:
+    return kill_flow(process, project)
+
+
 def kill_stage(process: subprocess.Popen[str], project: Project) -> str:
     victim = random.choice(["gen", "a", "b", "c", "report"])
     while victim not in project.trace() and process.poll() is None:
@@ -126,11 +140,13 @@ def soak(kill: Callable[[subprocess.Popen[str], Project], str], rounds: int, fol
     for number in range(rounds):
         project = Soaked(folder / f"round{number}")
         environment = {"PREFECT_HOME": str(folder / "own")} if kill is kill_server else {"PREFECT_API_URL": api}
-        process = project.start("rebuild", "--jobs", "2", **environment)
+        contained = kill is kill_container
+        process = project.contained(api) if contained else project.start("rebuild", "--jobs", "2", **environment)
         when = kill(process, project)
         said, _ = process.communicate(timeout=dvc_project.PATIENCE)
         done = len(project.trace())
-        last = project.run("rebuild", "--jobs", "2", PREFECT_API_URL=api)[-1]
+        again = project.contained(api) if contained else project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
+        last = end(again)[-1]
         same = project.end() == plain.end()
         left = project.processes()
         line = said.splitlines()[-1] if said else ""
@@ -185,7 +201,7 @@ def server(home: Path) -> Iterator[str]:
 
 
 def main(words: list[str]) -> None:
-    kills = {"flow": kill_flow, "stage": kill_stage, "server": kill_server}
+    kills = {"flow": kill_flow, "stage": kill_stage, "server": kill_server, "container": kill_container}
     rounds = next((int(word) for word in words if word.isdigit()), None)
     chosen = [word for word in words if not word.isdigit()] or [*kills, "force"]
     with tempfile.TemporaryDirectory() as name, server(Path(name, "prefect")) as api:
