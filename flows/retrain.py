@@ -1,4 +1,4 @@
-"""`palimpsest retrain`: refresh the data, rebuild, compare with what is promoted, and decide; as a Prefect flow."""
+"""`palimpsest retrain`: refresh the data, rebuild, decide by comparison with what is promoted, and record it; as a Prefect flow."""
 
 from __future__ import annotations
 
