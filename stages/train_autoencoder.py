@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from stages.losses.objective import Reconstruction
 from stages.runs.params import STRICT
 from stages.training import ema
 from stages.training.distributed import DistributedContext
+from stages.training.reconstruction_params import ReconstructionParams
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
-class Params(Reconstruction):
+class Params(ReconstructionParams):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
 
 

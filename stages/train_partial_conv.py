@@ -14,15 +14,15 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.losses.objective import Reconstruction
 from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
+from stages.training.reconstruction_params import ReconstructionParams
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
-class Params(Reconstruction):
+class Params(ReconstructionParams):
     refine: Annotated[int, Field(ge=0)] = 0  # partial convolutions at full size before the last; none in the paper
     residual: bool = False  # the network corrects a smooth filling; not so in the paper
     finetune_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps before the second stage; 1: none

@@ -93,12 +93,6 @@ class Checkpoint(Header):
         return tensor
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the metadata of a checkpoint, whatever they are; raises InputError as it does."""
-    found = Checkpoint(path)
-    return {name: found.tensor(name) for name in found.forms}, found.inputs
-
-
 def unfit(kind: type, arguments: Mapping[str, Any]) -> str | None:
     """Why a constructor does not take these arguments, by its annotations; None if it does."""
     from pydantic import TypeAdapter, ValidationError
