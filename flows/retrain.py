@@ -1,4 +1,4 @@
-"""`palimpsest retrain`: refresh the data, rebuild, decide by comparison with what is promoted, and record it; as a Prefect flow."""
+"""`palimpsest retrain`: refresh the data, rebuild, decide whether it is better, and record that; as a Prefect flow."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class Params:
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
     iterations: Annotated[int, Field(ge=1)] = 300  # steps of Adam; 1500 in the paper
-    rate: Annotated[float, Field(gt=0)] = 0.3  # Adam's first rate; 0.01 in the paper's manner
-    schedule: Literal["linear", "constant"] = "linear"  # the rate falls to 0, or stays as in the paper
+    lr: Annotated[float, Field(gt=0)] = 0.3  # Adam's first learning rate; 0.01 in the paper's manner
+    lr_schedule: Literal["linear", "constant"] = "linear"  # the learning rate falls to 0, or stays as in the paper
     # Adam's second decay; 0.999 in the paper's manner, which takes 1.5 times as many iterations to the same loss.
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
     starts: Annotated[int, Field(ge=1)] = 256  # random z tried; each picture starts from the best by context loss
@@ -143,11 +143,11 @@ def descend(
     from stages.training.device import autocast
 
     z = start.clone().requires_grad_(True)
-    adam = torch.optim.Adam([z], params.rate, (0.9, params.beta2))
+    adam = torch.optim.Adam([z], params.lr, (0.9, params.beta2))
     losses, contexts = [], []
     for iteration in range(params.iterations):
-        if params.schedule == "linear":
-            adam.param_groups[0]["lr"] = params.rate * (1 - iteration / params.iterations)
+        if params.lr_schedule == "linear":
+            adam.param_groups[0]["lr"] = params.lr * (1 - iteration / params.iterations)
         with autocast(runtime, known.device):
             output = networks.generator(z)
             # Without a weight the prior costs nothing.
@@ -192,7 +192,7 @@ def searcher(
         tensors.check_finite(
             torch.cat([found.z, found.losses.T], 1),
             lambda row: f"{batch.title(row)}: the search through {model}",
-            "lower the search's rate, use fp32, or train the network again",
+            "lower the search's lr, use fp32, or train the network again",
         )
         with torch.no_grad(), autocast(runtime, device):
             made = networks.generator(found.z)

@@ -42,7 +42,7 @@ def train_autoencoder(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_autoencoder.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
+    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
     arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
     with seeded(params.seed):
         network = Autoencoder(**arguments)
@@ -51,7 +51,7 @@ def train_autoencoder(
     )
     network = context.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
+    adam = torch.optim.Adam(network.parameters(), params.lr, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = context.wrap(network)
     truth, holes = examples.shown(8, context)

@@ -33,7 +33,7 @@ Weight = Annotated[float, Field(ge=0)]
 @dataclass(frozen=True, config=STRICT)
 class Params(Training):
     batch: Annotated[int, Field(ge=2)] = 32  # pictures a step; 32 in the report
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # the network's; Pathak: 2e-3 (ten times the discriminator's)
+    lr: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; Pathak: 2e-3 (ten times the discriminator's)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995  # decay of the averaged network that is saved
     encoder: Literal["alexnet", "vgg", "resnet"] = "resnet"  # in whose style; untrained at the start
     objective: Literal["vae", "gan"] = "vae"  # squared error with a divergence, or with a discriminator
@@ -46,12 +46,12 @@ class Params(Training):
     kl: Weight = 0.1  # vae: weight of the divergence beside squared error, both sums a picture; 1 in the report
     reconstruction: Weight = 0.999  # gan: weight of mean squared error
     adversarial: Weight = 0.001  # gan: weight of the discriminator's verdict
-    rate_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `rate` over the discriminator's
+    lr_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `lr` over the discriminator's
     d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
 
     def __post_init__(self) -> None:
-        gan = ["reconstruction", "adversarial", "rate_ratio", "d_width"]
+        gan = ["reconstruction", "adversarial", "lr_ratio", "d_width"]
         refuse_idle(self, f"objective: {self.objective}", ["kl"] if self.objective == "gan" else gan)
         if self.overlap == 0:
             refuse_idle(self, "overlap: 0", ["overlap_weight"])
@@ -77,7 +77,7 @@ def train_context_encoder(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_context_encoder.{name}.dataset")
-    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
+    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.hflip, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
@@ -85,7 +85,7 @@ def train_context_encoder(
         discriminator = Discriminator(network.patch_side, params.d_width or params.width)
     network = context.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999), fused=True)
+    adam = torch.optim.Adam(network.parameters(), params.lr, (params.beta1, 0.999), fused=True)
     adversary = Adversary(context, discriminator, params) if params.objective == "gan" else None
     parts = {"network": network, "averaged": averaged, "adam": adam, **(adversary.parts if adversary else {})}
     predict = shared(context, network)
@@ -139,8 +139,8 @@ class Adversary:
         import torch
 
         self.context, self.discriminator = context, context.place(discriminator)
-        rate = params.rate / params.rate_ratio
-        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999), fused=True)
+        lr = params.lr / params.lr_ratio
+        self.adam = torch.optim.Adam(self.discriminator.parameters(), lr, (params.beta1, 0.999), fused=True)
         self.wrapped = context.wrap(self.discriminator)
         self.parts = {"discriminator": self.discriminator, "d_adam": self.adam}
 

@@ -46,7 +46,7 @@ class Params(Training):
     combine: Literal["dense", "sum"] = "dense"  # how a block joins its dilations: the paper, or its published code
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     d_width: Annotated[int, Field(ge=1)] = 64  # the discriminator's channels after its first convolutions
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `rate`
+    d_lr: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `lr`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Adam's second decay; 0.999 in the published code
     l1: Weight = 1.0  # weight of the mean absolute error over the whole picture
@@ -98,7 +98,7 @@ def train_dmfn(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_dmfn.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
+    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
     size = table.size[0]
     chosen = ("width", "blocks", "combine", "upsampling")
     arguments: dict[str, Any] = {"size": size, **{key: getattr(params, key) for key in chosen}}
@@ -107,8 +107,8 @@ def train_dmfn(
     network, discriminator = context.place(network), context.place(discriminator)
     averaged = copy.deepcopy(network)
     betas = (params.beta1, params.beta2)
-    g_adam = torch.optim.Adam(network.parameters(), params.rate, betas, fused=True)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas, fused=True)
+    g_adam = torch.optim.Adam(network.parameters(), params.lr, betas, fused=True)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_lr or params.lr, betas, fused=True)
     parts = {
         "network": network,
         "averaged": averaged,

@@ -164,7 +164,7 @@ class YuNet:
     Its outputs differ by some 1e-5 px from one type of CPU to another, so they are rounded to `STEP`; about
     one landmark in several thousand lies so near a rounding's edge that another CPU may still decide otherwise.
 
-    `model` is the .onnx file's path. A face scores at least `score` (0..1).
+    `model` is the .onnx file's path. A face scores at least `score_threshold` (0..1).
     Raises InputError, with `key` as the parameter to mend, where the file is no YuNet model.
     """
 
@@ -177,7 +177,7 @@ class YuNet:
     AROUND = 0.3  # of the face's size, seen beside it
     STEP = 1 / 16  # px of the scaled picture
 
-    def __init__(self, model: Path, score: float = 0.9, key: str = "detector_model"):
+    def __init__(self, model: Path, score_threshold: float = 0.9, key: str = "detector_model"):
         try:
             network = np.frombuffer(model.read_bytes(), np.uint8)
         except OSError as error:
@@ -186,7 +186,7 @@ class YuNet:
         # OpenCV would print its own lines beside the one that is raised.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            self._net = cv2.FaceDetectorYN.create("onnx", network, np.empty(0, np.uint8), (64, 64), score)
+            self._net = cv2.FaceDetectorYN.create("onnx", network, np.empty(0, np.uint8), (64, 64), score_threshold)
             self._net.detect(np.zeros((64, 64, 3), np.uint8))
         except cv2.error:
             raise InputError(

@@ -22,7 +22,7 @@ class ReconstructionParams(Training):
     """`Training` with holes and a loss; refused where a parameter would do nothing."""
 
     holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds of hole, drawn afresh
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
+    lr: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report, 64 in Liu et al.
     loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper
     hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report

@@ -228,9 +228,7 @@ class Run:
         values = dict(zip(parts, self.context.mean([value.item() for value in parts.values()]), strict=True))
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise InputError(
-                f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the rate or use fp32"
-            )
+            raise InputError(f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the lr or use fp32")
         self._window.append(values)
         if (self.step + 1) % self.params.log_every == 0 or self.step + 1 == self.params.steps:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
@@ -281,7 +279,7 @@ class Run:
         """
         tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
         if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
-            raise InputError(f"after the last step {bad[0]} is not finite; lower the rate or use fp32")
+            raise InputError(f"after the last step {bad[0]} is not finite; lower the lr or use fp32")
         self._save()
         if self.context.rank == 0:
             inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}

@@ -350,12 +350,39 @@ def test_a_start_of_other_weights_is_refused_by_the_key_that_differs(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"objective": "hinge"}, {"saturating": True, "smoothing": False}, {"d_width": SMALL["width"]}], ids=str
+    "changes",
+    [{"objective": "hinge"}, {"saturating": True, "label_smoothing": False}, {"d_width": SMALL["width"]}],
+    ids=str,
 )
 def test_a_start_may_go_on_by_another_loss(changes: dict[str, Any], first: Any, aligned: Path, tmp_path: Path) -> None:
     """What the logits are trained by changes; which picture looks more real does not. And `d_width` null is `width`."""
     start, given = first("train_dcgan")
     run("train_dcgan", aligned, tmp_path, given | changes, start)
+
+
+OLD_NAMES = {
+    "lr": "rate", "d_lr": "d_rate", "hflip": "mirror", "label_flip": "flip", "label_smoothing": "smoothing",
+    "finetune_lr": "finetune_rate", "lr_ratio": "rate_ratio",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["train_dcgan", "train_dmfn", "train_partial_conv", "train_context_encoder"])
+def test_a_checkpoint_that_names_its_parameters_as_older_versions_did(
+    stage: str, first: Any, aligned: Path, larger: Path, tmp_path: Path
+) -> None:
+    """It starts a training, is searched and infers: the parameters that shape its weights have kept their names."""
+    start, given = first(stage)
+    tensors, made = load_file(start), header.Header(start).inputs
+    older = tmp_path / "older.safetensors"
+    named = {OLD_NAMES.get(name, name): value for name, value in made["params"].items()}
+    assert {"rate", "mirror"} < named.keys()
+    checkpoint.save(older, tensors, made | {"params": named})
+    run(stage, aligned if stage in ("train_dcgan", "train_dmfn") else larger, tmp_path, given, older)
+    part = "generator" if stage == "train_dcgan" else "network"
+    network = (
+        search.load_networks(older, CPU).generator if part == "generator" else infer.load_network(older, stage[6:])[0]
+    )
+    assert all(torch.equal(value, tensors[f"{part}.{name}"]) for name, value in network.state_dict().items())
 
 
 def test_a_start_whose_tensors_do_not_fit(first: Any, aligned: Path, tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def history(home: Path) -> list[dict[str, float]]:
 )
 def test_the_stage_learns_and_leaves_its_outputs(objective, rows, columns, aligned, tmp_path):
     often = {"steps": 240, "log_every": 10, "sample_every": 240, "width": 8}
-    often |= {"overlap_weight": 1.0, "rate": 4e-3} | ({"kl": 0.01} if objective == "vae" else {})
+    often |= {"overlap_weight": 1.0, "lr": 4e-3} | ({"kl": 0.01} if objective == "vae" else {})
     run("train_context_encoder", aligned, tmp_path, SMALL | often | {"objective": objective})
     logged = history(tmp_path)
     assert set(logged[0]) == {"step", "patch_sse"} | columns

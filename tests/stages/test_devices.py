@@ -118,7 +118,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bytes(home: Path) -> 
     [
         ({"batch": 5}, "batch: 5 is no multiple"),
         ({"batch": 2}, "batch: 2 is less than two for each of 2 devices"),
-        ({"rate": 1e30}, "not finite"),
+        ({"lr": 1e30}, "not finite"),
     ],
 )
 def test_a_mistake_ends_all_processes_in_one_line(change: dict, said: str, home: Path) -> None:

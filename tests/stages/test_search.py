@@ -80,9 +80,9 @@ def test_a_picture_alone_is_as_in_a_batch(networks: Networks) -> None:
 
 def test_z_stays_in_the_uniform_prior_only(networks: Networks) -> None:
     known = torch.ones(2, 3, SIZE, SIZE)
-    assert run(networks, known, holes(2), rate=1.0, schedule="constant").z.abs().max() <= 1
+    assert run(networks, known, holes(2), lr=1.0, lr_schedule="constant").z.abs().max() <= 1
     normal = networks._replace(prior="normal")
-    assert run(normal, known, holes(2), rate=1.0, schedule="constant").z.abs().max() > 1
+    assert run(normal, known, holes(2), lr=1.0, lr_schedule="constant").z.abs().max() > 1
 
 
 def test_starts_from_the_best_candidate(networks: Networks) -> None:

@@ -139,12 +139,12 @@ def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) ->
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, rate=1e-3))
+    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, lr=1e-3))
 
 
 def test_loss_that_is_not_finite_ends_with_its_parts_named(aligned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss is not finite at step \d+: .*g_loss = nan"):
-        run("train_dcgan", aligned, tmp_path, section("train_dcgan", rate=1e30))
+        run("train_dcgan", aligned, tmp_path, section("train_dcgan", lr=1e30))
 
 
 def test_members_are_what_the_loader_read(aligned: Path, tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> None:
-    """At a rate of almost nothing, what it starts from is what it saves: every network of it."""
+    """At a learning rate of almost nothing, what it starts from is what it saves: every network of it."""
     aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
     first = run(stage, aligned, tmp_path / "first", section(stage, steps=3)).model
-    still = {"rate": 1e-12} | ({"d_rate": 1e-12} if stage in ("train_dcgan", "train_dmfn") else {})
+    still = {"lr": 1e-12} | ({"d_lr": 1e-12} if stage in ("train_dcgan", "train_dmfn") else {})
     second = run(stage, aligned, tmp_path / "second", section(stage, steps=1, **still), first).model
     before, after = load_file(first), load_file(second)
     assert checkpoint.Checkpoint(second).inputs["start"] == hashlib.md5(first.read_bytes()).hexdigest()
