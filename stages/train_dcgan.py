@@ -85,25 +85,25 @@ def train_dcgan(
         "g_adam": g_adam,
         "d_adam": d_adam,
     }
-    generate, judge = context.wrap(generator), context.wrap(discriminator)
+    wrapped_generator, wrapped_discriminator = context.wrap(generator), context.wrap(discriminator)
     shown = sample_prior(64, params.latent, params.prior, keyed_generator(params.seed, 0)).to(context.device)
     with Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, context) as training:
         for step in training.steps():
             rng = keyed_generator(params.seed, 1, step)
             real, _ = examples.batch(step, context)
             labels = adversarial.noisy_labels(params.batch, params.label_smoothing, params.label_flip, rng)
-            z = context.share(sample_prior(params.batch, params.latent, params.prior, rng))
+            z = context.shard(sample_prior(params.batch, params.latent, params.prior, rng))
 
             with context.autocast():
-                fake = generate(z)
+                fake = wrapped_generator(z)
                 # Real and fake pass apart: batch normalisation must not tell them by their company.
-                verdicts = judge(real), judge(fake.detach())
-            real_logits, fake_logits = (verdict.float() for verdict in verdicts)
+                real_logits = wrapped_discriminator(real).float()
+                fake_logits = wrapped_discriminator(fake.detach()).float()
             if params.objective == "hinge":
                 d_loss, losses = adversarial.discriminator_hinge(real_logits, fake_logits)
             else:
-                shares = [context.share(label) for label in labels]
-                d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shares)
+                shards = [context.shard(label) for label in labels]
+                d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shards)
             if params.r1:
                 losses["r1"] = adversarial.gradient_penalty(discriminator, real)
                 d_loss = d_loss + params.r1 * losses["r1"]

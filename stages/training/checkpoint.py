@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from stages.runs.header import KEY, Form, Header, said_by, short
+from stages.runs.header import KEY, Header, TensorSpec, said_by, short
 from stages.runs.record import canonical
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Checkpoint(Header):
             raise self.wrong(fault)
         try:
             # On this device nothing takes memory. One tensor too few is to be named below: so not at once.
-            with torch.device("meta"), at_most(len(self.forms) + 1000):
+            with torch.device("meta"), at_most(len(self.specs) + 1000):
                 module = kind(**arguments)
         except Exception as error:  # a constructor may stumble over foreign arguments in any way
             raise self.wrong(said_by(error)) from None
@@ -60,22 +60,23 @@ class Checkpoint(Header):
         return module
 
     def compare(self, part: str, wanted: Mapping[str, Tensor]) -> None:
-        """Raise InputError unless the tensors under `part` are of exactly the names and forms of `wanted`."""
-        there = {name[len(part) + 1 :]: form for name, form in self.forms.items() if name.startswith(part + ".")}
-        forms = {
-            name: Form(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in wanted.items()
+        """Raise InputError unless the tensors under `part` are of exactly the names, types and shapes of `wanted`."""
+        there = {name[len(part) + 1 :]: spec for name, spec in self.specs.items() if name.startswith(part + ".")}
+        specs = {
+            name: TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in wanted.items()
         }
-        for name in sorted(forms.keys() | there.keys()):
+        for name in sorted(specs.keys() | there.keys()):
             if name not in there:
                 raise self.wrong(f"it has no {part}.{name}")
-            if name not in forms:
+            if name not in specs:
                 raise self.wrong(f"{part}.{short(name)} is none of the network's")
-            if there[name] != forms[name]:
-                raise self.wrong(f"{part}.{name} is {there[name]}, and the network's {forms[name]}")
+            if there[name] != specs[name]:
+                raise self.wrong(f"{part}.{name} is {there[name]}, and the network's {specs[name]}")
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors under `part`, named without it: a module's state dict. Raises InputError as `tensor` does."""
-        return {name[len(part) + 1 :]: self.tensor(name) for name in self.forms if name.startswith(part + ".")}
+        return {name[len(part) + 1 :]: self.tensor(name) for name in self.specs if name.startswith(part + ".")}
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, on the CPU. Raises InputError where not all of its numbers are finite."""

@@ -28,7 +28,7 @@ from stages.images.tensors import to_tensor
 from stages.losses.latent import context_loss, context_weights, prior_loss
 from stages.models.dcgan import sample_prior
 from stages.runs.params import Runtime
-from stages.search import Networks, Params, best_start, candidates, descend, load_networks
+from stages.search import Networks, Params, best_start, descend, draw_candidates, load_networks
 
 BATCH = 32
 
@@ -92,8 +92,8 @@ def batch_ends(precision: str, model: Path, aligned: Path, count: int, iteration
     params, runtime = settings(iterations), Runtime(precision=precision)
     descend(networks, known, weights, torch.zeros(BATCH, networks.latent), settings(2), runtime)
     start = time.perf_counter()
-    bank = candidates(networks, params, runtime, torch.device("cpu"))
-    found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+    candidates = draw_candidates(networks, params, runtime, torch.device("cpu"))
+    found = descend(networks, known, weights, best_start(known, weights, candidates), params, runtime)
     seconds = (time.perf_counter() - start) / BATCH
     last = descend(networks, known, weights, found.z, settings(1), Runtime())
     return seconds, last.losses[0][:count].mean().item()

@@ -242,12 +242,12 @@ def difference(context: DistributedContext) -> tuple[float, float]:
     """The largest gradient, and how far this process's lie from the mean of all processes'."""
     with seeded(1):
         network = context.place(ContextEncoder(64, "alexnet", "vae", 8, 2))
-    image, hole = (context.share(x) for x in example(4, 64))
+    image, hole = (context.shard(x) for x in example(4, 64))
     predict = shared(context, network)  # to be kept: gradients are joined as long as it is there
     pixels, mean, log_variance = predict(image, hole, torch.ones(len(image), 8))
     (pixels.square().mean() + mean.square().mean() + log_variance.square().mean() + log_variance.mean()).backward()
     own = np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])
-    return float(np.abs(own).max()), float(np.abs(own - context.mean(own.tolist())).max())
+    return float(np.abs(own).max()), float(np.abs(own - context.all_reduce_mean(own.tolist())).max())
 
 
 def test_two_processes_join_their_gradients():

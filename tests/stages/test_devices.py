@@ -43,8 +43,8 @@ def gradients(context: DistributedContext, out: Path) -> None:
         with seeded(1):
             network = context.place(build()).eval()
         whole = context.wrap(network)
-        part = context.share(image)
-        loss = whole(part) - 1 if name == "dcgan" else whole(part, context.share(hole)) - part
+        part = context.shard(image)
+        loss = whole(part) - 1 if name == "dcgan" else whole(part, context.shard(hole)) - part
         loss.square().mean().backward()
         np.save(
             out / f"{name}-{context.size}-{context.rank}.npy",
