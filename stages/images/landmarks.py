@@ -70,17 +70,12 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points[..., :1] * transform[:, 0] + points[..., 1:] * transform[:, 1] + transform[:, 2]
 
 
-def invert(transform: np.ndarray) -> np.ndarray:
-    """The 2 x 3 transform that goes back, from the crop to the original."""
-    (a, b, x), (c, d, y) = transform.tolist()
-    area = a * d - b * c
-    return np.array([[d, -b, b * y - d * x], [-c, a, c * x - a * y]]) / area
-
-
 def outside(transform: np.ndarray, size: int, height: int, width: int, grid: int = 32) -> float:
     """The share of a crop that lies outside its original, 0..1, counted on a grid x grid of points."""
     steps = (np.arange(grid) + 0.5) / grid * size - 0.5
-    points = apply(invert(transform), np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)) + 0.5
+    points = (
+        apply(cv2.invertAffineTransform(transform), np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)) + 0.5
+    )
     return 1.0 - float(np.mean(((points >= 0) & (points <= [width, height])).all(axis=1)))
 
 
@@ -274,7 +269,7 @@ class Haar:
         boxes = np.asarray(faces, np.float64)
         box = boxes[foremost(boxes, height, width)]
         eyes = (self._pair(grey, box) + 0.5) / factors - 0.5
-        points = apply(invert(similarity(eyes, 1)), template(1))
+        points = apply(cv2.invertAffineTransform(similarity(eyes, 1)), template(1))
         return ordered(points)
 
     def _pair(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray:
