@@ -148,7 +148,7 @@ def test_what_a_header_claims_is_compared_before_it_is_built(
         ({"kernel": 6}, "not a whole dcgan (6)"),
         ({"upsampling": 4}, "upsampling: input should be a valid string, not 4"),
         ({"upsampling": "bicubic"}, "upsampling: must be one of transposed, resize, not 'bicubic'"),
-        ({"depth": 3}, "unexpected keyword argument 'depth'"),
+        ({"depth": 3}, "arguments: depth: unexpected keyword argument)"),
         ({"self": 3}, "not a whole dcgan"),
         ({"latent\n": 3}, "unexpected keyword argument"),
     ],
@@ -160,6 +160,12 @@ def test_arguments_that_the_network_does_not_take(arguments: dict[str, Any], sai
     assert said in one_line(path, lambda: search.load_networks(path, CPU))
 
 
+def test_an_argument_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, of_dcgan(), MADE | {"arguments": {k: v for k, v in SHAPE.items() if k != "latent"}})
+    assert "(arguments: latent: missing required argument)" in one_line(path, lambda: search.load_networks(path, CPU))
+
+
 METADATA = {
     "no JSON": ("{", "not a checkpoint of Palimpsest"),
     "nested": ("[" * 100_000, "not a checkpoint of Palimpsest (RecursionError)"),
@@ -167,7 +173,10 @@ METADATA = {
     "a list": ("[]", "its metadata are no mapping"),
     "a number": ("3", "its metadata are no mapping"),
     "not a number": ('{"arguments": {"size": NaN}}', "NaN in its metadata"),
-    "infinite": (json.dumps(MADE | {"arguments": SHAPE | {"size": 0.5}}).replace("0.5", "1e999"), "size is inf"),
+    "infinite": (
+        json.dumps(MADE | {"arguments": SHAPE | {"size": 0.5}}).replace("0.5", "1e999"),
+        "size: input should be a valid integer, not inf",
+    ),
     "a long number": ('{"arguments": {"size": ' + "9" * 5000 + "}}", "not a checkpoint of Palimpsest"),
     "arguments": ('{"network": "dcgan", "arguments": [1]}', "arguments in its metadata is no mapping"),
     "params": ('{"network": "dcgan", "arguments": {}, "params": 3}', "params in its metadata is no mapping"),
