@@ -1,4 +1,4 @@
-"""`palimpsest retrain`: refresh the data, rebuild, compare with what is promoted, and decide; as a Prefect flow."""
+"""`palimpsest retrain`: refresh the data, rebuild, decide whether it is better, and record that; as a Prefect flow."""
 
 from __future__ import annotations
 

@@ -48,18 +48,18 @@ class Params:
     size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]  # px, the crop's side
     detector: Literal["annotations", "yunet", "haar"]  # for faces without annotated landmarks
     detector_model: str  # path of YuNet's .onnx file; `dvc.yaml` hands it to the command
-    score: Annotated[float, Field(gt=0, le=1)] = 0.9  # YuNet's confidence from which on a face is one
+    score_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9  # YuNet's confidence from which on a face is one
     max_outside: Annotated[float, Field(ge=0, le=1)] = 0.25  # share of a crop that may lie outside its photo
     min_frontality: Annotated[float, Field(ge=0)] = 0.5  # eye distance over eye-to-mouth distance; lower is profile
     workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
 
     def __post_init__(self) -> None:
         if self.mode == "centre":
-            refuse_idle(self, "mode: centre", ["score", "max_outside", "min_frontality"])
+            refuse_idle(self, "mode: centre", ["score_threshold", "max_outside", "min_frontality"])
             if self.detector != "annotations":
                 raise ValueError(f"detector: {self.detector} would do nothing with mode: centre: set annotations")
         if self.detector != "yunet":
-            refuse_idle(self, f"detector: {self.detector}", ["score"])
+            refuse_idle(self, f"detector: {self.detector}", ["score_threshold"])
 
 
 @plain(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def make_detector(params: Params, model: Path, name: str) -> faces.Detector | No
         return None
     if params.detector == "haar":
         return faces.Haar()
-    return faces.YuNet(model, params.score, f"datasets.{name}.align.detector_model")
+    return faces.YuNet(model, params.score_threshold, f"datasets.{name}.align.detector_model")
 
 
 def align_one(row: Row, params: Params, detector: faces.Detector | None) -> Crop:

@@ -56,11 +56,11 @@ class Params:
     dataset: Name  # whose pictures and holes the system completed
     method: Method = "exact"  # or report 2's descent on Sobel gradients, or that with its channels coupled
     iterations: Annotated[int, Field(ge=1)] = 500  # of Adam; sobel and coupled only
-    rate: Annotated[float, Field(gt=0)] = 0.01  # of Adam, intensity (0 to 1) a step; sobel and coupled only
+    lr: Annotated[float, Field(gt=0)] = 0.01  # Adam's learning rate, intensity (0 to 1) a step; sobel and coupled only
 
     def __post_init__(self) -> None:
         if self.method == "exact":
-            refuse_idle(self, "method: exact", ["iterations", "rate"])
+            refuse_idle(self, "method: exact", ["iterations", "lr"])
 
 
 def poisson_blend(
@@ -70,7 +70,7 @@ def poisson_blend(
     method: Method = "exact",
     *,
     iterations: int = 500,
-    rate: float = 0.01,
+    lr: float = 0.01,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """`known` outside the hole, bit for bit; inside it the guide's gradients, fitted to the known rim.
@@ -80,7 +80,7 @@ def poisson_blend(
     (a reused array saves page faults).
     What `known` holds under the hole is never read, be it NaN. A hole that covers the whole picture
     leaves u free by a constant; u's mean is taken as 0, which returns the guide.
-    `iterations` and `rate` are of the methods that descend. Raises ValueError for other shapes or types.
+    `iterations` and `lr` are of the methods that descend. Raises ValueError for other shapes or types.
     """
     _check(known, guide, hole)
     if out is None:
@@ -94,7 +94,7 @@ def poisson_blend(
         for rows, shape in _groups(hole):
             _solve(known, guide, shape, rows, out)
     elif method in ("sobel", "coupled"):
-        _descend(known, guide, hole, method == "coupled", iterations, rate, out)
+        _descend(known, guide, hole, method == "coupled", iterations, lr, out)
     else:
         raise ValueError(f"method must be exact, sobel or coupled, not {method!r}")
     return out
@@ -304,7 +304,7 @@ def _factor(degree: np.ndarray, row: np.ndarray, column: np.ndarray, many: bool)
 
 
 def _descend(
-    known: np.ndarray, guide: np.ndarray, hole: np.ndarray, coupled: bool, iterations: int, rate: float, out: np.ndarray
+    known: np.ndarray, guide: np.ndarray, hole: np.ndarray, coupled: bool, iterations: int, lr: float, out: np.ndarray
 ) -> None:
     """Adam (Kingma and Ba 2015, its published constants) on the Sobel energy of u, from u = 0 in the hole.
 
@@ -325,7 +325,7 @@ def _descend(
         slope = _sobel_energy_slope(u, coupled) * free
         mean += 0.1 * (slope - mean)
         square += 0.001 * (slope * slope - square)
-        u -= rate * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+        u -= lr * (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
     np.copyto(out[near], guide[near] + u, where=free)
 
 
@@ -405,13 +405,11 @@ def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Pa
                 hole,
                 params.method,
                 iterations=params.iterations,
-                rate=params.rate,
+                lr=params.lr,
             )
             for row in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[:1]:  # NaN would be a black pixel
                 _, path, kind = keys[start + row]
-                raise InputError(
-                    f"'{path}', hole '{kind}': blending left the range of numbers: lower blend.{name}.rate"
-                )
+                raise InputError(f"'{path}', hole '{kind}': blending left the range of numbers: lower blend.{name}.lr")
             for pixels, key in zip(_levels(x, picture, hole), keys[batch], strict=True):
                 writer.append(pixels, *key)
             bar.update(len(picture))

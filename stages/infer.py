@@ -43,13 +43,13 @@ class Params:
     kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes
     batch: Annotated[int, Field(ge=1)] = 32  # pictures at once; a network's alone
     radius: Annotated[float, Field(gt=0)] = 3.0  # pixels; telea and navier_stokes alone
-    sample: Annotated[int, Field(ge=0)] | None = None  # a seed: one completion drawn by a VAE; null: its mean
+    sample_seed: Annotated[int, Field(ge=0)] | None = None  # a seed: one completion drawn by a VAE; null: its mean
 
     def __post_init__(self) -> None:
         if (self.network == "classical") != (self.method is not None):
             raise ValueError(f"network classical, and no other, takes a method: one of {', '.join(BASELINES)}")
-        if self.network == "classical" and self.sample is not None:
-            raise ValueError("sample: a baseline draws no completions")
+        if self.network == "classical" and self.sample_seed is not None:
+            raise ValueError("sample_seed: a baseline draws no completions")
         if self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
             raise ValueError(f"checkpoint: network '{self.network}' needs one: data/models/<name>.safetensors")
         if self.network == "classical" and self.checkpoint.endswith(".safetensors"):
@@ -145,16 +145,18 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
             f"{checkpoint}: completes {trained} x {trained} pictures, dataset '{params.dataset}' has "
             f"{size[1]} x {size[0]}: set its align.size"
         )
-    if params.sample is not None and not getattr(network, "latent", 0):
-        raise InputError(f"params.yaml: infer: sample: network '{params.network}' of {checkpoint} draws no completions")
+    if params.sample_seed is not None and not getattr(network, "latent", 0):
+        raise InputError(
+            f"params.yaml: infer: sample_seed: network '{params.network}' of {checkpoint} draws no completions"
+        )
 
     def to_hole(hole: np.ndarray) -> Tensor:
         return torch.from_numpy(hole).unsqueeze(1).to(device)
 
     def complete(batch: batches.Batch) -> np.ndarray:
         given = [tensors.to_tensor(batch.known, device), to_hole(batch.hole)]
-        if params.sample is not None:
-            given.append(noise(params.sample, batch, network.latent).to(device))
+        if params.sample_seed is not None:
+            given.append(noise(params.sample_seed, batch, network.latent).to(device))
         with torch.inference_mode(), autocast(runtime, device):
             made = network(*given)
         return tensors.to_pictures(made, lambda row: f"{batch.title(row)}: what {checkpoint} makes of it")

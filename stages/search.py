@@ -35,8 +35,8 @@ class Params:
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
     iterations: Annotated[int, Field(ge=1)] = 300  # steps of Adam; 1500 in the paper
-    rate: Annotated[float, Field(gt=0)] = 0.3  # Adam's first rate; 0.01 in the paper's manner
-    schedule: Literal["linear", "constant"] = "linear"  # the rate falls to 0, or stays as in the paper
+    lr: Annotated[float, Field(gt=0)] = 0.3  # Adam's first learning rate; 0.01 in the paper's manner
+    lr_schedule: Literal["linear", "constant"] = "linear"  # the learning rate falls to 0, or stays as in the paper
     # Adam's second decay; 0.999 in the paper's manner, which takes 1.5 times as many iterations to the same loss.
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
     starts: Annotated[int, Field(ge=1)] = 256  # random z tried; each picture starts from the best by context loss
@@ -62,7 +62,7 @@ class Networks(NamedTuple):
     size: int
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The outcome of a search over N pictures."""
 
     z: Tensor  # N x latent
@@ -86,8 +86,8 @@ def load_networks(path: Path, device: torch.device) -> Networks:
     generator = found.build("generator", Generator, shape)
     if (prior := params.get("prior")) not in PRIORS:
         raise found.wrong(f"params: prior is {short(prior)}, and not one of {', '.join(PRIORS)}")
-    judge = {"size": shape["size"], "width": params.get("d_width") or shape["width"], "kernel": shape["kernel"]}
-    discriminator = found.build("discriminator", Discriminator, judge | {"norm": params.get("d_norm", "batch")})
+    d_arguments = {"size": shape["size"], "width": params.get("d_width") or shape["width"], "kernel": shape["kernel"]}
+    discriminator = found.build("discriminator", Discriminator, d_arguments | {"norm": params.get("d_norm", "batch")})
     for module in (generator, discriminator):
         module.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
     return Networks(generator, discriminator, shape["latent"], prior, shape["size"])
@@ -100,7 +100,9 @@ def weigh(hole: Tensor, params: Params) -> Tensor:
     return context_weights(hole, params.window) if params.context == "weighted" else known_weights(hole)
 
 
-def candidates(networks: Networks, params: Params, runtime: Runtime, device: torch.device) -> tuple[Tensor, Tensor]:
+def draw_candidates(
+    networks: Networks, params: Params, runtime: Runtime, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """`starts` random z and their pictures, the same for every image, so that none depends on its batch.
 
     Raises InputError where a picture is not a number: its loss would pass for the least of all.
@@ -118,20 +120,20 @@ def candidates(networks: Networks, params: Params, runtime: Runtime, device: tor
     return z, pictures
 
 
-def best_start(known: Tensor, weights: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
+def best_start(known: Tensor, weights: Tensor, candidates: tuple[Tensor, Tensor]) -> Tensor:
     """For each of N pictures the candidate of least context loss: N x latent."""
     import torch
 
     from stages.losses.latent import context_loss
 
-    z, pictures = bank
+    z, pictures = candidates
     chosen = [context_loss(pictures, k[None], w[None]).argmin() for k, w in zip(known, weights, strict=True)]
     return z[torch.stack(chosen)]
 
 
 def descend(
     networks: Networks, known: Tensor, weights: Tensor, start: Tensor, params: Params, runtime: Runtime
-) -> Found:
+) -> SearchResult:
     """Adam on z from `start` (N x latent), Yeh et al. 2017, eq. 2.
 
     `known` is N x 3 x H x W in [-1, 1], whatever under the hole: `weights` (N x H x W) are 0 there.
@@ -143,11 +145,11 @@ def descend(
     from stages.training.device import autocast
 
     z = start.clone().requires_grad_(True)
-    adam = torch.optim.Adam([z], params.rate, (0.9, params.beta2))
+    adam = torch.optim.Adam([z], params.lr, (0.9, params.beta2))
     losses, contexts = [], []
     for iteration in range(params.iterations):
-        if params.schedule == "linear":
-            adam.param_groups[0]["lr"] = params.rate * (1 - iteration / params.iterations)
+        if params.lr_schedule == "linear":
+            adam.param_groups[0]["lr"] = params.lr * (1 - iteration / params.iterations)
         with autocast(runtime, known.device):
             output = networks.generator(z)
             # Without a weight the prior costs nothing.
@@ -160,12 +162,12 @@ def descend(
             z.data.clamp_(-1, 1)
         losses.append(loss.detach())
         contexts.append(context.detach())
-    return Found(z.detach(), torch.stack(losses), torch.stack(contexts))
+    return SearchResult(z.detach(), torch.stack(losses), torch.stack(contexts))
 
 
 def searcher(
     model: Path, size: tuple[int, int], params: Params, runtime: Runtime
-) -> Callable[[Batch], tuple[Found, np.ndarray]]:
+) -> Callable[[Batch], tuple[SearchResult, np.ndarray]]:
     """What completes batches of `size` pictures: the outcome of the search, and G(z) as N x H x W x 3, uint8.
 
     Raises InputError for a checkpoint that is no DCGAN's, or of another size.
@@ -182,17 +184,17 @@ def searcher(
             f"{model}: completes {networks.size} x {networks.size} pictures, dataset '{params.dataset}' has "
             f"{size[1]} x {size[0]}: set its align.size"
         )
-    bank = candidates(networks, params, runtime, device)
+    candidates = draw_candidates(networks, params, runtime, device)
 
-    def complete(batch: Batch) -> tuple[Found, np.ndarray]:
+    def complete(batch: Batch) -> tuple[SearchResult, np.ndarray]:
         known = tensors.to_tensor(batch.known, device)
         weights = weigh(torch.from_numpy(batch.hole).to(device), params)
-        found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+        found = descend(networks, known, weights, best_start(known, weights, candidates), params, runtime)
         # Every step at once: on a GPU, to look at each would make it wait.
         tensors.check_finite(
             torch.cat([found.z, found.losses.T], 1),
             lambda row: f"{batch.title(row)}: the search through {model}",
-            "lower the search's rate, use fp32, or train the network again",
+            "lower the search's lr, use fp32, or train the network again",
         )
         with torch.no_grad(), autocast(runtime, device):
             made = networks.generator(found.z)
@@ -236,7 +238,7 @@ class Curves:
         self._schema = pa.schema([*texts, ("losses", numbers), ("context", numbers)])
         self._writer = pq.ParquetWriter(str(path), self._schema, compression="none")
 
-    def append(self, batch: Batch, found: Found) -> None:
+    def append(self, batch: Batch, found: SearchResult) -> None:
         import pyarrow as pa
 
         ids, paths = zip(*batch.keys, strict=True)

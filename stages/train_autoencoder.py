@@ -13,15 +13,15 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from stages.losses.objective import Reconstruction
 from stages.runs.params import STRICT
 from stages.training import ema
 from stages.training.distributed import DistributedContext
+from stages.training.reconstruction_params import ReconstructionParams
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
-class Params(Reconstruction):
+class Params(ReconstructionParams):
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
 
 
@@ -42,7 +42,7 @@ def train_autoencoder(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_autoencoder.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
+    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
     arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
     with seeded(params.seed):
         network = Autoencoder(**arguments)
@@ -51,7 +51,7 @@ def train_autoencoder(
     )
     network = context.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
+    adam = torch.optim.Adam(network.parameters(), params.lr, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = context.wrap(network)
     truth, holes = examples.shown(8, context)

@@ -33,7 +33,7 @@ Weight = Annotated[float, Field(ge=0)]
 @dataclass(frozen=True, config=STRICT)
 class Params(Training):
     batch: Annotated[int, Field(ge=2)] = 32  # pictures a step; 32 in the report
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # the network's; Pathak: 2e-3 (ten times the discriminator's)
+    lr: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; Pathak: 2e-3 (ten times the discriminator's)
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.995  # decay of the averaged network that is saved
     encoder: Literal["alexnet", "vgg", "resnet"] = "resnet"  # in whose style; untrained at the start
     objective: Literal["vae", "gan"] = "vae"  # squared error with a divergence, or with a discriminator
@@ -45,13 +45,13 @@ class Params(Training):
     overlap_weight: Weight = 10.0  # of squared error there; Pathak: 10
     kl: Weight = 0.1  # vae: weight of the divergence beside squared error, both sums a picture; 1 in the report
     reconstruction: Weight = 0.999  # gan: weight of mean squared error
-    adversarial: Weight = 0.001  # gan: weight of the discriminator's verdict
-    rate_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `rate` over the discriminator's
+    adversarial: Weight = 0.001  # gan: weight of the discriminator's log-loss
+    lr_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `lr` over the discriminator's
     d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay, of both
 
     def __post_init__(self) -> None:
-        gan = ["reconstruction", "adversarial", "rate_ratio", "d_width"]
+        gan = ["reconstruction", "adversarial", "lr_ratio", "d_width"]
         refuse_idle(self, f"objective: {self.objective}", ["kl"] if self.objective == "gan" else gan)
         if self.overlap == 0:
             refuse_idle(self, "overlap: 0", ["overlap_weight"])
@@ -77,7 +77,7 @@ def train_context_encoder(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_context_encoder.{name}.dataset")
-    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.mirror, params.seed)
+    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.hflip, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
     arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
@@ -85,9 +85,9 @@ def train_context_encoder(
         discriminator = Discriminator(network.patch_side, params.d_width or params.width)
     network = context.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, (params.beta1, 0.999), fused=True)
-    adversary = Adversary(context, discriminator, params) if params.objective == "gan" else None
-    parts = {"network": network, "averaged": averaged, "adam": adam, **(adversary.parts if adversary else {})}
+    adam = torch.optim.Adam(network.parameters(), params.lr, (params.beta1, 0.999), fused=True)
+    trainer = DiscriminatorTrainer(context, discriminator, params) if params.objective == "gan" else None
+    parts = {"network": network, "averaged": averaged, "adam": adam, **(trainer.parts if trainer else {})}
     predict = shared(context, network)
     weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(context.device)
     truth, holes = examples.shown(8, context)
@@ -97,14 +97,14 @@ def train_context_encoder(
             target = network.inner(image)
             noise = torch.randn(params.batch, network.latent, generator=keyed_generator(params.seed, 1, step))
             with context.autocast():
-                patch = predict(image, hole, context.share(noise))
+                patch = predict(image, hole, context.shard(noise))
             pixels = patch.pixels.float()
 
-            if adversary:
-                d_loss = adversary.learn(target, pixels.detach())
-                verdict = adversary.judge(pixels)
+            if trainer:
+                d_loss = trainer.step(target, pixels.detach())
+                logits = trainer.logits(pixels)
                 loss, losses = variational.gan(
-                    pixels, target, weights, verdict, params.reconstruction, params.adversarial
+                    pixels, target, weights, logits, params.reconstruction, params.adversarial
                 )
                 losses["d_loss"] = d_loss
             else:
@@ -120,7 +120,7 @@ def train_context_encoder(
             training.log(losses | {"patch_sse": variational.patch_sse(pixels.detach(), target, params.overlap).mean()})
             if training.sheet_due():
                 training.sheet(_sheet(averaged.eval(), truth, holes, keyed_generator(params.seed, 2)))
-        kept = {"network": averaged} | ({"discriminator": adversary.discriminator} if adversary else {})
+        kept = {"network": averaged} | ({"discriminator": trainer.discriminator} if trainer else {})
         return training.finish(outputs, kept)
 
 
@@ -132,19 +132,19 @@ def shared(context: DistributedContext, network: ContextEncoder) -> Callable[...
     return wrapped.patch
 
 
-class Adversary:
+class DiscriminatorTrainer:
     """The discriminator and its training (Goodfellow et al. 2014, eq. 1; report 4, eq. 3)."""
 
     def __init__(self, context: DistributedContext, discriminator: Discriminator, params: Params):
         import torch
 
         self.context, self.discriminator = context, context.place(discriminator)
-        rate = params.rate / params.rate_ratio
-        self.adam = torch.optim.Adam(self.discriminator.parameters(), rate, (params.beta1, 0.999), fused=True)
+        lr = params.lr / params.lr_ratio
+        self.adam = torch.optim.Adam(self.discriminator.parameters(), lr, (params.beta1, 0.999), fused=True)
         self.wrapped = context.wrap(self.discriminator)
         self.parts = {"discriminator": self.discriminator, "d_adam": self.adam}
 
-    def learn(self, real: Tensor, fake: Tensor) -> Tensor:
+    def step(self, real: Tensor, fake: Tensor) -> Tensor:
         """One step of the discriminator; its loss."""
         import torch
 
@@ -152,20 +152,21 @@ class Adversary:
 
         with self.context.autocast():
             # Real and fake pass apart: batch normalisation must not tell them by their company.
-            verdicts = self.wrapped(real).float(), self.wrapped(fake).float()
-        loss, _ = discriminator_loss(*verdicts, torch.ones_like(verdicts[0]), torch.zeros_like(verdicts[1]))
+            real_logits, fake_logits = self.wrapped(real).float(), self.wrapped(fake).float()
+        labels = torch.ones_like(real_logits), torch.zeros_like(fake_logits)
+        loss, _ = discriminator_loss(real_logits, fake_logits, *labels)
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
         return loss.detach()
 
-    def judge(self, fake: Tensor) -> Tensor:
+    def logits(self, fake: Tensor) -> Tensor:
         """Logits for patches, whose gradients train what made them and not the discriminator."""
         self.discriminator.requires_grad_(False)
         with self.context.autocast():
-            verdict = self.discriminator(fake).float()
+            logits = self.discriminator(fake).float()
         self.discriminator.requires_grad_(True)
-        return verdict
+        return logits
 
 
 def _sheet(network: ContextEncoder, truth: Tensor, holes: Tensor, rng: torch.Generator) -> list[Tensor]:

@@ -33,20 +33,20 @@ class Params(Training):
     prior: Literal["uniform", "normal"] = "uniform"  # uniform in report 1, normal in report 2
     latent: Annotated[int, Field(ge=1)] = 100  # numbers in z
     d_width: Annotated[int, Field(ge=1)] | None = None  # the discriminator's channels; null: as `width`
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's rate; null: as `rate`
+    d_lr: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `lr`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
-    objective: Literal["report", "hinge"] = "report"  # cross entropy with report 1's labels, or hinge
+    objective: Literal["bce", "hinge"] = "bce"  # binary cross entropy, with report 1's labels, or hinge
     r1: Annotated[float, Field(ge=0)] = 0.0  # gamma of the R1 penalty; wants d_norm: none
     d_norm: Literal["batch", "none"] = "batch"  # the discriminator's normalisation
     saturating: bool = False  # the generator minimises log(1 - D); report 1 maximised log D
-    smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
+    label_smoothing: bool = True  # report 1: real labels in [0.7, 1.2], fake in [0, 0.3]
+    label_flip: Annotated[float, Field(ge=0, le=1)] = 0.03  # report 1: share of labels flipped
 
     def __post_init__(self) -> None:
         if self.r1 and self.d_norm != "none":
             raise ValueError("r1: the penalty needs d_norm: none, a discriminator that judges each picture by itself")
         if self.objective == "hinge":
-            refuse_idle(self, "objective: hinge", ["saturating", "flip"])
+            refuse_idle(self, "objective: hinge", ["saturating", "label_flip"])
 
     def shaping(self) -> dict[str, tuple[str, ...]]:
         return {"generator": ("prior",), "discriminator": ("d_norm", "d_width")}
@@ -67,7 +67,7 @@ def train_dcgan(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_dcgan.{name}.dataset")
-    examples = Examples(table, params.batch, {}, params.mirror, params.seed)
+    examples = Examples(table, params.batch, {}, params.hflip, params.seed)
     chosen = ("latent", "width", "kernel", "upsampling")
     shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
@@ -76,8 +76,8 @@ def train_dcgan(
     generator, discriminator = context.place(generator), context.place(discriminator)
     averaged = copy.deepcopy(generator)
     betas = (params.beta1, 0.999)
-    g_adam = torch.optim.Adam(generator.parameters(), params.rate, betas, fused=True)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas, fused=True)
+    g_adam = torch.optim.Adam(generator.parameters(), params.lr, betas, fused=True)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_lr or params.lr, betas, fused=True)
     parts = {
         "generator": generator,
         "discriminator": discriminator,
@@ -85,25 +85,25 @@ def train_dcgan(
         "g_adam": g_adam,
         "d_adam": d_adam,
     }
-    generate, judge = context.wrap(generator), context.wrap(discriminator)
+    wrapped_generator, wrapped_discriminator = context.wrap(generator), context.wrap(discriminator)
     shown = sample_prior(64, params.latent, params.prior, keyed_generator(params.seed, 0)).to(context.device)
     with Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, context) as training:
         for step in training.steps():
             rng = keyed_generator(params.seed, 1, step)
             real, _ = examples.batch(step, context)
-            labels = adversarial.noisy_labels(params.batch, params.smoothing, params.flip, rng)
-            z = context.share(sample_prior(params.batch, params.latent, params.prior, rng))
+            labels = adversarial.noisy_labels(params.batch, params.label_smoothing, params.label_flip, rng)
+            z = context.shard(sample_prior(params.batch, params.latent, params.prior, rng))
 
             with context.autocast():
-                fake = generate(z)
+                fake = wrapped_generator(z)
                 # Real and fake pass apart: batch normalisation must not tell them by their company.
-                verdicts = judge(real), judge(fake.detach())
-            real_logits, fake_logits = (verdict.float() for verdict in verdicts)
+                real_logits = wrapped_discriminator(real).float()
+                fake_logits = wrapped_discriminator(fake.detach()).float()
             if params.objective == "hinge":
                 d_loss, losses = adversarial.discriminator_hinge(real_logits, fake_logits)
             else:
-                shares = [context.share(label) for label in labels]
-                d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shares)
+                shards = [context.shard(label) for label in labels]
+                d_loss, losses = adversarial.discriminator_loss(real_logits, fake_logits, *shards)
             if params.r1:
                 losses["r1"] = adversarial.gradient_penalty(discriminator, real)
                 d_loss = d_loss + params.r1 * losses["r1"]

@@ -46,7 +46,7 @@ class Params(Training):
     combine: Literal["dense", "sum"] = "dense"  # how a block joins its dilations: the paper, or its published code
     upsampling: Literal["transposed", "resize"] = "resize"  # how the decoder doubles: the report, or no chequers
     d_width: Annotated[int, Field(ge=1)] = 64  # the discriminator's channels after its first convolutions
-    d_rate: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `rate`
+    d_lr: Annotated[float, Field(gt=0)] | None = None  # the discriminator's learning rate; null: as `lr`
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5  # Adam's first decay
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Adam's second decay; 0.999 in the published code
     l1: Weight = 1.0  # weight of the mean absolute error over the whole picture
@@ -98,7 +98,7 @@ def train_dmfn(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_dmfn.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
+    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
     size = table.size[0]
     chosen = ("width", "blocks", "combine", "upsampling")
     arguments: dict[str, Any] = {"size": size, **{key: getattr(params, key) for key in chosen}}
@@ -107,8 +107,8 @@ def train_dmfn(
     network, discriminator = context.place(network), context.place(discriminator)
     averaged = copy.deepcopy(network)
     betas = (params.beta1, params.beta2)
-    g_adam = torch.optim.Adam(network.parameters(), params.rate, betas, fused=True)
-    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_rate or params.rate, betas, fused=True)
+    g_adam = torch.optim.Adam(network.parameters(), params.lr, betas, fused=True)
+    d_adam = torch.optim.Adam(discriminator.parameters(), params.d_lr or params.lr, betas, fused=True)
     parts = {
         "network": network,
         "averaged": averaged,
@@ -121,21 +121,22 @@ def train_dmfn(
         if set(params.terms()) & set(OF_VGG)
         else None
     )
-    wrapped, judge = context.wrap(network), context.wrap(discriminator)
+    wrapped, wrapped_discriminator = context.wrap(network), context.wrap(discriminator)
     truth, holes = examples.shown(8, context)
     with Run(name, "dmfn", arguments, params, inputs, parts, examples.sampler, context) as training:
         for step in training.steps():
             image, hole = examples.batch(step, context)
             with context.autocast():
                 completed = torch.where(hole, wrapped(image, hole).float(), image)
-                real, real_maps = judge(image, hole)
+                real_logits, real_maps = wrapped_discriminator(image, hole)
 
             discriminator.requires_grad_(False)
             with context.autocast():
-                fake, fake_maps = discriminator(completed, hole)
+                fake_logits, fake_maps = discriminator(completed, hole)
                 features = vgg_features(vgg, completed, image)
             maps = fake_maps, [of_layer.detach() for of_layer in real_maps]
-            g_loss, losses = generator_loss(params, (completed, image), (fake, real.detach()), maps, features)
+            logits = fake_logits, real_logits.detach()
+            g_loss, losses = generator_loss(params, (completed, image), logits, maps, features)
             g_adam.zero_grad()
             g_loss.backward()
             g_adam.step()
@@ -143,8 +144,8 @@ def train_dmfn(
 
             # The discriminator learns from what the generator made before this step.
             with context.autocast():
-                fake, _ = judge(completed.detach(), hole)
-            d_loss, d_losses = relativistic_discriminator_loss(real.float(), fake.float())
+                fake_logits, _ = wrapped_discriminator(completed.detach(), hole)
+            d_loss, d_losses = relativistic_discriminator_loss(real_logits.float(), fake_logits.float())
             d_adam.zero_grad()
             d_loss.backward()
             d_adam.step()
@@ -189,11 +190,11 @@ def generator_loss(
     from stages.losses import matching
     from stages.losses.adversarial import relativistic_generator_loss
 
-    (completed, truth), (fake, real) = pictures, logits
+    (completed, truth), (fake_logits, real_logits) = pictures, logits
     terms = {
         "l1": lambda: F.l1_loss(completed, truth),
         "d_matching": lambda: matching.feature_matching(*maps),
-        "adversarial": lambda: relativistic_generator_loss(real.float(), fake.float()),
+        "adversarial": lambda: relativistic_generator_loss(real_logits.float(), fake_logits.float()),
     }
     if features:
         output, target = features

@@ -1,7 +1,7 @@
 """Train the partial-convolution U-Net of report 5 (Liu et al. 2018).
 
 By default the loss is the report's squared error and Adam its default; Liu et al.'s six terms, and
-their second stage (the encoder's normalisation frozen, the rate lowered), are parameters. What is
+their second stage (the encoder's normalisation frozen, the learning rate lowered), are parameters. What is
 saved is a moving average of the weights (`ema`; 0 saves the last ones, as the report did).
 """
 
@@ -14,24 +14,24 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.losses.objective import Reconstruction
 from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
+from stages.training.reconstruction_params import ReconstructionParams
 from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
 
 
 @dataclass(frozen=True, config=STRICT)
-class Params(Reconstruction):
+class Params(ReconstructionParams):
     refine: Annotated[int, Field(ge=0)] = 0  # partial convolutions at full size before the last; none in the paper
     residual: bool = False  # the network corrects a smooth filling; not so in the paper
     finetune_from: Annotated[float, Field(ge=0, le=1)] = 1.0  # share of the steps before the second stage; 1: none
-    finetune_rate: Annotated[float, Field(gt=0)] = 5e-5  # Adam's learning rate in the second stage
+    finetune_lr: Annotated[float, Field(gt=0)] = 5e-5  # Adam's learning rate in the second stage
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.finetune_from == 1:
-            refuse_idle(self, "finetune_from: 1", ["finetune_rate"])
+            refuse_idle(self, "finetune_from: 1", ["finetune_lr"])
 
 
 def train_partial_conv(
@@ -51,7 +51,7 @@ def train_partial_conv(
     from stages.training.examples import Examples
 
     table = training_split(inputs.train, f"train_partial_conv.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.mirror, params.seed)
+    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
     shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
     arguments: dict[str, Any] = {"size": table.size[0], **shape}
     with seeded(params.seed):
@@ -61,10 +61,10 @@ def train_partial_conv(
     )
     network = context.place(network)
     averaged = copy.deepcopy(network)
-    adam = torch.optim.Adam(network.parameters(), params.rate, fused=True)
+    adam = torch.optim.Adam(network.parameters(), params.lr, fused=True)
     # The second stage's own: it leaves the frozen parameters alone, whatever gradients they get.
     frozen = {id(parameter) for parameter in network.encoder_affine()}
-    fine = torch.optim.Adam([p for p in network.parameters() if id(p) not in frozen], params.finetune_rate, fused=True)
+    fine = torch.optim.Adam([p for p in network.parameters() if id(p) not in frozen], params.finetune_lr, fused=True)
     parts = {"network": network, "averaged": averaged, "adam": adam, "fine": fine}
     wrapped = context.wrap(network)
     truth, holes = examples.shown(8, context)

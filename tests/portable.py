@@ -15,11 +15,11 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from stages.images import table
 from stages.runs import kernels, params
 from stages.runs.params import Runtime
-from stages.training import checkpoint
 from stages.training.distributed import DistributedContext
 from stages.training.run import STATE, Inputs, Outputs
 
@@ -50,8 +50,8 @@ def pictures(folder: Path, count: int = 16, size: int = 64) -> None:
 def digest(model: Path) -> str:
     """sha256 of a checkpoint's tensors, by name; its metadata hold the parameters, which may gain keys."""
     total = hashlib.sha256()
-    for name, tensor in sorted(checkpoint.load(model)[0].items()):
-        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    for name, values in sorted(load_file(model).items()):
+        total.update(name.encode() + values.tobytes())
     return total.hexdigest()[:16]
 
 

@@ -142,10 +142,10 @@ def test_members_join_the_checkpoint_to_the_pictures(built: tuple[Path, dict, li
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from stages.training import checkpoint
+    from stages.runs.header import Header
 
     home, _, _ = built
-    _, inputs = checkpoint.load(home / "data" / "models" / "dcgan.safetensors")
+    inputs = Header(home / "data" / "models" / "dcgan.safetensors").inputs
     members = home / "data" / "models" / "dcgan.members.arrow"
     assert inputs["members"] == record.digest(members)
     assert inputs["data"] == record.digest(home / "data" / "aligned" / "portraits" / "train.arrow")

@@ -1,6 +1,6 @@
 """One retraining: a candidate is made in a worktree of its own, compared with what is promoted, and decided about.
 
-Four steps, each done once: refresh, rebuild, compare, decide. All that lasts is written by the last one, in one
+Four steps, each done once: refresh, rebuild, decide, record. All that lasts is written by the last one, in one
 transaction of Git (`decisions.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
 quick, and a kill after it leaves tags and a push that the next run makes.
 """
@@ -30,7 +30,7 @@ from flows.registry.history import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
 
-STEPS = ("refresh", "rebuild", "compare", "decide")
+STEPS = ("refresh", "rebuild", "decide", "record")
 RECORDS = Path(".palimpsest/records")
 # What a candidate comes from, beside data that Git does not have.
 SOURCES = ("params.yaml", "dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
@@ -184,9 +184,9 @@ class Retraining:
             raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
         return last.removeprefix("rebuild: ")
 
-    # --- compare ---
+    # --- decide ---
 
-    def _compare(self, say: Say) -> str:
+    def _decide(self, say: Say) -> str:
         content = dvc_lock.read(self.worktree.path / "dvc.lock")
         md5 = dvc_lock.outputs(content).get(self._checkpoint)
         if not md5:
@@ -264,9 +264,9 @@ class Retraining:
                 )
         return places
 
-    # --- decide ---
+    # --- record ---
 
-    def _decide(self, say: Say) -> str:
+    def _record(self, say: Say) -> str:
         tree = self.worktree.tree(self._new)
         while True:
             assert self.decision is not None
@@ -275,7 +275,7 @@ class Retraining:
                 break
             except decisions.Moved:
                 say("a rollback came in between: compared again, with what is promoted now")
-                self._compare(say)
+                self._decide(say)
         decisions.settle(self.root)
         if self.decision.outcome == "promoted":
             self.worktree.prepare(self.commit)

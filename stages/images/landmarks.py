@@ -70,17 +70,12 @@ def apply(transform: np.ndarray, points: np.ndarray) -> np.ndarray:
     return points[..., :1] * transform[:, 0] + points[..., 1:] * transform[:, 1] + transform[:, 2]
 
 
-def invert(transform: np.ndarray) -> np.ndarray:
-    """The 2 x 3 transform that goes back, from the crop to the original."""
-    (a, b, x), (c, d, y) = transform.tolist()
-    area = a * d - b * c
-    return np.array([[d, -b, b * y - d * x], [-c, a, c * x - a * y]]) / area
-
-
 def outside(transform: np.ndarray, size: int, height: int, width: int, grid: int = 32) -> float:
     """The share of a crop that lies outside its original, 0..1, counted on a grid x grid of points."""
     steps = (np.arange(grid) + 0.5) / grid * size - 0.5
-    points = apply(invert(transform), np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)) + 0.5
+    points = (
+        apply(cv2.invertAffineTransform(transform), np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)) + 0.5
+    )
     return 1.0 - float(np.mean(((points >= 0) & (points <= [width, height])).all(axis=1)))
 
 
@@ -164,7 +159,7 @@ class YuNet:
     Its outputs differ by some 1e-5 px from one type of CPU to another, so they are rounded to `STEP`; about
     one landmark in several thousand lies so near a rounding's edge that another CPU may still decide otherwise.
 
-    `model` is the .onnx file's path. A face scores at least `score` (0..1).
+    `model` is the .onnx file's path. A face scores at least `score_threshold` (0..1).
     Raises InputError, with `key` as the parameter to mend, where the file is no YuNet model.
     """
 
@@ -177,7 +172,7 @@ class YuNet:
     AROUND = 0.3  # of the face's size, seen beside it
     STEP = 1 / 16  # px of the scaled picture
 
-    def __init__(self, model: Path, score: float = 0.9, key: str = "detector_model"):
+    def __init__(self, model: Path, score_threshold: float = 0.9, key: str = "detector_model"):
         try:
             network = np.frombuffer(model.read_bytes(), np.uint8)
         except OSError as error:
@@ -186,7 +181,7 @@ class YuNet:
         # OpenCV would print its own lines beside the one that is raised.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            self._net = cv2.FaceDetectorYN.create("onnx", network, np.empty(0, np.uint8), (64, 64), score)
+            self._net = cv2.FaceDetectorYN.create("onnx", network, np.empty(0, np.uint8), (64, 64), score_threshold)
             self._net.detect(np.zeros((64, 64, 3), np.uint8))
         except cv2.error:
             raise InputError(
@@ -274,7 +269,7 @@ class Haar:
         boxes = np.asarray(faces, np.float64)
         box = boxes[foremost(boxes, height, width)]
         eyes = (self._pair(grey, box) + 0.5) / factors - 0.5
-        points = apply(invert(similarity(eyes, 1)), template(1))
+        points = apply(cv2.invertAffineTransform(similarity(eyes, 1)), template(1))
         return ordered(points)
 
     def _pair(self, grey: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ def noisy_labels(count: int, smoothing: bool, flip: float, rng: torch.Generator)
 
 
 def discriminator_loss(
-    real: Tensor, fake: Tensor, real_labels: Tensor, fake_labels: Tensor
+    real_logits: Tensor, fake_logits: Tensor, real_labels: Tensor, fake_labels: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Goodfellow et al. 2014, eq. 1, for the discriminator; logits and labels of length N.
 
@@ -33,48 +33,49 @@ def discriminator_loss(
     Returns the total and its parts `d_real`, `d_fake`.
     """
     parts = {
-        "d_real": F.binary_cross_entropy_with_logits(real, real_labels),
-        "d_fake": F.binary_cross_entropy_with_logits(fake, fake_labels),
+        "d_real": F.binary_cross_entropy_with_logits(real_logits, real_labels),
+        "d_fake": F.binary_cross_entropy_with_logits(fake_logits, fake_labels),
     }
     return parts["d_real"] + parts["d_fake"], parts
 
 
-def generator_loss(fake: Tensor, saturating: bool = False) -> Tensor:
+def generator_loss(fake_logits: Tensor, saturating: bool = False) -> Tensor:
     """The generator's loss from its N logits, a mean.
 
     Non-saturating, max log D(G(z)): softplus(-logit), which report 1 trained by. Saturating,
     Goodfellow et al. 2014, eq. 1: min log(1 - D(G(z))), which is -softplus(logit).
     """
-    return -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()
+    return -F.softplus(fake_logits).mean() if saturating else F.softplus(-fake_logits).mean()
 
 
-def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def relativistic_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Relativistic average, Jolicoeur-Martineau 2018, for the discriminator; logits of length N.
 
     (BCE(real - mean fake, 1) + BCE(fake - mean real, 0)) / 2: a real picture is to look more real
     than the average fake. Returns the total and its parts `d_real`, `d_fake`, halved each.
     """
     parts = {
-        "d_real": F.softplus(fake.mean() - real).mean() / 2,
-        "d_fake": F.softplus(fake - real.mean()).mean() / 2,
+        "d_real": F.softplus(fake_logits.mean() - real_logits).mean() / 2,
+        "d_fake": F.softplus(fake_logits - real_logits.mean()).mean() / 2,
     }
     return parts["d_real"] + parts["d_fake"], parts
 
 
-def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+def relativistic_generator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """The same for the generator, labels exchanged: (BCE(real - mean fake, 0) + BCE(fake - mean real, 1)) / 2.
 
     Both halves carry its gradient, the first by the average fake.
     """
-    return (F.softplus(real - fake.mean()).mean() + F.softplus(real.mean() - fake).mean()) / 2
+    real_gain, fake_gain = real_logits - fake_logits.mean(), real_logits.mean() - fake_logits
+    return (F.softplus(real_gain).mean() + F.softplus(fake_gain).mean()) / 2
 
 
-def discriminator_hinge(real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def discriminator_hinge(real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Lim and Ye 2017, Geometric GAN, eq. 13: max(0, 1 - real) + max(0, 1 + fake), means over logits of length N.
 
     Returns the total and its parts `d_real`, `d_fake`.
     """
-    parts = {"d_real": F.relu(1 - real).mean(), "d_fake": F.relu(1 + fake).mean()}
+    parts = {"d_real": F.relu(1 - real_logits).mean(), "d_fake": F.relu(1 + fake_logits).mean()}
     return parts["d_real"] + parts["d_fake"], parts
 
 

@@ -18,8 +18,8 @@ class Features(nn.Module):
     """Simonyan and Zisserman 2015: the activations of `network` (vgg16 or vgg19) after the layers named.
 
     `layers`: relu<block>_<number> or pool<block>, blocks and numbers counted from 1. Called with
-    pictures N x 3 x H x W in [-1, 1] it returns a dict of layer -> N x C x h x w, in the order of
-    `layers`; nothing above the last layer asked for is computed. `weights`: `imagenet`, or `random`
+    pictures N x 3 x H x W in [-1, 1] it returns a dict of layer -> N x C x h x w, in the network's
+    order; nothing above the last layer asked for is computed. `weights`: `imagenet`, or `random`
     (He et al. 2015, always the same draw).
 
     Raises InputError where ImageNet's weights are missing and cannot be had, or are not the ones
@@ -32,51 +32,46 @@ class Features(nn.Module):
     def __init__(self, network: str, layers: Sequence[str], weights: str, device: torch.device | str = "cpu"):
         super().__init__()
         import torchvision
+        from torchvision.models.feature_extraction import create_feature_extractor
 
         if weights not in ("imagenet", "random"):
             raise ValueError(f"weights must be imagenet or random, not {weights}")
         with torch.device("meta"):  # nothing is drawn, nothing allocated
-            stack = getattr(torchvision.models, network)(weights=None, init_weights=False).features
-        places = _places(stack)
-        if missing := sorted(set(layers) - set(places)):
-            raise ValueError(f"{network} has no layer {', '.join(missing)}; it has {', '.join(places)}")
-        self.layers = {name: places[name] for name in layers}
-        self.stack = stack[: max(self.layers.values()) + 1].to_empty(device="cpu")
+            whole = getattr(torchvision.models, network)(weights=None, init_weights=False)
+            nodes = _nodes(whole.features)
+            if missing := sorted(set(layers) - set(nodes)):
+                raise ValueError(f"{network} has no layer {', '.join(missing)}; it has {', '.join(nodes)}")
+            extractor = create_feature_extractor(whole, {nodes[name]: name for name in layers})
+        self.extractor = extractor.to_empty(device="cpu")
         if weights == "imagenet":
             state = imagenet(network)
-            self.stack.load_state_dict({key: state[f"features.{key}"] for key in self.stack.state_dict()})
+            self.extractor.load_state_dict({key: state[key] for key in self.extractor.state_dict()})
         else:
-            _draw(self.stack)
+            _draw(self.extractor)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(STD)[:, None, None])
         self.requires_grad_(False).eval().to(device).to(memory_format=torch.channels_last)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        x = ((pictures + 1) / 2 - self.mean) / self.std
-        kept = {}
-        for place, layer in enumerate(self.stack):
-            x = layer(x)
-            if place in self.layers.values():
-                kept[place] = x
-        return {name: kept[place] for name, place in self.layers.items()}
+        return self.extractor(((pictures + 1) / 2 - self.mean) / self.std)
 
 
-def _places(stack: nn.Sequential) -> dict[str, int]:
-    """The index in `stack` of each layer that has a name."""
-    places: dict[str, int] = {}
+def _nodes(stack: nn.Sequential) -> dict[str, str]:
+    """Torchvision's name, `features.<index>`, of each layer of `stack` that has a name here."""
+    nodes: dict[str, str] = {}
     block, numbers = 1, count(1)
     for place, layer in enumerate(stack):
         if isinstance(layer, nn.ReLU):
-            places[f"relu{block}_{next(numbers)}"] = place
+            nodes[f"relu{block}_{next(numbers)}"] = f"features.{place}"
         elif isinstance(layer, nn.MaxPool2d):
-            places[f"pool{block}"] = place
+            nodes[f"pool{block}"] = f"features.{place}"
             block, numbers = block + 1, count(1)
-    return places
+    return nodes
 
 
-def _draw(stack: nn.Sequential) -> None:
+def _draw(network: nn.Module) -> None:
     rng = torch.Generator().manual_seed(SEED)
-    for layer in stack:
+    for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=rng)
             if layer.bias is not None:

@@ -61,13 +61,13 @@ def vae(
 
 
 def gan(
-    patch: Tensor, target: Tensor, weights: Tensor, verdict: Tensor, reconstruction: float, adversarial: float
+    patch: Tensor, target: Tensor, weights: Tensor, logits: Tensor, reconstruction: float, adversarial: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Report 4, eq. (4) and (5), for the generator: reconstruction * L2 + adversarial * log-loss of its verdict.
+    """Report 4, eq. (4) and (5), for the generator: reconstruction * L2 + adversarial * -log D of the logits.
 
     The L2 is normalised, as Pathak et al. have it: in the total it is divided by the patch's number of
-    values; the part `l2` is the sum per picture, to be compared with a VAE's. `verdict` are the
-    discriminator's N logits; the adversarial part is the non-saturating -log D (report 1's reason).
+    values; the part `l2` is the sum per picture, to be compared with a VAE's. `logits` are the
+    discriminator's, N; the adversarial part is the non-saturating -log D (report 1's reason).
     """
-    parts = {"l2": weighted_l2(patch, target, weights).mean(), "adversarial": generator_loss(verdict)}
+    parts = {"l2": weighted_l2(patch, target, weights).mean(), "adversarial": generator_loss(logits)}
     return reconstruction * parts["l2"] / patch[0].numel() + adversarial * parts["adversarial"], parts

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stages.models.upsampling import doubled, to_picture
+from stages.models.upsampling import to_rgb, upsample
 from stages.runs.errors import InputError
 
 
@@ -33,17 +33,17 @@ class Autoencoder(nn.Module):
             raise InputError(f"the autoencoder takes pictures of multiples of 32 pixels, not {size}: set align.size")
         channels = [3, *(width << i for i in range(5))]
         encoder: list[nn.Module] = []
-        for above, below in pairwise(channels):
-            encoder += [nn.Conv2d(above, below, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        for in_channels, out_channels in pairwise(channels):
+            encoder += [nn.Conv2d(in_channels, out_channels, 3, 1, 1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         decoder: list[nn.Module] = []
         side = size // 32
-        for above, below in pairwise(reversed(channels[1:])):
+        for in_channels, out_channels in pairwise(reversed(channels[1:])):
             decoder += [
-                doubled(above, below, upsampling if side >= 8 else "transposed", kernel=3),
+                upsample(in_channels, out_channels, upsampling if side >= 8 else "transposed", kernel=3),
                 nn.ReLU(inplace=True),
             ]
             side *= 2
-        decoder += [*to_picture(channels[1], upsampling, kernel=3, norm=False), nn.Sigmoid()]
+        decoder += [*to_rgb(channels[1], upsampling, kernel=3, norm=False), nn.Sigmoid()]
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
 
     def forward(self, image: Tensor, hole: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import make_layers
 
-from stages.models.upsampling import doubled, to_picture
+from stages.models.upsampling import to_rgb, upsample
 from stages.runs.errors import InputError
 
 OBJECTIVES = ("vae", "gan")
@@ -164,9 +164,9 @@ class Discriminator(nn.Module):
         steps = _doublings(side)
         channels = [3, *(width << min(i, 3) for i in range(steps))]
         layers: list[nn.Module] = []
-        for i, (above, below) in enumerate(pairwise(channels)):
-            layers.append(nn.Conv2d(above, below, 4, 2, 1, bias=i == 0))
-            layers += [nn.BatchNorm2d(below)] if i else []
+        for i, (in_channels, out_channels) in enumerate(pairwise(channels)):
+            layers.append(nn.Conv2d(in_channels, out_channels, 4, 2, 1, bias=i == 0))
+            layers += [nn.BatchNorm2d(out_channels)] if i else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(channels[-1] * (side >> steps) ** 2, 1)
@@ -187,9 +187,12 @@ def alexnet(channels: Sequence[int]) -> nn.Sequential:
     Report 4: AlexNet "starts with a large kernel size"; layers and channels are otherwise its own.
     """
     layers: list[nn.Module] = []
-    for i, (above, below) in enumerate(pairwise([3, *channels])):
+    for i, (in_channels, out_channels) in enumerate(pairwise([3, *channels])):
         kernel = (11, 5, 3)[min(i, 2)]
-        layers += [nn.Conv2d(above, below, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(below)]
+        layers += [
+            nn.Conv2d(in_channels, out_channels, kernel, 2, kernel // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+        ]
         layers.append(nn.LeakyReLU(0.2, inplace=True))
     return nn.Sequential(*layers)
 
@@ -203,9 +206,9 @@ def resnet(channels: Sequence[int]) -> nn.Sequential:
     """A 3 x 3 convolution with stride 2, then two basic blocks a halving as in ResNet-18, by torchvision."""
     layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, 2, 1, bias=False), nn.BatchNorm2d(channels[0])]
     layers.append(nn.ReLU(inplace=True))
-    for above, below in pairwise(channels):
-        shortcut = nn.Sequential(nn.Conv2d(above, below, 1, 2, bias=False), nn.BatchNorm2d(below))
-        layers += [BasicBlock(above, below, 2, shortcut), BasicBlock(below, below)]
+    for in_channels, out_channels in pairwise(channels):
+        shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, 2, bias=False), nn.BatchNorm2d(out_channels))
+        layers += [BasicBlock(in_channels, out_channels, 2, shortcut), BasicBlock(out_channels, out_channels)]
     return nn.Sequential(*layers)
 
 
@@ -220,9 +223,13 @@ def _decoder(bottleneck: int, width: int, side: int, upsampling: str) -> nn.Sequ
     channels = [width << min(i, 3) for i in reversed(range(steps))]
     layers: list[nn.Module] = [nn.Linear(bottleneck, channels[0] * grid**2, bias=False)]
     layers += [nn.Unflatten(1, (channels[0], grid, grid)), nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
-    for above, below in pairwise(channels):
-        layers += [doubled(above, below, upsampling, 4, bias=False), nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, *to_picture(channels[-1], upsampling, 4), nn.Tanh())
+    for in_channels, out_channels in pairwise(channels):
+        layers += [
+            upsample(in_channels, out_channels, upsampling, 4, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers, *to_rgb(channels[-1], upsampling, 4), nn.Tanh())
 
 
 def _doublings(side: int) -> int:

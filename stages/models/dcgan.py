@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stages.models.upsampling import doubled, to_picture
+from stages.models.upsampling import to_rgb, upsample
 from stages.runs.errors import InputError
 
 PRIORS = ("uniform", "normal")
@@ -37,10 +37,10 @@ class Generator(nn.Module):
         channels = [width << (steps - 1 - i) for i in range(steps)]
         self.first = nn.Linear(latent, channels[0] * 16, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(channels[0]), nn.ReLU(inplace=True)]
-        for above, below in pairwise(channels):
-            layers.append(doubled(above, below, upsampling, kernel, bias=False))
-            layers += [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, *to_picture(channels[-1], upsampling, kernel), nn.Tanh())
+        for in_channels, out_channels in pairwise(channels):
+            layers.append(upsample(in_channels, out_channels, upsampling, kernel, bias=False))
+            layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, *to_rgb(channels[-1], upsampling, kernel), nn.Tanh())
         self.apply(_initialise)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -58,10 +58,10 @@ class Discriminator(nn.Module):
         steps = doublings(size)
         channels = [3] + [width << i for i in range(steps)]
         layers: list[nn.Module] = []
-        for i, (above, below) in enumerate(pairwise(channels)):
+        for i, (in_channels, out_channels) in enumerate(pairwise(channels)):
             normed = bool(i) and norm == "batch"
-            layers.append(_down(above, below, kernel, bias=not normed))
-            layers += [nn.BatchNorm2d(below)] if normed else []
+            layers.append(_down(in_channels, out_channels, kernel, bias=not normed))
+            layers += [nn.BatchNorm2d(out_channels)] if normed else []
             layers.append(nn.LeakyReLU(0.2, inplace=True))
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(channels[-1] * 16, 1)
@@ -71,8 +71,8 @@ class Discriminator(nn.Module):
         return self.last(self.layers(pictures).flatten(1)).squeeze(1)
 
 
-def _down(above: int, below: int, kernel: int, bias: bool) -> nn.Module:
-    return nn.Conv2d(above, below, kernel, 2, {4: 1, 5: 2}[kernel], bias=bias)
+def _down(in_channels: int, out_channels: int, kernel: int, bias: bool) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, kernel, 2, {4: 1, 5: 2}[kernel], bias=bias)
 
 
 def _initialise(module: nn.Module) -> None:

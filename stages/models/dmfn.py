@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stages.models.upsampling import doubled
+from stages.models.upsampling import upsample
 from stages.runs.errors import InputError
 
 DILATIONS = (1, 2, 4, 8)
@@ -139,23 +139,23 @@ def _span(missing: Tensor, length: int) -> Tensor:
     return start[:, None] + torch.arange(length, device=missing.device)
 
 
-def _conv(above: int, below: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     # Without a bias. A normalisation that follows at once would take it away again or, in the discriminator, has a
     # shift of its own. So would the one behind a fusion block's plain sums; but a dense block convolves once more
     # before it, with zeros around the picture, and a bias would show from the border on. It is left out all the same.
-    return nn.Conv2d(above, below, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, bias=False)
 
 
 def _normalised(layer: nn.Conv2d) -> tuple[nn.Module, ...]:
     return layer, nn.InstanceNorm2d(layer.out_channels), nn.ReLU(inplace=True)
 
 
-def _doubled(above: int, below: int, upsampling: str) -> tuple[nn.Module, ...]:
+def _doubled(in_channels: int, out_channels: int, upsampling: str) -> tuple[nn.Module, ...]:
     return (
-        doubled(above, below, upsampling, 4, bias=False),
-        nn.InstanceNorm2d(below),
+        upsample(in_channels, out_channels, upsampling, 4, bias=False),
+        nn.InstanceNorm2d(out_channels),
         nn.ReLU(inplace=True),
-        *_normalised(_conv(below, below, 3)),
+        *_normalised(_conv(out_channels, out_channels, 3)),
     )
 
 
@@ -167,8 +167,10 @@ def _branch(size: int, width: int) -> tuple[nn.Sequential, int]:
     steps = (size // 4).bit_length() - 1
     channels = [3] + [width << min(i, 3) for i in range(steps)]
     layers = [
-        nn.Sequential(_conv(above, below, 5, stride=2), nn.BatchNorm2d(below), nn.LeakyReLU(0.2, inplace=True))
-        for above, below in pairwise(channels)
+        nn.Sequential(
+            _conv(in_channels, out_channels, 5, stride=2), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.2, inplace=True)
+        )
+        for in_channels, out_channels in pairwise(channels)
     ]
     return nn.Sequential(*layers), channels[-1] * (-(-size // 2**steps)) ** 2
 

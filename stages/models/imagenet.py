@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import urllib.request
+import socket
+import sys
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,8 +55,8 @@ def imagenet(network: str) -> dict[str, Tensor]:
     fetch = f"curl -L --create-dirs -o '{path}' {source}"
     if not path.exists():
         try:
-            _download(source, path)
-        except (OSError, HTTPException) as error:
+            _download(source, path, sha256)
+        except (OSError, HTTPException, RuntimeError) as error:
             reason = getattr(error, "reason", error)
             raise InputError(
                 f"{path}: ImageNet weights are not here and could not be downloaded ({reason}); get them: {fetch}"
@@ -76,14 +76,17 @@ def read(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
-def _download(source: str, path: Path) -> None:
-    """Fetch `source` into `path`, which appears whole or not at all. Raises OSError or HTTPException."""
+def _download(source: str, path: Path, sha256: str) -> None:
+    """Fetch `source` into `path`; where its sha256 is another, nothing is left behind.
+
+    Raises OSError, HTTPException, or RuntimeError for another sha256.
+    """
+    import torch
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torch sets none, and a silent server would be waited for without end
     try:
-        with urllib.request.urlopen(source, timeout=TIMEOUT) as answer, draft.open("wb") as file:
-            while block := answer.read(1 << 20):
-                file.write(block)
-        draft.replace(path)
+        torch.hub.download_url_to_file(source, str(path), hash_prefix=sha256, progress=sys.stderr.isatty())
     finally:
-        draft.unlink(missing_ok=True)
+        socket.setdefaulttimeout(usual)

@@ -144,14 +144,14 @@ class PartialConvUNet(nn.Module):
         depth = min((size & -size).bit_length() - 1, DEEPEST)
         channels = [3, *(width * min(1 << i, 8) for i in range(depth))]
         self.encoder = nn.ModuleList(
-            Block(PartialConv2d(above, below, kernel, 2, kernel // 2, bias=i == 0), norm=i > 0, slope=0)
-            for i, (above, below, kernel) in enumerate(
+            Block(PartialConv2d(in_channels, out_channels, kernel, 2, kernel // 2, bias=i == 0), norm=i > 0, slope=0)
+            for i, (in_channels, out_channels, kernel) in enumerate(
                 zip(channels, channels[1:], KERNELS + (3,) * depth, strict=False)
             )
         )
         self.decoder = nn.ModuleList(
-            Block(_joined(above, skip, skip), norm=True, slope=0.2)
-            for skip, above in reversed(list(pairwise(channels[1:])))
+            Block(_joined(in_channels, skip, skip), norm=True, slope=0.2)
+            for skip, in_channels in reversed(list(pairwise(channels[1:])))
         )
         # Not normalised: pixels are at stake here, and with it 0.13 dB were lost in a test on CIFAR-10.
         self.refine = nn.ModuleList(Block(_joined(width, 3, width, True), norm=False, slope=0.2) for _ in range(refine))
@@ -216,9 +216,9 @@ def spread(image: Tensor, known: Tensor) -> Tensor:
     return torch.lerp(smooth, image, known)
 
 
-def _joined(above: int, skip: int, below: int, bias: bool = False) -> PartialConv2d:
+def _joined(in_channels: int, skip: int, out_channels: int, bias: bool = False) -> PartialConv2d:
     """A 3 x 3 partial convolution of features and a skip connection, each with its mask."""
-    return PartialConv2d(above + skip, below, 3, 1, 1, bias, groups_of_channels=(above, skip))
+    return PartialConv2d(in_channels + skip, out_channels, 3, 1, 1, bias, groups_of_channels=(in_channels, skip))
 
 
 def _join(x: Tensor, valid: Tensor, skip: Tensor, skip_valid: Tensor) -> tuple[Tensor, Tensor]:

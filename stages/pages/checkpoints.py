@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Numbers in each tensor, and what the metadata say. Raises InputError for a corrupt file."""
     found = Header(path)
-    return {name: math.prod(form.shape) for name, form in found.forms.items()}, found.inputs
+    return {name: math.prod(spec.shape) for name, spec in found.specs.items()}, found.inputs
 
 
 def list_checkpoints(folders: Folders, models: Iterable[str]) -> list[Checkpoint]:

@@ -18,18 +18,18 @@ TYPES = {
 }  # fmt: skip
 
 
-class Form(NamedTuple):
-    """What a tensor is but for its numbers."""
+class TensorSpec(NamedTuple):
+    """A tensor's type and shape."""
 
-    kind: str  # torch's name: float32
+    dtype: str  # torch's name: float32
     shape: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.kind} {' x '.join(map(str, self.shape)) or 'scalar'}"
+        return f"{self.dtype} {' x '.join(map(str, self.shape)) or 'scalar'}"
 
 
 class Header:
-    """A checkpoint of which the header alone has been read: what made it, and the form of its tensors.
+    """A checkpoint of which the header alone has been read: what made it, and the type and shape of its tensors.
 
     `remedy` ends the line that says what is wrong with it.
 
@@ -38,7 +38,7 @@ class Header:
 
     path: Path
     inputs: dict[str, Any]  # what made it; `arguments`, `params` and `runtime` are mappings where they are there
-    forms: dict[str, Form]  # of every tensor, by name
+    specs: dict[str, TensorSpec]  # of every tensor, by name
 
     def __init__(self, path: Path, remedy: str = "remove it and run `dvc repro`"):
         from safetensors import SafetensorError, safe_open
@@ -54,8 +54,8 @@ class Header:
             raise InputError(f"{path}: not a checkpoint of Palimpsest (no metadata '{KEY}'); {remedy}") from None
         except (SafetensorError, ValueError, RecursionError, OSError) as error:
             raise InputError(f"{path}: not a checkpoint of Palimpsest ({said_by(error)}); {remedy}") from None
-        self.forms = {
-            name: Form(TYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))
+        self.specs = {
+            name: TensorSpec(TYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))
             for name, part in slices.items()
         }
 

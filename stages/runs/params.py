@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -56,18 +56,11 @@ class Runtime:
     """Where and how the numbers are computed; each of these changes output bytes."""
 
     device: str = "cpu"  # a torch device: cpu, cuda, cuda:1
-    threads: int = 2  # torch's intra-op threads; 1 and 2 give different bytes
-    precision: str = "fp32"  # fp32 or bf16 (autocast; weights stay float32)
-    kernels: str = "native"  # native: all that the CPU has; portable: the same bytes on every CPU with AVX2 and FMA
-    devices: int = 1  # processes that train together, one a device; for training alone
-
-    def __post_init__(self) -> None:
-        if self.threads < 1 or self.devices < 1:
-            raise ValueError("threads and devices must be at least 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError("precision must be fp32 or bf16")
-        if self.kernels not in ("portable", "native"):
-            raise ValueError("kernels must be portable or native")
+    threads: Annotated[int, Field(ge=1)] = 2  # torch's intra-op threads; 1 and 2 give different bytes
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; weights stay float32
+    # native: all that the CPU has; portable: the same bytes on every CPU with AVX2 and FMA
+    kernels: Literal["native", "portable"] = "native"
+    devices: Annotated[int, Field(ge=1)] = 1  # processes that train together, one a device; for training alone
 
 
 def refuse_idle(section: Any, setting: str, names: Iterable[str]) -> None:

@@ -6,14 +6,13 @@ header is compared with what is wanted of it before anything of the size that it
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from stages.runs.header import KEY, Form, Header, said_by, short
+from stages.runs.header import KEY, Header, TensorSpec, said_by, short
+from stages.runs.params import STRICT
 from stages.runs.record import canonical
 
 if TYPE_CHECKING:
@@ -41,13 +40,20 @@ class Checkpoint(Header):
         Raises InputError where `kind` does not take these arguments, or the file has other tensors than it.
         """
         import torch
+        from pydantic import ValidationError, validate_call
 
-        if fault := unfit(kind, arguments):
-            raise self.wrong(fault)
+        # Strict: where a whole number is wanted, neither `true` nor 16.0 will do.
+        initialise = validate_call(config=STRICT)(kind.__init__)
+        module = kind.__new__(kind)
         try:
             # On this device nothing takes memory. One tensor too few is to be named below: so not at once.
-            with torch.device("meta"), at_most(len(self.forms) + 1000):
-                module = kind(**arguments)
+            with torch.device("meta"), at_most(len(self.specs) + 1000):
+                initialise(module, **arguments)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            name, absent = fault["loc"][0], fault["type"] in ("missing_argument", "unexpected_keyword_argument")
+            given = "" if absent else f", not {short(fault['input'])}"
+            raise self.wrong(f"arguments: {short(name)}: {fault['msg'].lower()}{given}") from None
         except Exception as error:  # a constructor may stumble over foreign arguments in any way
             raise self.wrong(said_by(error)) from None
         self.compare(part, module.state_dict())
@@ -60,22 +66,23 @@ class Checkpoint(Header):
         return module
 
     def compare(self, part: str, wanted: Mapping[str, Tensor]) -> None:
-        """Raise InputError unless the tensors under `part` are of exactly the names and forms of `wanted`."""
-        there = {name[len(part) + 1 :]: form for name, form in self.forms.items() if name.startswith(part + ".")}
-        forms = {
-            name: Form(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in wanted.items()
+        """Raise InputError unless the tensors under `part` are of exactly the names, types and shapes of `wanted`."""
+        there = {name[len(part) + 1 :]: spec for name, spec in self.specs.items() if name.startswith(part + ".")}
+        specs = {
+            name: TensorSpec(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in wanted.items()
         }
-        for name in sorted(forms.keys() | there.keys()):
+        for name in sorted(specs.keys() | there.keys()):
             if name not in there:
                 raise self.wrong(f"it has no {part}.{name}")
-            if name not in forms:
+            if name not in specs:
                 raise self.wrong(f"{part}.{short(name)} is none of the network's")
-            if there[name] != forms[name]:
-                raise self.wrong(f"{part}.{name} is {there[name]}, and the network's {forms[name]}")
+            if there[name] != specs[name]:
+                raise self.wrong(f"{part}.{name} is {there[name]}, and the network's {specs[name]}")
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors under `part`, named without it: a module's state dict. Raises InputError as `tensor` does."""
-        return {name[len(part) + 1 :]: self.tensor(name) for name in self.forms if name.startswith(part + ".")}
+        return {name[len(part) + 1 :]: self.tensor(name) for name in self.specs if name.startswith(part + ".")}
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, on the CPU. Raises InputError where not all of its numbers are finite."""
@@ -91,31 +98,6 @@ class Checkpoint(Header):
         if not finite:
             raise self.wrong(f"{short(name)} is not finite")
         return tensor
-
-
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (on the CPU) and the metadata of a checkpoint, whatever they are; raises InputError as it does."""
-    found = Checkpoint(path)
-    return {name: found.tensor(name) for name in found.forms}, found.inputs
-
-
-def unfit(kind: type, arguments: Mapping[str, Any]) -> str | None:
-    """Why a constructor does not take these arguments, by its annotations; None if it does."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        inspect.signature(kind).bind(**arguments)
-    except TypeError as error:  # missing, or unheard of
-        return f"arguments: {said_by(error)}"
-    hints = get_type_hints(kind.__init__)  # type: ignore[misc]
-    for name, value in arguments.items():
-        try:
-            TypeAdapter(hints[name]).validate_json(json.dumps(value, allow_nan=False), strict=True)
-        except ValidationError as error:
-            return f"arguments: {name}: {error.errors()[0]['msg'].lower()}, not {short(value)}"
-        except ValueError:  # 1e999 is read as infinity
-            return f"arguments: {name} is {short(value)}"
-    return None
 
 
 @contextmanager

@@ -50,11 +50,11 @@ class DistributedContext:
         """What to call for passes that train `module`; `module` itself on one device."""
         return self._fabric.setup_module(module, move_to_device=False) if self._fabric else module
 
-    def share(self, batch: Tensor) -> Tensor:
+    def shard(self, batch: Tensor) -> Tensor:
         """This process's part of something that has one row a picture of the whole batch."""
         return batch[self.rank :: self.size].to(self.device)
 
-    def mean(self, values: Sequence[float]) -> list[float]:
+    def all_reduce_mean(self, values: Sequence[float]) -> list[float]:
         """The mean over the processes, number by number."""
         if not self._fabric:
             return list(values)

@@ -54,11 +54,11 @@ class Examples:
     """The pictures of `table` in batches; with `kinds` (kind of hole -> its options) each gets a hole.
 
     One of the kinds is drawn for each picture, all as likely; where it cannot be placed (`eye_bar`
-    without landmarks), another. `mirror` flips half of the pictures, with their holes.
+    without landmarks), another. `hflip` flips half of the pictures, drawn at random, left to right, with their holes.
     """
 
-    def __init__(self, table: Table, batch: int, kinds: Mapping[str, Mapping[str, Any]], mirror: bool, seed: int):
-        self.table, self.kinds, self.mirror, self.seed = table, kinds, mirror, seed
+    def __init__(self, table: Table, batch: int, kinds: Mapping[str, Mapping[str, Any]], hflip: bool, seed: int):
+        self.table, self.kinds, self.hflip, self.seed = table, kinds, hflip, seed
         self.sampler = Sampler(len(table), batch, seed)
         self._landmarks = table.landmarks() if "eye_bar" in kinds else None
         if self._landmarks is not None and set(kinds) <= set(holes.PLACED):  # now, not when such a picture comes
@@ -75,10 +75,10 @@ class Examples:
     def shown(self, count: int, context: DistributedContext) -> tuple[Tensor, Tensor]:
         """The first `count` pictures of the table with fixed holes, for sheets; as `batch` gives them."""
         rows = np.arange(min(count, len(self.table)))
-        return self._load(rows, [(3, 0, int(row)) for row in rows], context, mirror=False)
+        return self._load(rows, [(3, 0, int(row)) for row in rows], context, hflip=False)
 
     def _load(
-        self, rows: np.ndarray, keys: list[tuple[int, int, int]], context: DistributedContext, mirror: bool = True
+        self, rows: np.ndarray, keys: list[tuple[int, int, int]], context: DistributedContext, hflip: bool = True
     ) -> tuple[Tensor, Tensor]:
         import torch
 
@@ -86,7 +86,7 @@ class Examples:
             self._buffer = np.empty((len(rows), *self.table.size, 3), np.uint8)
         image = to_tensor(self.table.pictures(rows, out=self._buffer), context.device)
         rngs = [np.random.default_rng([self.seed, *key]) for key in keys]
-        flip = torch.tensor([rng.random() < 0.5 and self.mirror and mirror for rng in rngs], device=context.device)
+        flip = torch.tensor([rng.random() < 0.5 and self.hflip and hflip for rng in rngs], device=context.device)
         hole = torch.zeros(len(rows), 1, *self.table.size, dtype=torch.bool)
         if self.kinds:
             drawn = [self._draw(int(row), rng) for row, rng in zip(rows, rngs, strict=True)]

@@ -19,9 +19,9 @@ class Training:
     start: str = "stages/models/no_checkpoint.txt"  # a checkpoint to go on from; that file: random weights
     steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
     batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices
-    rate: Annotated[float, Field(gt=0)] = 2e-4  # Adam's learning rate
+    lr: Annotated[float, Field(gt=0)] = 2e-4  # Adam's learning rate
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the averaged network that is saved; 0: the last weights
-    mirror: bool = True  # half of the pictures mirrored
+    hflip: bool = True  # half of the pictures, drawn at random, are flipped left to right
     seed: Annotated[int, Field(ge=0)] = 1  # of the first weights, the order of the pictures, and the holes
     log_every: Annotated[int, Field(ge=1)] = 10  # steps between two rows of history
     sample_every: Annotated[int, Field(ge=1)] = 200  # steps between two sample sheets

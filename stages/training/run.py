@@ -34,7 +34,7 @@ from stages.images import png
 from stages.images.table import Table
 from stages.runs import command, record
 from stages.runs.errors import InputError
-from stages.runs.header import Form, short
+from stages.runs.header import TensorSpec, short
 from stages.runs.params import Runtime
 from stages.training import checkpoint
 from stages.training.distributed import DistributedContext, launch
@@ -207,7 +207,7 @@ class Run:
                 if self.history and not self._window:
                     bar.set_postfix({k: f"{v:.3g}" for k, v in self.history[-1].items() if k != "step"}, refresh=False)
                 # All stop at one step, whoever was asked or has found a fault.
-                stop, fault = self.context.mean([self._stop, bool(self._fault)])
+                stop, fault = self.context.all_reduce_mean([self._stop, bool(self._fault)])
                 if fault:
                     raise self._fault or InputError("another process of the training has found a fault")
                 if stop:
@@ -225,12 +225,10 @@ class Run:
 
         Raises InputError that names every part that is not finite: training stops there.
         """
-        values = dict(zip(parts, self.context.mean([value.item() for value in parts.values()]), strict=True))
+        values = dict(zip(parts, self.context.all_reduce_mean([value.item() for value in parts.values()]), strict=True))
         bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise InputError(
-                f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the rate or use fp32"
-            )
+            raise InputError(f"the loss is not finite at step {self.step}: {', '.join(bad)}; lower the lr or use fp32")
         self._window.append(values)
         if (self.step + 1) % self.params.log_every == 0 or self.step + 1 == self.params.steps:
             means = {name: sum(row[name] for row in self._window) / len(self._window) for name in values}
@@ -281,7 +279,7 @@ class Run:
         """
         tensors = {f"{name}.{key}": value for name, n in networks.items() for key, value in n.state_dict().items()}
         if bad := [name for name, value in tensors.items() if not value.isfinite().all()]:
-            raise InputError(f"after the last step {bad[0]} is not finite; lower the rate or use fp32")
+            raise InputError(f"after the last step {bad[0]} is not finite; lower the lr or use fp32")
         self._save()
         if self.context.rank == 0:
             inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
@@ -339,7 +337,7 @@ class Run:
             raise saved.wrong(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
         if saved.inputs["step"] > self.params.steps:
             raise saved.wrong(f"step {saved.inputs['step']} of {self.params.steps}")
-        if saved.forms.get("seen") != Form("uint8", self.sampler.seen.shape):
+        if saved.specs.get("seen") != TensorSpec("uint8", self.sampler.seen.shape):
             raise saved.wrong(f"`seen` is not of the {len(self.sampler.seen)} training pictures")
         return saved.inputs
 
@@ -361,7 +359,7 @@ def _wanted(name: str, thing: Any, saved: checkpoint.Checkpoint) -> dict[str, Te
     import torch
 
     parameters = [parameter for group in thing.param_groups for parameter in group["params"]]
-    begun = {key.split(".")[1] for key in saved.forms if key.startswith(f"{name}.")}
+    begun = {key.split(".")[1] for key in saved.specs if key.startswith(f"{name}.")}
     wanted = {}
     for number, parameter in enumerate(parameters):
         if str(number) in begun:
@@ -388,7 +386,7 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
     """
     try:
         found = checkpoint.Checkpoint(path, f"get it anew, or start from {NO_CHECKPOINT}")
-        names = {name.partition(".")[0] for name in found.forms}
+        names = {name.partition(".")[0] for name in found.specs}
         main = "generator" if "generator" in parts else "network"
         # What an older version did not write is its default.
         defaults = {key: p.default for key, p in inspect.signature(type(parts[main])).parameters.items()}

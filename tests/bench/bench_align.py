@@ -42,7 +42,7 @@ def by_align(data: bytes) -> np.ndarray:
 def by_pil(data: bytes) -> np.ndarray:
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     twice = faces.similarity(POINTS, 2 * SIZE)
-    back = faces.invert(twice)
+    back = cv2.invertAffineTransform(twice)
     back[:, 2] += 0.5 - back[:, :2].sum(axis=1) / 2  # PIL counts from the pixel's corner
     warped = picture.transform((2 * SIZE, 2 * SIZE), Image.Transform.AFFINE, back.ravel(), Image.Resampling.BILINEAR)
     return np.asarray(warped.resize((SIZE, SIZE), Image.Resampling.BOX))

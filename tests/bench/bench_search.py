@@ -3,7 +3,7 @@
     python tests/bench/bench_search.py --model data/models/dcgan.safetensors --aligned data/aligned/portraits
 
 The naive loop is what the reports' code does: one picture, torch's default memory layout, gradients
-into the weights too, a random z to start from, and a constant rate. Each measurement has a process of
+into the weights too, a random z to start from, and a constant learning rate. Each measurement has a process of
 its own, as the loop has where it is used: what one leaves in the allocator's heap speeds up the next.
 Ratios are medians over rounds; times on a busy machine mean little.
 """
@@ -28,15 +28,15 @@ from stages.images.tensors import to_tensor
 from stages.losses.latent import context_loss, context_weights, prior_loss
 from stages.models.dcgan import sample_prior
 from stages.runs.params import Runtime
-from stages.search import Networks, Params, best_start, candidates, descend, load_networks
+from stages.search import Networks, Params, best_start, descend, draw_candidates, load_networks
 
 BATCH = 32
 
 
-def naive(networks: Networks, known: torch.Tensor, weights: torch.Tensor, iterations: int, rate: float, seed: int):
+def naive(networks: Networks, known: torch.Tensor, weights: torch.Tensor, iterations: int, lr: float, seed: int):
     """One picture (1 x 3 x S x S) the reports' way; yields the loss before each step."""
     z = sample_prior(1, networks.latent, networks.prior, torch.Generator().manual_seed(seed)).requires_grad_(True)
-    adam = torch.optim.Adam([z], rate)
+    adam = torch.optim.Adam([z], lr)
     plain = [network.to(memory_format=torch.contiguous_format).requires_grad_(True) for network in networks[:2]]
     for _ in range(iterations):
         output = plain[0](z)
@@ -92,8 +92,8 @@ def batch_ends(precision: str, model: Path, aligned: Path, count: int, iteration
     params, runtime = settings(iterations), Runtime(precision=precision)
     descend(networks, known, weights, torch.zeros(BATCH, networks.latent), settings(2), runtime)
     start = time.perf_counter()
-    bank = candidates(networks, params, runtime, torch.device("cpu"))
-    found = descend(networks, known, weights, best_start(known, weights, bank), params, runtime)
+    candidates = draw_candidates(networks, params, runtime, torch.device("cpu"))
+    found = descend(networks, known, weights, best_start(known, weights, candidates), params, runtime)
     seconds = (time.perf_counter() - start) / BATCH
     last = descend(networks, known, weights, found.z, settings(1), Runtime())
     return seconds, last.losses[0][:count].mean().item()
@@ -128,7 +128,7 @@ def main() -> None:
     count = options.pictures
     print(f"\ntime to an equal or lower final fp32 loss, a picture, mean of {count}; best start included")
     slow, target = alone(naive_ends, *given, count, options.iterations)
-    print(f"naive: {options.iterations} iterations at a constant rate: {slow:.1f} s, loss {target:.2f}")
+    print(f"naive: {options.iterations} iterations at a constant learning rate: {slow:.1f} s, loss {target:.2f}")
     for precision in ("fp32", "bf16"):
         for iterations in (100, 150, 200, 250, 300, 400):
             seconds, loss = alone(batch_ends, precision, *given, count, iterations)

@@ -52,8 +52,8 @@ def descend(loss: Tensor, optimiser: torch.optim.Adam) -> None:
 def dcgan_step(runtime: Runtime, device: torch.device, size: int, width: int, batch: int) -> Callable[[], None]:
     """Report 1's: both networks' step, as in stages/train_dcgan.py."""
     nets = [dcgan.Generator(size, 100, width, 5), dcgan.Discriminator(size, width, 5)]
-    generator, judge = (n.to(device, memory_format=torch.channels_last) for n in nets)  # type: ignore[call-overload]
-    g_adam, d_adam = adam(generator, 0.999), adam(judge, 0.999)
+    generator, discriminator = (n.to(device, memory_format=torch.channels_last) for n in nets)  # type: ignore[call-overload]
+    g_adam, d_adam = adam(generator, 0.999), adam(discriminator, 0.999)
     rng = torch.Generator().manual_seed(1)
     real, z = noise(batch, size).to(device), dcgan.sample_prior(batch, 100, "uniform", rng).to(device)
     labels = [labels.to(device) for labels in noisy_labels(batch, True, 0.0, rng)]
@@ -61,13 +61,13 @@ def dcgan_step(runtime: Runtime, device: torch.device, size: int, width: int, ba
     def step() -> None:
         with autocast(runtime, device):
             fake = generator(z)
-            verdicts = judge(real), judge(fake.detach())
-        descend(discriminator_loss(verdicts[0].float(), verdicts[1].float(), *labels)[0], d_adam)
-        judge.requires_grad_(False)
+            logits = discriminator(real), discriminator(fake.detach())
+        descend(discriminator_loss(logits[0].float(), logits[1].float(), *labels)[0], d_adam)
+        discriminator.requires_grad_(False)
         with autocast(runtime, device):
-            verdict = judge(fake)
-        descend(generator_loss(verdict.float()), g_adam)
-        judge.requires_grad_(True)
+            fake_logits = discriminator(fake)
+        descend(generator_loss(fake_logits.float()), g_adam)
+        discriminator.requires_grad_(True)
 
     return step
 
@@ -78,23 +78,23 @@ def dmfn_step(
     """Report 3's without VGG's terms: both networks' step, as in stages/train_dmfn.py."""
     params = Params(dataset="none")
     nets = [dmfn.DMFN(size, width), dmfn.Discriminator(size, d_width)]
-    network, judge = (n.to(device, memory_format=torch.channels_last) for n in nets)  # type: ignore[call-overload]
-    g_adam, d_adam = adam(network, params.beta2), adam(judge, params.beta2)
+    network, discriminator = (n.to(device, memory_format=torch.channels_last) for n in nets)  # type: ignore[call-overload]
+    g_adam, d_adam = adam(network, params.beta2), adam(discriminator, params.beta2)
     image, hole = noise(batch, size).to(device), torch.zeros(batch, 1, size, size, dtype=torch.bool, device=device)
     hole[:, :, size // 4 : size // 2, size // 4 : 3 * size // 4] = True
 
     def step() -> None:
         with autocast(runtime, device):
             completed = torch.where(hole, network(image, hole).float(), image)
-            real, real_maps = judge(image, hole)
-        judge.requires_grad_(False)
+            real, real_maps = discriminator(image, hole)
+        discriminator.requires_grad_(False)
         with autocast(runtime, device):
-            fake, fake_maps = judge(completed, hole)
+            fake, fake_maps = discriminator(completed, hole)
         maps = fake_maps, [of_layer.detach() for of_layer in real_maps]
         descend(dmfn_loss(params, (completed, image), (fake, real.detach()), maps, None)[0], g_adam)
-        judge.requires_grad_(True)
+        discriminator.requires_grad_(True)
         with autocast(runtime, device):
-            fake, _ = judge(completed.detach(), hole)
+            fake, _ = discriminator(completed.detach(), hole)
         descend(relativistic_discriminator_loss(real.float(), fake.float())[0], d_adam)
 
     return step

@@ -373,7 +373,7 @@ def plant(lab: Lab, md5: str, system: str = "net") -> str:
 
 def test_ctrl_c_between_two_commands_is_heeded(lab: Lab) -> None:
     lab.photos("good")
-    for step, missing in (("rebuild", {"ingest", "train"}), ("decide", set())):
+    for step, missing in (("rebuild", {"ingest", "train"}), ("record", set())):
         with job_of(lab) as job:
             for before in STEPS[: STEPS.index(step)]:
                 job.do(before, print)
@@ -420,10 +420,10 @@ def test_a_rollback_in_between_and_what_it_undoes(lab: Lab) -> None:
         plant(lab, md5, system="other")
     lab.photos("fair")
     with job_of(lab) as job:
-        for step in ("refresh", "rebuild", "compare"):
+        for step in ("refresh", "rebuild", "decide"):
             job.do(step, print)
         decisions.rollback(lab.root)
-        job.do("decide", print)
+        job.do("record", print)
     log = [entry.decision for entry in history.read(lab.git)]
     assert [(one.system, one.outcome) for one in log[2:]] == [("other", "rolled back"), ("net", "promoted")]
     lab.photos("fair", more=1)

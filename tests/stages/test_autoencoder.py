@@ -134,7 +134,7 @@ def test_a_stage_leaves_its_outputs(stage, aligned, tmp_path):
 
 def test_lius_terms_are_logged_one_by_one_and_the_second_stage_freezes_the_encoders_normalisation(aligned, tmp_path):
     """A training that is second stage from its first step on: the encoder's normalisation ends as it began."""
-    changes = {"loss": "liu", "perceptual_weights": "random", "finetune_from": 0.0, "finetune_rate": 1e-3}
+    changes = {"loss": "liu", "perceptual_weights": "random", "finetune_from": 0.0, "finetune_lr": 1e-3}
     run("train_partial_conv", aligned, tmp_path, SMALL | {"steps": 4, "ema": 0.0} | changes)
     terms = {"valid", "hole", "perceptual", "style_raw", "style_composited", "tv"}
     assert set(history(tmp_path)[0]) == {"step", "mse_raw", "mse_composited"} | terms

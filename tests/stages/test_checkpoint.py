@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_training import run
 from test_training import SMALL, section, write_pictures
 
@@ -148,7 +148,7 @@ def test_what_a_header_claims_is_compared_before_it_is_built(
         ({"kernel": 6}, "not a whole dcgan (6)"),
         ({"upsampling": 4}, "upsampling: input should be a valid string, not 4"),
         ({"upsampling": "bicubic"}, "upsampling: must be one of transposed, resize, not 'bicubic'"),
-        ({"depth": 3}, "unexpected keyword argument 'depth'"),
+        ({"depth": 3}, "arguments: depth: unexpected keyword argument)"),
         ({"self": 3}, "not a whole dcgan"),
         ({"latent\n": 3}, "unexpected keyword argument"),
     ],
@@ -160,6 +160,12 @@ def test_arguments_that_the_network_does_not_take(arguments: dict[str, Any], sai
     assert said in one_line(path, lambda: search.load_networks(path, CPU))
 
 
+def test_an_argument_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, of_dcgan(), MADE | {"arguments": {k: v for k, v in SHAPE.items() if k != "latent"}})
+    assert "(arguments: latent: missing required argument)" in one_line(path, lambda: search.load_networks(path, CPU))
+
+
 METADATA = {
     "no JSON": ("{", "not a checkpoint of Palimpsest"),
     "nested": ("[" * 100_000, "not a checkpoint of Palimpsest (RecursionError)"),
@@ -167,7 +173,10 @@ METADATA = {
     "a list": ("[]", "its metadata are no mapping"),
     "a number": ("3", "its metadata are no mapping"),
     "not a number": ('{"arguments": {"size": NaN}}', "NaN in its metadata"),
-    "infinite": (json.dumps(MADE | {"arguments": SHAPE | {"size": 0.5}}).replace("0.5", "1e999"), "size is inf"),
+    "infinite": (
+        json.dumps(MADE | {"arguments": SHAPE | {"size": 0.5}}).replace("0.5", "1e999"),
+        "size: input should be a valid integer, not inf",
+    ),
     "a long number": ('{"arguments": {"size": ' + "9" * 5000 + "}}", "not a checkpoint of Palimpsest"),
     "arguments": ('{"network": "dcgan", "arguments": [1]}', "arguments in its metadata is no mapping"),
     "params": ('{"network": "dcgan", "arguments": {}, "params": 3}', "params in its metadata is no mapping"),
@@ -350,7 +359,9 @@ def test_a_start_of_other_weights_is_refused_by_the_key_that_differs(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"objective": "hinge"}, {"saturating": True, "smoothing": False}, {"d_width": SMALL["width"]}], ids=str
+    "changes",
+    [{"objective": "hinge"}, {"saturating": True, "label_smoothing": False}, {"d_width": SMALL["width"]}],
+    ids=str,
 )
 def test_a_start_may_go_on_by_another_loss(changes: dict[str, Any], first: Any, aligned: Path, tmp_path: Path) -> None:
     """What the logits are trained by changes; which picture looks more real does not. And `d_width` null is `width`."""
@@ -358,9 +369,34 @@ def test_a_start_may_go_on_by_another_loss(changes: dict[str, Any], first: Any, 
     run("train_dcgan", aligned, tmp_path, given | changes, start)
 
 
+OLD_NAMES = {
+    "lr": "rate", "d_lr": "d_rate", "hflip": "mirror", "label_flip": "flip", "label_smoothing": "smoothing",
+    "finetune_lr": "finetune_rate", "lr_ratio": "rate_ratio",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["train_dcgan", "train_dmfn", "train_partial_conv", "train_context_encoder"])
+def test_a_checkpoint_that_names_its_parameters_as_older_versions_did(
+    stage: str, first: Any, aligned: Path, larger: Path, tmp_path: Path
+) -> None:
+    """It starts a training, is searched and infers: the parameters that shape its weights have kept their names."""
+    start, given = first(stage)
+    tensors, made = load_file(start), header.Header(start).inputs
+    older = tmp_path / "older.safetensors"
+    named = {OLD_NAMES.get(name, name): value for name, value in made["params"].items()}
+    assert {"rate", "mirror"} < named.keys()
+    checkpoint.save(older, tensors, made | {"params": named})
+    run(stage, aligned if stage in ("train_dcgan", "train_dmfn") else larger, tmp_path, given, older)
+    part = "generator" if stage == "train_dcgan" else "network"
+    network = (
+        search.load_networks(older, CPU).generator if part == "generator" else infer.load_network(older, stage[6:])[0]
+    )
+    assert all(torch.equal(value, tensors[f"{part}.{name}"]) for name, value in network.state_dict().items())
+
+
 def test_a_start_whose_tensors_do_not_fit(first: Any, aligned: Path, tmp_path: Path) -> None:
     start, given = first("train_dcgan")
-    tensors, made = checkpoint.load(start)
+    tensors, made = load_file(start), header.Header(start).inputs
     other = tmp_path / "other.safetensors"
     for changed, said in (
         ({k: v for k, v in tensors.items() if not k.startswith("generator")}, "it has no generator.first.weight"),
@@ -408,7 +444,7 @@ def test_a_damaged_state_is_one_line(damage: Any, said: str, state: Any, larger:
     folder, given = state
     shutil.copytree(folder, tmp_path / "state")
     (file,) = (tmp_path / "state").glob("*/state.safetensors")
-    tensors, progress = checkpoint.load(file)
+    tensors, progress = load_file(file), header.Header(file).inputs
     damage(tensors, progress)
     checkpoint.save(file, tensors, progress)
     with pytest.raises(InputError) as caught:
@@ -423,4 +459,4 @@ def test_a_whole_state_is_gone_on_from(state: Any, larger: Path, tmp_path: Path)
     shutil.copytree(folder, tmp_path / "state")
     model = run("train_autoencoder", larger, tmp_path, given).model
     assert model.read_bytes() == (folder.parent / "out" / model.name).read_bytes()
-    assert np.isfinite(checkpoint.load(model)[0]["network.encoder.0.weight"].numpy()).all()
+    assert np.isfinite(load_file(model)["network.encoder.0.weight"].numpy()).all()

@@ -242,12 +242,12 @@ def difference(context: DistributedContext) -> tuple[float, float]:
     """The largest gradient, and how far this process's lie from the mean of all processes'."""
     with seeded(1):
         network = context.place(ContextEncoder(64, "alexnet", "vae", 8, 2))
-    image, hole = (context.share(x) for x in example(4, 64))
+    image, hole = (context.shard(x) for x in example(4, 64))
     predict = shared(context, network)  # to be kept: gradients are joined as long as it is there
     pixels, mean, log_variance = predict(image, hole, torch.ones(len(image), 8))
     (pixels.square().mean() + mean.square().mean() + log_variance.square().mean() + log_variance.mean()).backward()
     own = np.concatenate([p.grad.numpy().ravel() for p in network.parameters()])
-    return float(np.abs(own).max()), float(np.abs(own - context.mean(own.tolist())).max())
+    return float(np.abs(own).max()), float(np.abs(own - context.all_reduce_mean(own.tolist())).max())
 
 
 def test_two_processes_join_their_gradients():
@@ -293,7 +293,7 @@ def history(home: Path) -> list[dict[str, float]]:
 )
 def test_the_stage_learns_and_leaves_its_outputs(objective, rows, columns, aligned, tmp_path):
     often = {"steps": 240, "log_every": 10, "sample_every": 240, "width": 8}
-    often |= {"overlap_weight": 1.0, "rate": 4e-3} | ({"kl": 0.01} if objective == "vae" else {})
+    often |= {"overlap_weight": 1.0, "lr": 4e-3} | ({"kl": 0.01} if objective == "vae" else {})
     run("train_context_encoder", aligned, tmp_path, SMALL | often | {"objective": objective})
     logged = history(tmp_path)
     assert set(logged[0]) == {"step", "patch_sse"} | columns

@@ -19,8 +19,8 @@ from stages.models import dcgan
 from stages.models.autoencoder import Autoencoder
 from stages.models.dmfn import DMFN
 from stages.models.partial_conv import PartialConvUNet
+from stages.runs.header import Header
 from stages.runs.params import Runtime
-from stages.training import checkpoint
 from stages.training.distributed import DistributedContext, launch
 from stages.training.run import seeded
 
@@ -43,8 +43,8 @@ def gradients(context: DistributedContext, out: Path) -> None:
         with seeded(1):
             network = context.place(build()).eval()
         whole = context.wrap(network)
-        part = context.share(image)
-        loss = whole(part) - 1 if name == "dcgan" else whole(part, context.share(hole)) - part
+        part = context.shard(image)
+        loss = whole(part) - 1 if name == "dcgan" else whole(part, context.shard(hole)) - part
         loss.square().mean().backward()
         np.save(
             out / f"{name}-{context.size}-{context.rank}.npy",
@@ -106,7 +106,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bytes(home: Path) -> 
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr
-    step = checkpoint.load(states[0])[1]["step"]
+    step = Header(states[0]).inputs["step"]
     assert 5 <= step < 40
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert f"a: step {step};" in done.stderr
@@ -118,7 +118,7 @@ def test_two_processes_stop_together_and_go_on_to_the_same_bytes(home: Path) -> 
     [
         ({"batch": 5}, "batch: 5 is no multiple"),
         ({"batch": 2}, "batch: 2 is less than two for each of 2 devices"),
-        ({"rate": 1e30}, "not finite"),
+        ({"lr": 1e30}, "not finite"),
     ],
 )
 def test_a_mistake_ends_all_processes_in_one_line(change: dict, said: str, home: Path) -> None:

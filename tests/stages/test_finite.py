@@ -99,7 +99,7 @@ def dcgan(path: Path, broken: str) -> Path:
     ("broken", "said"),
     [
         ("generator", r"what the generator of 'gan' makes of random z number \d is not a finite number"),
-        ("discriminator", r"'0000\.png', hole 'centre': the search through .* is not a finite number .* rate"),
+        ("discriminator", r"'0000\.png', hole 'centre': the search through .* is not a finite number .* lr"),
     ],
 )
 def test_search_names_the_picture(data: Path, tmp_path: Path, broken: str, said: str) -> None:
@@ -120,8 +120,8 @@ def test_a_discriminator_that_has_no_say_may_overflow(data: Path, tmp_path: Path
 def test_a_descent_that_leaves_the_numbers_names_its_rate(data: Path, tmp_path: Path, method: str) -> None:
     with table.writing_pictures(tmp_path / "guide.arrow", (SIZE, SIZE), table.COMPLETED) as guides:
         guides.append(np.zeros((SIZE, SIZE, 3), np.uint8), *pretend.key(0), "centre")  # not as what is known
-    params = blend.Params("faces", method, iterations=4, rate=1.7e308)
-    said = r"^'0000\.png', hole 'centre': blending left the range of numbers: lower blend\.soft\.rate$"
+    params = blend.Params("faces", method, iterations=4, lr=1.7e308)
+    said = r"^'0000\.png', hole 'centre': blending left the range of numbers: lower blend\.soft\.lr$"
     with np.errstate(all="ignore"), pytest.raises(InputError, match=said):
         blend.blend(*tables(data), tmp_path, tmp_path / "out", params, "soft")
 
@@ -154,13 +154,13 @@ def train(tmp_path: Path, stage: str, **section: object) -> None:
 def test_a_sample_sheet_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     """The only step's loss is finite; the weights after it are too large to multiply."""
     with pytest.raises(InputError, match=r"^the sample sheet of step 1 is not a finite number everywhere"):
-        train(tmp_path, "train_autoencoder", rate=1e30)
+        train(tmp_path, "train_autoencoder", lr=1e30)
     assert not (tmp_path / "out" / "samples").exists()
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     """The discriminator's, which no picture shows, are infinite after the only step."""
-    said = r"^after the last step discriminator\.[\w.]+ is not finite; lower the rate or use fp32$"
+    said = r"^after the last step discriminator\.[\w.]+ is not finite; lower the lr or use fp32$"
     with pytest.raises(InputError, match=said):
-        train(tmp_path, "train_dmfn", blocks=1, d_width=2, d_rate=1e39)
+        train(tmp_path, "train_dmfn", blocks=1, d_width=2, d_lr=1e39)
     assert not (tmp_path / "out" / small_training.OUTPUTS["model"]).exists()

@@ -23,8 +23,8 @@ def baseline(method: str) -> dict[str, object]:
 # stage, what leaves the next parameter idle; the parameter; a value that asks for something; one that does not (its
 # default, or off); how the line names the cause; and what else would put it to use
 CASES = [
-    ("train_dcgan", HINGE, "saturating", True, False, "objective: hinge", {"objective": "report"}),
-    ("train_dcgan", HINGE, "flip", 0.1, 0.0, "objective: hinge", {"objective": "report"}),
+    ("train_dcgan", HINGE, "saturating", True, False, "objective: hinge", {"objective": "bce"}),
+    ("train_dcgan", HINGE, "label_flip", 0.1, 0.0, "objective: hinge", {"objective": "bce"}),
     ("train_autoencoder", {}, "terms", {"tv": 1.0}, {}, "loss: mse", LIU),
     ("train_autoencoder", {}, "perceptual_weights", "random", "none", "loss: mse", LIU),
     ("train_partial_conv", LIU, "hole_weight", 2.0, 1.0, "loss: liu", {"loss": "mse"}),
@@ -32,12 +32,12 @@ CASES = [
         "train_partial_conv", NO_VGG, "perceptual_weights", "random", "none", "terms: {perceptual: 0, style: 0}",
         {"terms": {"style": 0}},
     ),
-    ("train_partial_conv", {}, "finetune_rate", 1e-4, 5e-5, "finetune_from: 1", {"finetune_from": 0.9}),
+    ("train_partial_conv", {}, "finetune_lr", 1e-4, 5e-5, "finetune_from: 1", {"finetune_from": 0.9}),
     ("train_context_encoder", {"objective": "gan"}, "kl", 1.0, 0, "objective: gan", {"objective": "vae"}),
     *(
         ("train_context_encoder", {}, name, asked, default, "objective: vae", {"objective": "gan"})
         for name, asked, default in (
-            ("reconstruction", 0.9, 0.999), ("adversarial", 0.1, 0.0), ("rate_ratio", 2.0, 10.0), ("d_width", 8, None),
+            ("reconstruction", 0.9, 0.999), ("adversarial", 0.1, 0.0), ("lr_ratio", 2.0, 10.0), ("d_width", 8, None),
         )
     ),
     ("train_context_encoder", {"overlap": 0}, "overlap_weight", 2.0, 10.0, "overlap: 0", {"overlap": 1}),
@@ -54,11 +54,11 @@ CASES = [
     ("infer", baseline("mean"), "radius", 5.0, 3.0, "method: mean", {"method": "navier_stokes"}),
     ("infer", NETWORK, "radius", 5.0, 3.0, "network: dmfn", baseline("telea")),
     ("blend", {}, "iterations", 9, 500, "method: exact", {"method": "sobel"}),
-    ("blend", {"method": "exact"}, "rate", 0.1, 0.01, "method: exact", {"method": "coupled"}),
+    ("blend", {"method": "exact"}, "lr", 0.1, 0.01, "method: exact", {"method": "coupled"}),
     (
         "evaluate", SCORING, "perceptual_weights", "imagenet", "none", "lpips: none", {"lpips": "alex"},
     ),
-    ("align", FACE, "score", 0.5, 0.9, "detector: annotations", {"detector": "yunet"}),
+    ("align", FACE, "score_threshold", 0.5, 0.9, "detector: annotations", {"detector": "yunet"}),
     ("align", FACE | {"mode": "centre"}, "max_outside", 0.5, 0.25, "mode: centre", {"mode": "face"}),
     ("align", FACE | {"mode": "centre"}, "min_frontality", 0.9, 0.5, "mode: centre", {"mode": "face"}),
 ]  # fmt: skip
@@ -78,9 +78,9 @@ def test_what_would_do_nothing_is_refused(
 
 
 def test_what_labels_are_smoothed_by_default_may_be_hinge() -> None:
-    """`smoothing` is on by default and a hinge has no labels: nobody has asked for it, nor is off a mistake."""
+    """`label_smoothing` is on by default and a hinge has no labels: nobody has asked for it, nor is off a mistake."""
     kind = import_module("stages.train_dcgan").Params
-    for changes in ({}, {"smoothing": True}, {"smoothing": False}):
+    for changes in ({}, {"label_smoothing": True}, {"label_smoothing": False}):
         assert params.build(kind, {"dataset": "x", **HINGE, **changes}, "a").objective == "hinge"
 
 

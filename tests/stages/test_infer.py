@@ -296,13 +296,18 @@ def test_a_drawn_completion_depends_on_its_seed_and_picture_alone(tmp_path, larg
     def drawn(name: str, **params: object) -> np.ndarray:
         return table.Table(complete_by(path, large, tmp_path / name, "context_encoder", **params) / "guide.arrow")
 
-    mean, first, again, second = drawn("m"), drawn("a", sample=1), drawn("b", sample=1, batch=1), drawn("c", sample=2)
+    mean, first, again, second = (
+        drawn("m"),
+        drawn("a", sample_seed=1),
+        drawn("b", sample_seed=1, batch=1),
+        drawn("c", sample_seed=2),
+    )
     assert np.abs(first.pictures().astype(int) - again.pictures()).max() <= 1
     assert not np.array_equal(first.pictures(), second.pictures())
     assert not np.array_equal(first.pictures(), mean.pictures())
     other = write_network(tmp_path / "b.safetensors", "context_encoder", **VAE | {"objective": "gan"})
-    with pytest.raises(InputError, match=r"sample: network 'context_encoder' of .* draws no completions"):
-        complete_by(other, large, tmp_path / "no", "context_encoder", sample=1)
+    with pytest.raises(InputError, match=r"sample_seed: network 'context_encoder' of .* draws no completions"):
+        complete_by(other, large, tmp_path / "no", "context_encoder", sample_seed=1)
 
 
 def test_checkpoints_that_do_not_fit_are_refused_in_one_line(tmp_path, data):

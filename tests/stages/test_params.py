@@ -5,6 +5,7 @@ import io
 import json
 import time
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -229,3 +230,18 @@ def test_every_system_is_completed_blended_and_on_one_dataset(file: Path) -> Non
         assert entry["dataset"] in values["datasets"]
     assert {entry["model"] for entry in values["search"].values()} <= set(values["train_dcgan"])
     assert {entry["dataset"] for entry in values["train_dcgan"].values()} <= set(values["datasets"])
+
+
+OLD_KEYS = [
+    *(("train_" + stage, key) for stage in ("dcgan", "dmfn", "autoencoder") for key in ("rate", "mirror")),
+    *(("train_dcgan", key) for key in ("d_rate", "flip", "smoothing")),
+    *(("train_dmfn", "d_rate"), ("train_partial_conv", "finetune_rate"), ("train_context_encoder", "rate_ratio")),
+    *(("search", "rate"), ("search", "schedule"), ("blend", "rate"), ("infer", "sample"), ("align", "score")),
+]
+
+
+@pytest.mark.parametrize(("stage", "key"), OLD_KEYS)
+def test_a_key_of_an_older_version_is_unknown(stage: str, key: str) -> None:
+    """It would pass for a setting otherwise, and the default would count."""
+    with pytest.raises(InputError, match=f"^params.yaml: .*unknown key '{stage}.a.{key}'[^\n]*$"):
+        params.build(import_module(f"stages.{stage}").Params, {key: 0.1}, f"{stage}.a")

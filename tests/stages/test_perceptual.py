@@ -132,6 +132,31 @@ def test_a_silent_server_is_given_up(cache, monkeypatch):
             perceptual.Lpips("squeeze", CPU)
 
 
+@pytest.mark.parametrize("sent", [b"", b"half", None], ids=["nothing", "a part", "another file"])
+def test_a_bad_download_leaves_nothing_behind(sent, cache, backbone, monkeypatch):
+    """A broken connection is no file in the cache, which every later run would refuse."""
+    data, _ = backbone
+    know(monkeypatch, data)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[::-1] if sent is None else sent)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setattr(imagenet, "address", lambda _: f"http://127.0.0.1:{server.server_port}/{FILE}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=r"could not be downloaded \(.*; get them: curl -L"):
+            perceptual.Lpips("squeeze", CPU)
+        server.shutdown()
+    assert list(cache.iterdir()) == []
+
+
 def test_missing_weights_are_downloaded_once(cache, backbone, tmp_path, monkeypatch):
     data, _ = backbone
     know(monkeypatch, data)

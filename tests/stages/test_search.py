@@ -18,7 +18,7 @@ from stages.images import table
 from stages.images.holes import draw, keyed_rng
 from stages.models.dcgan import Discriminator, Generator
 from stages.runs.params import Runtime
-from stages.search import Networks, Params, best_start, candidates, descend, load_networks, weigh
+from stages.search import Networks, Params, best_start, descend, draw_candidates, load_networks, weigh
 from stages.training import checkpoint
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def holes(count: int) -> torch.Tensor:
 def run(networks: Networks, known: torch.Tensor, hole: torch.Tensor, **changes: object) -> torch.Tensor:
     params = Params(model="a", dataset="x", **({"iterations": 60, "starts": 64} | changes))
     weights = weigh(hole, params)
-    start = best_start(known, weights, candidates(networks, params, Runtime(), CPU))
+    start = best_start(known, weights, draw_candidates(networks, params, Runtime(), CPU))
     return descend(networks, known, weights, start, params, Runtime())
 
 
@@ -80,14 +80,14 @@ def test_a_picture_alone_is_as_in_a_batch(networks: Networks) -> None:
 
 def test_z_stays_in_the_uniform_prior_only(networks: Networks) -> None:
     known = torch.ones(2, 3, SIZE, SIZE)
-    assert run(networks, known, holes(2), rate=1.0, schedule="constant").z.abs().max() <= 1
+    assert run(networks, known, holes(2), lr=1.0, lr_schedule="constant").z.abs().max() <= 1
     normal = networks._replace(prior="normal")
-    assert run(normal, known, holes(2), rate=1.0, schedule="constant").z.abs().max() > 1
+    assert run(normal, known, holes(2), lr=1.0, lr_schedule="constant").z.abs().max() > 1
 
 
 def test_starts_from_the_best_candidate(networks: Networks) -> None:
     params = Params(model="a", dataset="x", starts=50)
-    z, pictures = candidates(networks, params, Runtime(), CPU)
+    z, pictures = draw_candidates(networks, params, Runtime(), CPU)
     hole = holes(3)
     weights = weigh(hole, params)
     assert torch.equal(best_start(pictures[[7, 31, 40]], weights, (z, pictures)), z[[7, 31, 40]])
@@ -96,7 +96,7 @@ def test_starts_from_the_best_candidate(networks: Networks) -> None:
 def test_total_is_context_plus_lambda_times_prior(networks: Networks) -> None:
     known, hole = torch.zeros(2, 3, SIZE, SIZE), holes(2)
     found = run(networks, known, hole, iterations=1, prior_weight=0.1)
-    start = best_start(known, weigh(hole, Params(model="a", dataset="x")), candidates(
+    start = best_start(known, weigh(hole, Params(model="a", dataset="x")), draw_candidates(
         networks, Params(model="a", dataset="x", starts=64), Runtime(), CPU))  # fmt: skip
     d = torch.sigmoid(networks.discriminator(networks.generator(start)))
     assert torch.allclose(found.losses[0] - found.contexts[0], 0.1 * torch.log(1 - d), atol=1e-4)

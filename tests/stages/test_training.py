@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pretend import NO_CHECKPOINT
+from safetensors.torch import load_file
 from small_training import OUTPUTS, run
 
 from stages.images import table
@@ -108,7 +109,7 @@ def test_killed_training_goes_on_to_the_same_bytes(
     _, stderr = process.communicate()
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr
     assert not (tmp_path / "out").exists(), "outputs appear whole or not at all"
-    step = checkpoint.load(states[0])[1]["step"]
+    step = checkpoint.Checkpoint(states[0]).inputs["step"]
     assert 5 <= step < STEPS
     assert f"a: step {step};" in finish(line, env), "it goes on where the state was saved"
     assert contents(tmp_path / "out") == unbroken
@@ -125,7 +126,7 @@ def test_every_training_goes_on_after_a_kill_to_the_same_bytes(stage: str, tmp_p
         time.sleep(0.002)
     process.kill()
     process.wait()
-    step = checkpoint.load(states[0])[1]["step"]
+    step = checkpoint.Checkpoint(states[0]).inputs["step"]
     assert 5 <= step < STEPS
     assert f"a: step {step};" in finish(line, env)
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
@@ -138,12 +139,12 @@ def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) ->
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, rate=1e-3))
+    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, lr=1e-3))
 
 
 def test_loss_that_is_not_finite_ends_with_its_parts_named(aligned: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss is not finite at step \d+: .*g_loss = nan"):
-        run("train_dcgan", aligned, tmp_path, section("train_dcgan", rate=1e30))
+        run("train_dcgan", aligned, tmp_path, section("train_dcgan", lr=1e30))
 
 
 def test_members_are_what_the_loader_read(aligned: Path, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_foreign_checkpoints_are_refused(bytes_: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(bytes_)
     with pytest.raises(InputError, match=r"x\.safetensors: not a checkpoint"):
-        checkpoint.load(path)
+        checkpoint.Checkpoint(path)
 
 
 def test_size_that_no_dcgan_takes(tmp_path: Path) -> None:
@@ -204,14 +205,13 @@ def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> None:
-    """At a rate of almost nothing, what it starts from is what it saves: every network of it."""
+    """At a learning rate of almost nothing, what it starts from is what it saves: every network of it."""
     aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
     first = run(stage, aligned, tmp_path / "first", section(stage, steps=3)).model
-    still = {"rate": 1e-12} | ({"d_rate": 1e-12} if stage in ("train_dcgan", "train_dmfn") else {})
+    still = {"lr": 1e-12} | ({"d_lr": 1e-12} if stage in ("train_dcgan", "train_dmfn") else {})
     second = run(stage, aligned, tmp_path / "second", section(stage, steps=1, **still), first).model
-    before, _ = checkpoint.load(first)
-    after, made_of = checkpoint.load(second)
-    assert made_of["start"] == hashlib.md5(first.read_bytes()).hexdigest()
+    before, after = load_file(first), load_file(second)
+    assert checkpoint.Checkpoint(second).inputs["start"] == hashlib.md5(first.read_bytes()).hexdigest()
     assert before.keys() == after.keys()
     learnt = [name for name in before if name.endswith(("weight", "bias"))]
     assert all((before[name] - after[name]).abs().max() < 1e-6 for name in learnt)
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_an_older_version_is_gone_on_from(aligned: Path, tmp_pat
     """It does not name its upsampling, which was transposed then."""
     older = section("train_dcgan", steps=1, upsampling="transposed")
     first = run("train_dcgan", aligned, tmp_path / "first", older).model
-    tensors, made_of = checkpoint.load(first)
+    tensors, made_of = load_file(first), checkpoint.Checkpoint(first).inputs
     del made_of["arguments"]["upsampling"]
     checkpoint.save(first, tensors, made_of)
     run("train_dcgan", aligned, tmp_path / "second", older, first)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.models.upsampling import ResizeConv2d, doubled, to_picture
+from stages.models.upsampling import ResizeConv2d, to_rgb, upsample
 from stages.runs.errors import InputError
 
 
@@ -50,18 +50,18 @@ def test_a_flat_picture_stays_flat_with_resize_alone(kernel: int) -> None:
     """An even input, random weights: the transposed layers chequer it, resize leaves it even inside the border."""
     torch.manual_seed(1)
     flat = torch.ones(1, 8, 12, 12, dtype=torch.float64)
-    assert chequers(doubled(8, 3, "transposed", kernel).double()(flat)) > 0.05
-    even = doubled(8, 3, "resize", kernel).double()(flat)[..., 4:-4, 4:-4]
+    assert chequers(upsample(8, 3, "transposed", kernel).double()(flat)) > 0.05
+    even = upsample(8, 3, "resize", kernel).double()(flat)[..., 4:-4, 4:-4]
     torch.testing.assert_close(even, even[..., :1, :1].expand_as(even))
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])
 def test_all_double_to_three_channels(upsampling: str) -> None:
     for kernel in (3, 4, 5):
-        layers = torch.nn.Sequential(*to_picture(6, upsampling, kernel))
+        layers = torch.nn.Sequential(*to_rgb(6, upsampling, kernel))
         assert layers(torch.zeros(2, 6, 5, 5)).shape == (2, 3, 10, 10)
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(InputError, match="upsampling: must be one of transposed, resize, not 'bilinear'"):
-        doubled(1, 1, "bilinear", 4)
+        upsample(1, 1, "bilinear", 4)

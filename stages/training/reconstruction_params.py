@@ -1,7 +1,7 @@
-"""What the trainings of report 5's two networks are told alike: fresh holes, and one of two losses.
+"""The parameters that the trainings of report 5's two networks share: fresh holes, and one of two losses.
 
-By default the loss is the report's squared error and Adam's rate its default; Liu et al.'s six terms
-are a parameter (`reconstruction.objective`).
+By default the loss is the report's squared error and Adam's learning rate its default; Liu et al.'s six terms are a
+parameter (`stages/losses/reconstruction.py`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stages.training.params import Training
 
 
 @dataclass(frozen=True, config=STRICT)
-class Reconstruction(Training):
+class ReconstructionParams(Training):
     """`Training` with holes and a loss; refused where a parameter would do nothing."""
 
     holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds of hole, drawn afresh
-    rate: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
+    lr: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report, 64 in Liu et al.
     loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper
     hole_weight: Annotated[float, Field(gt=0)] = 1.0  # of pixels under the hole in mse; 1 in the report
