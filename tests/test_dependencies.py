@@ -1,4 +1,4 @@
-"""What the code imports, pyproject.toml declares, and the other way round."""
+"""What the code imports, pyproject.toml declares, and the other way round; constraints.txt and the lock pin it."""
 
 import ast
 import re
@@ -7,13 +7,27 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 # Declared and not imported: what Prefect imports, held to versions with which it works; and programs.
 NOT_IMPORTED = {"fastapi", "sqlalchemy"}
-PROGRAMS = {"palimpsest", "pytest-xdist", "ruff", "mypy", "pre-commit"}
+PROGRAMS = {"palimpsest", "pytest-xdist", "ruff", "mypy", "pre-commit", "uv"}
+
+# Where constraints.txt was written.
+PINNED_ON = {
+    "python_full_version": "3.11.7",
+    "python_version": "3.11",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+}
 
 
 def imported(folder: str) -> dict[str, set[str]]:
@@ -58,3 +72,39 @@ def test_what_the_tests_import_is_declared() -> None:
     there = declared([line for lines in (PROJECT["dependencies"], *EXTRAS.values()) for line in lines])
     assert undeclared(needed, there) == []
     assert declared(EXTRAS["dev"]) - set().union(*needed.values()) == PROGRAMS
+
+
+def pinned(lines: list[str]) -> dict[str, Requirement]:
+    return {spelled(one.name): one for one in map(Requirement, lines)}
+
+
+CONSTRAINTS = pinned((ROOT / "constraints.txt").read_text().split())
+LOCK = re.findall(
+    r"^(\S.*?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", (ROOT / "requirements.lock").read_text(), re.M
+)
+
+
+def test_constraints_and_the_lock_pin_the_same() -> None:
+    """The lock holds more, for other systems and Pythons alone."""
+    locked = pinned([line for line, _ in LOCK])
+    here = {name: one for name, one in locked.items() if not one.marker or one.marker.evaluate(PINNED_ON)}
+    assert {name: str(one.specifier) for name, one in here.items()} == {
+        name: str(one.specifier) for name, one in CONSTRAINTS.items()
+    }
+
+
+def test_each_line_of_the_lock_has_hashes_and_names_no_place() -> None:
+    """`pip install --require-hashes` takes it on any machine, from the index that this machine uses."""
+    text = (ROOT / "requirements.lock").read_text()
+    comments = re.findall("^#.*\n", text, re.M)
+    assert "".join(comments) + "".join(f"{line}{hashes}\n" for line, hashes in LOCK) == text
+    assert all(re.fullmatch(r"[\w.-]+(\[[\w, -]+\])?==[\w.!+]+( ; .+)?", line) for line, _ in LOCK)
+    assert "//" not in text
+
+
+def test_what_is_declared_is_pinned_to_a_version_that_will_do() -> None:
+    declarations = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+    for one in map(Requirement, declarations):
+        if one.name != PROJECT["name"]:
+            (pin,) = CONSTRAINTS[spelled(one.name)].specifier
+            assert one.specifier.contains(pin.version), one

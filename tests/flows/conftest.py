@@ -29,15 +29,20 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file into which the server at `api` logs."""
+    return tmp_path_factory.mktemp("prefect") / "log"
+
+
+@pytest.fixture(scope="session")
+def api(server_log: Path) -> Iterator[str]:
     """A Prefect server for all the tests that need one."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    with (home / "log").open("w") as log:
+    with server_log.open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**ENV, "PREFECT_HOME": str(home)},
+            env={**ENV, "PREFECT_HOME": str(server_log.parent)},
             stdout=log,
             stderr=log,
         )
