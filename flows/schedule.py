@@ -104,17 +104,13 @@ def _work(command: str) -> State[Any]:
 # --- The scheduler ---
 
 
-class Stopped(BaseException):
-    """SIGTERM or SIGINT, while nothing runs yet."""
-
-
 class Signals:
-    """SIGTERM and SIGINT are noted, and end the scheduler between two steps; before it runs they raise Stopped."""
+    """SIGTERM and SIGINT are noted and end the scheduler between two steps; before it runs, they end it at once."""
 
     def __init__(self) -> None:
         self.got: int | None = None  # the first
         self.count = 0
-        self.deferred = False  # until then they raise Stopped
+        self.deferred = False  # until then they raise KeyboardInterrupt
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # its `put` may be called in a signal handler
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
@@ -132,7 +128,7 @@ class Signals:
         self.count += 1
         self._news.put(None)
         if not self.deferred:
-            raise Stopped
+            raise KeyboardInterrupt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -429,7 +425,7 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
             say(f"schedule: times are of {plan.zone}; Prefect's page is {api.removesuffix('/api')}")
             signals.deferred = True
             scheduler.run(client)
-    except Stopped:
+    except KeyboardInterrupt:
         pass
     finally:
         signals.deferred = True  # this process ends by itself
