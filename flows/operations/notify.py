@@ -11,7 +11,6 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +18,11 @@ from typing import Any
 PATIENCE = 10  # seconds, for a webhook's answer; a command may take six times as long
 
 
-def send(target: str, event: dict[str, Any], say: Callable[[str], None] | None = None) -> None:
+def send(target: str, event: dict[str, Any], say: Callable[[str], None]) -> None:
     """Send `event` to `target`: a URL gets it as a JSON POST, a shell command on its standard input.
 
-    Never raises: what goes wrong is one line to `say` (by default standard error).
+    Never raises: what goes wrong is one line to `say`.
     """
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     body = json.dumps(event).encode()
     web = target.lower().startswith(("http://", "https://"))
     try:
