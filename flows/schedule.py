@@ -1,8 +1,9 @@
 """`palimpsest schedule`: rebuild and retrain by the clock, as Prefect deployments, one at a time and unattended.
 
 Prefect's server keeps the deployments, their cron lines and the runs. The scheduler here takes runs that are due and
-does them. (Prefect's own `serve` would do, but it gives up, and ends the run that is going on, when its server has not
-answered three times; it does ten missed runs ten times; and what it started outlives its kill.)
+does them. (Prefect's own worker, tried with 3.8.8, keeps its place through a lost server, but SIGTERM makes it kill its
+run unsaved within five seconds; what it started outlives its kill; after a power cut the lost run takes the pool's one
+place for ever; and of ten missed runs it does six or more. `serve` also ends the run after minutes without a server.)
 
 A run is the command line (`palimpsest retrain`) in a supervised process of its own: it runs the code that lies there
 now, does the same by hand and by the clock, goes on where the server is lost, and ends when whatever started it ends.
