@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 from collections.abc import Callable
-from contextvars import ContextVar
 from graphlib import TopologicalSorter
 
 from prefect import flow, get_run_logger, task
@@ -176,19 +175,6 @@ def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
     return Completed(name=outcome.state, message=outcome.message)
 
 
-_prepared: ContextVar[Rebuild] = ContextVar("_prepared")
-
-
-@flow(name="rebuild", persist_result=False)
-def rebuild(targets: list[str] | None = None, jobs: int | None = None, force: bool = False) -> State:
-    """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once.
-
-    `launch` has prepared it; the parameters are for Prefect's page.
-    """
-    with TagsContext(current_tags=set()):  # see runs.tagged
-        return _prepared.get().run()
-
-
 def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
     """Run a rebuild that is prepared already as a flow when Prefect's server is `ready`; what becomes of it is noted in
     `job`.
@@ -201,8 +187,16 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
     failures: list[str] = []
     logging.getLogger("dvc").propagate = False  # DVC prints its lines itself; Prefect would print them again
 
+    @flow(name="rebuild", persist_result=False)
+    def rebuild(targets: list[str], jobs: int, force: bool) -> State:
+        """Bring `targets` (none: everything in `dvc.yaml`) to the end state of `dvc repro`, independent stages at once.
+
+        The parameters are for Prefect's page.
+        """
+        with TagsContext(current_tags=set()):  # see runs.tagged
+            return job.run()
+
     def run() -> None:
-        _prepared.set(job)
         for _ in range(TRIES):
             failures.clear()
             try:

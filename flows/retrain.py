@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from contextvars import ContextVar
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -28,16 +27,6 @@ def step(name: str, job: Retraining) -> State:
         return Failed(message=str(error))
 
 
-_prepared: ContextVar[Retraining] = ContextVar("_prepared")
-
-
-@flow(name="retrain", persist_result=False)
-def retrain() -> State:
-    """Make a candidate in a worktree of its own, and promote it where it is better; `launch` has prepared it."""
-    with TagsContext(current_tags=set()):  # see runs.tagged
-        return _steps(_prepared.get())
-
-
 def _steps(job: Retraining) -> State:
     for name in STEPS:
         state = step(name, job, return_state=True)
@@ -60,8 +49,13 @@ def launch(job: Retraining, say: Say) -> bool:
     """
     failures: list[BaseException] = []
 
+    @flow(name="retrain", persist_result=False)
+    def retrain() -> State:
+        """Make a candidate in a worktree of its own, and promote it where it is better."""
+        with TagsContext(current_tags=set()):  # see runs.tagged
+            return _steps(job)
+
     def run() -> None:
-        _prepared.set(job)
         try:
             with runs.tagged(retrain.name, job.root):
                 retrain(return_state=True)

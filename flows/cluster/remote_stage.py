@@ -21,8 +21,7 @@ from flows.engine.repository import DvcException
 from flows.engine.workspace import StageError, workspace
 from flows.lineage import records
 from stages.runs.errors import InputError
-
-RECORDS = Path(".palimpsest/records")
+from stages.runs.record import home as records_folder
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def _run(order: Mapping[str, Any]) -> dict[str, Any]:
             work.run(name, order["environment"], _say)
             entry, outputs = other_clone.send(order)
             answer["entry"] = list(entry)
-            answer["records"] = records.of_outputs(RECORDS, outputs)
+            answer["records"] = records.of_outputs(records_folder(), outputs)
         except StageError as error:
             answer["error"] = str(error)
         if log.exists():

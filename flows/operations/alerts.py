@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from flows.checkout.git import GitError
 from flows.operations import notify, run_log, scheduler_state
 from flows.process import atomic_file, file_lock
 from flows.registry import history
@@ -42,7 +41,7 @@ def span(text: str) -> timedelta:
 
 def promoted(root: Path) -> history.Promoted | None:
     """What is promoted; None where nothing is, or where Git fails."""
-    with contextlib.suppress(GitError, InputError):
+    with contextlib.suppress(InputError):
         return history.current(root)
     return None
 

@@ -5,27 +5,24 @@ The target may hold a secret, so nothing that is said or raised here repeats it.
 
 from __future__ import annotations
 
-import base64
 import json
+import logging
 import os
 import signal
+import ssl
 import subprocess
-import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 10  # seconds, for a webhook's answer; a command may take six times as long
 
 
-def send(target: str, event: dict[str, Any], say: Callable[[str], None] | None = None) -> None:
+def send(target: str, event: dict[str, Any], say: Callable[[str], None]) -> None:
     """Send `event` to `target`: a URL gets it as a JSON POST, a shell command on its standard input.
 
-    Never raises: what goes wrong is one line to `say` (by default standard error).
+    Never raises: what goes wrong is one line to `say`.
     """
-    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
     body = json.dumps(event).encode()
     web = target.lower().startswith(("http://", "https://"))
     try:
@@ -38,28 +35,17 @@ def send(target: str, event: dict[str, Any], say: Callable[[str], None] | None =
 
 
 def _post(url: str, body: bytes) -> str | None:
-    parts = urllib.parse.urlsplit(url)
+    import httpx  # here, so that `palimpsest status` does not wait for it
+
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it logs the address
     headers = {"Content-Type": "application/json", "User-Agent": "palimpsest"}
-    account, at, host = parts.netloc.rpartition("@")
-    if at:  # as every browser and curl understand it, but not urllib
-        headers["Authorization"] = f"Basic {base64.b64encode(urllib.parse.unquote(account).encode()).decode()}"
-    request = urllib.request.Request(parts._replace(netloc=host).geturl(), body, headers)
+    authorities = ssl.create_default_context()  # this machine's, not those that come with httpx
     try:
-        with urllib.request.build_opener(_Straight).open(request, timeout=PATIENCE):
-            return None
-    except urllib.error.HTTPError as error:
-        with error:
-            return f"HTTP {error.code}"
-    except urllib.error.URLError as error:
-        # The reason's text may repeat the address where the name is unknown; an OSError's own words do not.
-        return getattr(error.reason, "strerror", None) or type(error.reason).__name__
-
-
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere else: another host would get the password, by a request without the event."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
+        # It follows no redirect: another host would get the password, by a request without the event.
+        answer = httpx.post(url, content=body, headers=headers, timeout=PATIENCE, verify=authorities)
+    except httpx.ConnectError as error:
+        return str(error)  # the system's words; those of other errors may repeat the address
+    return None if answer.is_success else f"HTTP {answer.status_code}"
 
 
 def _run(command: str, body: bytes) -> str | None:

@@ -29,9 +29,9 @@ from flows.registry import decisions, gate, history
 from flows.registry.history import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
+from stages.runs.record import home as records_folder
 
 STEPS = ("refresh", "rebuild", "decide", "record")
-RECORDS = Path(".palimpsest/records")
 # What a candidate comes from, beside data that Git does not have.
 SOURCES = ("params.yaml", "dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
@@ -176,7 +176,7 @@ class Retraining:
 
     def _rebuild(self, say: Say) -> str:
         # Records come home: the audit asks the user's checkout.
-        more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / RECORDS)}
+        more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / records_folder())}
         if not ("PREFECT_API_URL" in os.environ and server.answers()):
             more["PREFECT_API_URL"] = None  # it starts one of its own
         code, last = self.worktree.run(REBUILD, say, **more)

@@ -44,6 +44,7 @@ if name == "ingest":
 elif name in ("align", "mask"):
     shutil.copytree(Path("tables", name), out)
 elif level == "failing":
+    (control / "records").write_text(os.environ["PALIMPSEST_RECORDS"])
     sys.exit("train fails")
 else:
     start = Path(inputs[1]).read_bytes() if inputs[1].endswith(".safetensors") else b""
@@ -300,8 +301,9 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
 def test_a_stage_that_fails_is_named_and_nothing_is_promoted(lab: Lab, api: str) -> None:
     lab.photos("failing")
     with lab.untouched():
-        lines = lab.run(code=1, PREFECT_API_URL=api)
+        lines = lab.run(code=1, PREFECT_API_URL=api, PALIMPSEST_RECORDS="kept")
     assert not [line for line in lines if "NoneType" in line]
+    assert (lab.control / "records").read_text() == str(lab.root / "kept"), "the user's choice, in the user's checkout"
     assert lines[-1] == (
         "retrain: 3 ran; failed: train@net: exit code 1: train fails; log: .palimpsest/logs/train@net.log "
         f"(in {lab.worktree}); nothing was promoted"

@@ -1,8 +1,10 @@
 """The log of runs, the hook that gets failures, and `palimpsest status`, which shows both."""
 
+import base64
 import contextlib
 import http.server
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -108,14 +110,15 @@ def test_a_journal_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: p
 
 
 @contextlib.contextmanager
-def webhook(status: int, location: str | None = None) -> Iterator[tuple[str, list[dict]]]:
-    """A web server that answers `status`; its address, and what it has been sent."""
+def webhook(status: int, location: str | None = None, account: str | None = None) -> Iterator[tuple[str, list[dict]]]:
+    """A web server that answers `status`, or 401 to all but `account`; its address, and what it has been sent."""
     got: list[dict] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
+            basic = f"Basic {base64.b64encode(account.encode()).decode()}" if account else None
+            self.send_response(401 if basic and self.headers["Authorization"] != basic else status)
             if location:
                 self.send_header("Location", location)
             self.end_headers()
@@ -144,12 +147,16 @@ def test_the_hook_gets_the_event(tmp_path: Path) -> None:
     with webhook(200) as (url, got):
         notify.send(f"{url}/path?key=secret", event, said.append)
     assert got == [event]
+    with webhook(200, account="user:sesame@home") as (url, got):
+        notify.send(url.replace("//", "//user:sesame%40home@"), event, said.append)
+    assert got == [event]
     notify.send(f"cat > {tmp_path}/event; echo said", event, said.append)
     assert json.loads((tmp_path / "event").read_text()) == event
     assert said == []
 
 
-def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
+def test_a_hook_that_fails_is_one_line_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)  # as where PREFECT_LOGGING_ROOT_LEVEL says so
     said: list[str] = []
     event = {"event": "failed"}
     with webhook(500) as (url, _):
@@ -164,7 +171,7 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets() -> None:
     notify.send("echo secret >&2; exit 3", event, said.append)
     notify.send("head -c 1; true secret", {"event": "failed", "long": "x" * 1_000_000}, said.append)  # stops reading
     assert len(said) == 5
-    assert not any("secret" in line for line in said)
+    assert not any("secret" in line for line in [*said, caplog.text])
     assert "the webhook at 127.0.0.1: HTTP 500" in said[0]
     assert "Connection refused" in said[1]
     assert "exit code 3" in said[4]
