@@ -55,6 +55,10 @@ class Scheduler:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+        self.api = ""
+
+    def ready(self) -> None:
+        """Wait until it schedules."""
         self.said("Prefect's page is")
         (page,) = [line for line in self.lines if "Prefect's page is" in line]
         self.api = f"{page.rpartition(' ')[2]}/api"
@@ -115,6 +119,7 @@ def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
 
     def start(*words: str, **environment: str) -> Scheduler:
         started.append(Scheduler(project, *words, **environment))
+        started[-1].ready()
         return started[-1]
 
     yield start
