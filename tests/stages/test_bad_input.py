@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forked
 import numpy as np
 import pretend
 import pyarrow as pa
@@ -89,16 +88,6 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def refused(words: list[str], home: Path) -> str:
-    """The one line, of a process that is forked: there are many of them."""
-    _, _, module, *options = words
-    file = home / "said"
-    environment = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records")}
-    code, text = forked.run(module.removeprefix("stages."), options, ROOT, file, environment), file.read_text()
-    assert (code, len(text.splitlines())) == (2, 1), text
-    return text
-
-
 def write_params(home: Path, sections: dict[str, Any] = SECTIONS) -> None:
     (home / "params.yaml").write_text(json.dumps(sections))
 
@@ -139,7 +128,7 @@ def test_unknown_and_wrongly_typed_keys_of_every_section_of_every_stage(
     paths = [Path(word.partition("=")[2]) for word in words if word.startswith("--") and "params.yaml" not in word]
     for path in paths:
         path.write_text("what was there")
-    message = refused(words, tmp_path)
+    message = said(run(words, tmp_path))
     assert "params.yaml" in message
     for part in expected:
         assert part in message
@@ -156,7 +145,7 @@ def _node(dotted: str) -> Any:
 @pytest.mark.parametrize("stage", [stage for stage in PIPELINE if "foreach" in PIPELINE[stage]])
 def test_a_name_that_params_has_not(stage: str, tmp_path: Path) -> None:
     write_params(tmp_path)
-    message = refused(line(stage, tmp_path, "y"), tmp_path)
+    message = said(run(line(stage, tmp_path, "y"), tmp_path))
     if stage == "evaluate":  # one section for all systems: the name is blend's
         assert "not found (--aligned)" in message
     else:
