@@ -49,13 +49,9 @@ def small_params(pictures: Path) -> dict:
         "train_dcgan": {"dcgan": {"start": START, "dataset": "portraits", "steps": 6, "batch": 8, "width": 4}},
         **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
         "search": {"dcgan": {"model": "dcgan", "dataset": "portraits", "iterations": 5, "starts": 4}},
-        "infer": {
-            "telea": pretend.classical("telea", "portraits"),
-            "telea_own": pretend.classical("telea", "own"),
-        },
+        "infer": {"telea_own": pretend.classical("telea", "own")},
         "blend": {
             "dcgan": {"dataset": "portraits", "method": "exact"},
-            "telea": {"dataset": "portraits", "method": "exact"},
             "telea_own": {"dataset": "own", "method": "exact"},
         },
         "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
@@ -123,7 +119,7 @@ def test_git_sees_scores_and_nothing_else_of_data(built: tuple[Path, dict, list[
         ["git", "status", "--porcelain", "-uall"], cwd=home, check=True, capture_output=True, text=True
     ).stdout.split("\n")
     assert sorted(line[3:] for line in listed if line) == [
-        "data/scores/dcgan.json", "data/scores/telea.json", "data/scores/telea_own.json", "dvc.lock",
+        "data/scores/dcgan.json", "data/scores/telea_own.json", "dvc.lock",
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What every command, lock and shared file of the flows rests on, with real processes."""
 
+import io
 import os
 import signal
 import subprocess
@@ -7,10 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from dvc_project import wait
+from dvc_project import gone, wait
 
-from flows.process import atomic_file, file_lock
-from flows.process.command import Command, Runner, Stopped
+from flows.process import atomic_file, file_lock, supervisor
+from flows.process.command import LONGEST, Command, Runner, Stopped, lines
 
 
 def test_a_lock_lasts_as_long_as_any_process_that_has_its_descriptor(tmp_path: Path) -> None:
@@ -91,3 +92,26 @@ def test_a_command_ends_by_the_signals_that_python_itself_ignores() -> None:
     assert code == 0
     ignored = int(said[-1].split()[1], 16)
     assert [number for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT) if ignored >> (number - 1) & 1] == []
+
+
+def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> None:
+    """Even what has left its process group and lost its parent, as daemons do."""
+    written = tmp_path / "pids"
+    script = (
+        f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
+    )
+    process = supervisor.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    wait(lambda: written.exists() and len(written.read_text().split()) == 2)
+    process.stdin.close()  # as the end of its starter does
+    process.wait()
+    for pid in map(int, written.read_text().split()):
+        wait(lambda pid=pid: gone(pid))
+
+
+def test_output_is_made_of_lines() -> None:
+    bar = "".join(f"\r{percent}%" for percent in range(101))
+    printed = f"begins\n{bar}\nénd\r\n".encode() + b"\xff\0" + b"x" * (LONGEST + 3) + b"\n\n\r5%\r7%"
+    assert [*lines(io.BytesIO(printed))] == [
+        "begins", "0%", "100%", "énd", "\\xff\\x00" + "x" * (LONGEST - 5), "x" * 8, "", "7%",
+    ]  # fmt: skip

@@ -1,7 +1,6 @@
 """`palimpsest rebuild` on real DVC repositories, real processes and a real Prefect server."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -23,8 +22,7 @@ from flows.engine import resources
 from flows.engine.lock_file import FILE
 from flows.engine.repository import copy_configuration, opened, private_site_cache, repair_read_write_lock
 from flows.engine.workspace import StageError, Workspace, workspace
-from flows.process import file_lock, supervisor
-from flows.process.command import LONGEST, lines
+from flows.process import file_lock
 from flows.rebuild import Rebuild
 from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
 from stages.runs.errors import InputError
@@ -143,29 +141,6 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [killed]}}})
     assert "Crashed" in {task["state_name"] for task in tasks}
     assert "Running" not in {task["state_name"] for task in tasks}
-
-
-def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> None:
-    """Even what has left its process group and lost its parent, as daemons do."""
-    written = tmp_path / "pids"
-    script = (
-        f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
-    )
-    process = supervisor.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
-    assert process.stdin is not None
-    wait(lambda: written.exists() and len(written.read_text().split()) == 2)
-    process.stdin.close()  # as the end of its starter does
-    process.wait()
-    for pid in map(int, written.read_text().split()):
-        wait(lambda pid=pid: gone(pid))
-
-
-def test_output_is_made_of_lines() -> None:
-    bar = "".join(f"\r{percent}%" for percent in range(101))
-    printed = f"begins\n{bar}\nénd\r\n".encode() + b"\xff\0" + b"x" * (LONGEST + 3) + b"\n\n\r5%\r7%"
-    assert [*lines(io.BytesIO(printed))] == [
-        "begins", "0%", "100%", "énd", "\\xff\\x00" + "x" * (LONGEST - 5), "x" * 8, "", "7%",
-    ]  # fmt: skip
 
 
 @pytest.fixture

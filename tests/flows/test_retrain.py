@@ -294,8 +294,11 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     lab.git("merge-base", "--is-ancestor", better.commit, "promoted")  # its history is kept
     shown = subprocess.run(["gto", "show", "face-net#prod"], cwd=lab.root, env=ENV, check=True, capture_output=True)
     assert b"v1.0.0" in shown.stdout
-    assert lab.run("--rollback", code=2) == ["retrain: nothing to go back to: no other promotion stands"]
-    assert lab.run(PREFECT_API_URL="http://127.0.0.1:9/api")[-1].startswith("retrain: nothing new")
+    with pytest.raises(InputError, match="nothing to go back to: no other promotion stands"):
+        decisions.rollback(lab.root)
+    with job_of(lab) as job:
+        job.do("refresh", print)
+    assert not job.news
 
 
 def test_a_stage_that_fails_is_named_and_nothing_is_promoted(lab: Lab, api: str) -> None:

@@ -4,11 +4,11 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +20,9 @@ from stages.images import table
 from stages.runs.errors import InputError
 from stages.training import checkpoint
 from stages.training.examples import Sampler
+from stages.training.run import STATE
 
+ROOT = Path(__file__).parents[2]
 STEPS = 40
 
 
@@ -55,26 +57,23 @@ def section(stage: str, **changes: object) -> dict[str, object]:
 
 
 def command(
-    aligned: Path,
-    home: Path,
-    out: str,
-    stage: str = "train_dcgan",
-    start: Path = NO_CHECKPOINT,
-    **changes: object,
-) -> tuple[list[str], dict[str, str]]:
-    file = home / f"{out}.yaml"
+    aligned: Path, home: Path, stage: str = "train_dcgan", start: Path = NO_CHECKPOINT, **changes: object
+) -> tuple[str, list[str], Path, Path, dict[str, str]]:
+    """What `forked` takes: the stage as a command, its outputs in `home`/out and what it says in `home`/said."""
+    file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
-    line = [sys.executable, "-m", f"stages.{stage}", "a", "--params", str(file)]
-    line += ["--train", str(aligned / "train.arrow"), "--start", str(start)]
-    line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / out / name))]
-    places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
-    return line, {**os.environ, **places}
+    words = ["a", "--params", str(file), "--train", str(aligned / "train.arrow"), "--start", str(start)]
+    words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
+    places = {STATE: str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
+    return stage, words, ROOT, home / "said", {**os.environ, **places}
 
 
-def finish(line: list[str], env: dict[str, str]) -> str:
-    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+def begun(home: Path, process: ForkServerProcess) -> Path:
+    """The state that a training has saved, as soon as it has."""
+    while not (states := list((home / "state").glob("a-*/state.safetensors"))):
+        assert process.is_alive(), (home / "said").read_text()
+        time.sleep(0.002)
+    return states[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,7 +83,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def unbroken(aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     home = tmp_path_factory.mktemp("unbroken")
-    finish(*command(aligned, home, "out"))
+    run("train_dcgan", aligned, home, section("train_dcgan"))
     assert not list((home / "state").glob("a-*")), "the state is deleted on success"
     return contents(home / "out")
 
@@ -100,46 +99,47 @@ def test_outputs_are_complete(unbroken: dict[str, bytes]) -> None:
 def test_killed_training_goes_on_to_the_same_bytes(
     number: signal.Signals, aligned: Path, tmp_path: Path, unbroken: dict[str, bytes]
 ) -> None:
-    line, env = command(aligned, tmp_path, "out")
-    process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE)
-    while not (states := list((tmp_path / "state").glob("a-*/state.safetensors"))):
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, stderr = process.communicate()
-    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number], stderr
+    asked = command(aligned, tmp_path)
+    process = forked.start(*asked)
+    state = begun(tmp_path, process)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert not (tmp_path / "out").exists(), "outputs appear whole or not at all"
-    step = checkpoint.Checkpoint(states[0]).inputs["step"]
-    assert 5 <= step < STEPS
-    assert f"a: step {step};" in finish(line, env), "it goes on where the state was saved"
+    goes_on(asked, state)
     assert contents(tmp_path / "out") == unbroken
+
+
+def goes_on(asked: tuple[str, list[str], Path, Path, dict[str, str]], state: Path) -> None:
+    """The command goes on where the state was saved, and succeeds."""
+    step = checkpoint.Checkpoint(state).inputs["step"]
+    assert 5 <= step < STEPS
+    code, said = forked.run(*asked), asked[3].read_text()
+    assert code == 0, said
+    assert f"a: step {step};" in said
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "train_dcgan"])
 def test_every_training_goes_on_after_a_kill_to_the_same_bytes(stage: str, tmp_path: Path) -> None:
     aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
-    finish(*command(aligned, tmp_path, "whole", stage))
-    line, env = command(aligned, tmp_path, "broken", stage)
-    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL)
-    while not (states := list((tmp_path / "state").glob("a-*/state.safetensors"))):
-        assert process.poll() is None
-        time.sleep(0.002)
+    asked = command(aligned, tmp_path, stage)
+    process = forked.start(*asked)
+    state = begun(tmp_path, process)
     process.kill()
-    process.wait()
-    step = checkpoint.Checkpoint(states[0]).inputs["step"]
-    assert 5 <= step < STEPS
-    assert f"a: step {step};" in finish(line, env)
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    process.join()
+    goes_on(asked, state)
+    run(stage, aligned, tmp_path / "whole", section(stage))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole" / "out")
 
 
 def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) -> None:
-    line, env = command(aligned, tmp_path, "out", steps=100000)
-    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL)
-    while not list((tmp_path / "state").glob("a-*/state.safetensors")):
-        time.sleep(0.01)
+    process = forked.start(*command(aligned, tmp_path, steps=100000))
+    begun(tmp_path, process)
     process.kill()
-    process.wait()
-    assert "a: step 0;" in finish(*command(aligned, tmp_path, "other", steps=6, lr=1e-3))
+    process.join()
+    assert forked.run(*command(aligned, tmp_path, steps=6, lr=1e-3)) == 0
+    assert "a: step 0;" in (tmp_path / "said").read_text()
 
 
 def test_loss_that_is_not_finite_ends_with_its_parts_named(aligned: Path, tmp_path: Path) -> None:
@@ -219,11 +219,9 @@ def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> Non
 
 def test_a_start_of_another_shape_is_one_line(aligned: Path, tmp_path: Path) -> None:
     first = run("train_dcgan", aligned, tmp_path, section("train_dcgan", steps=1)).model
-    line, env = command(aligned, tmp_path, "wider", start=first, width=16)
-    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+    assert forked.run(*command(aligned, tmp_path, start=first, width=16)) == 2
     said = f"train_dcgan@a: start: {first}: of another network: width {section('train_dcgan')['width']} (here 16);"
-    assert done.stderr.splitlines()[-1].startswith(said)
+    assert (tmp_path / "said").read_text().splitlines()[-1].startswith(said)
 
 
 def test_a_checkpoint_of_an_older_version_is_gone_on_from(aligned: Path, tmp_path: Path) -> None:

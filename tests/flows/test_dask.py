@@ -341,7 +341,8 @@ def test_a_failure_brings_its_log_home(cluster: Cluster, project: Project) -> No
     assert not (project.home / "dvc.lock").exists()
 
 
-def test_refusals_are_one_line(cluster: Cluster, project: Project) -> None:
+def test_refusals_are_one_line(cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crews, "CONNECT", 1)
     (line,) = project.run("rebuild", "--runner", "dask=127.0.0.1:9", code=2)
     assert line.startswith("rebuild: --runner: no Dask scheduler answers at 127.0.0.1:9; `dask scheduler`")
     with workspace(say=print) as work:
