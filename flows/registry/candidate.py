@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.checkout.git import Git
+from flows.checkout.root import label, retrain_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands
 from flows.engine.repository import cached, default_remote, edit_yaml
@@ -25,7 +26,7 @@ from flows.lineage import dvc_lock
 from flows.prefect_server import server
 from flows.process import file_lock
 from flows.process.command import Say
-from flows.registry import decisions, gate, history
+from flows.registry import decisions, gate, gto, history
 from flows.registry.history import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
@@ -136,7 +137,9 @@ class Retraining:
                 f"dvc.yaml: artifacts: none has the path {self._checkpoint}; add, and commit: "
                 f"{self.bar.system}: {{path: {self._checkpoint}, type: model}}"
             )
-        self._artifact = str(names[0])
+        gto.check(str(names[0]))
+        folder = label(self._git.prefix)
+        self._artifact = f"{folder}:{names[0]}" if folder else str(names[0])  # as DVC and GTO name it
         self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
         sections = [
             name for name in self._values if name.startswith("train_") and self._entry in (self._values[name] or {})
@@ -301,18 +304,19 @@ class Baseline:
 
 @contextlib.contextmanager
 def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Retraining]:
-    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout `root`).
+    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout), of the project `root`.
 
-    Another one in the same repository is waited for, and so is what a killed one has left.
+    Another one of the same project is waited for, and so is what a killed one has left.
 
     Raises InputError where its decision could not be recorded, and where there is no such commit.
     """
     git = Git(root)
     decisions.ready(git)
     # `status` is the one that leaves the index alone.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    changed = git.paths("status", "--porcelain", "--untracked-files=no", "--no-renames", "--", *SOURCES)
     if changed:
-        say(f"not committed, so without what has changed in: {', '.join(line[3:] for line in changed)}")
+        names = [entry[3:].removeprefix(git.prefix) for entry in changed]
+        say(f"not committed, so without what has changed in: {', '.join(names)}")
     commit = git.commit(rev)
     if commit is None:
         raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")
@@ -320,6 +324,7 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     def waiting(other: str) -> None:
         say(f"waiting for another retraining (PID {other}), or what it has left")
 
-    with file_lock.lock(git.common() / "palimpsest-retrain.lock", waiting) as held:
-        place = (path or root.with_name(f"{root.name}-retrain")).resolve()
+    name = "-".join(["palimpsest-retrain", *filter(None, label(git.prefix).split("/"))])
+    with file_lock.lock(git.common() / f"{name}.lock", waiting) as held:
+        place = (path or retrain_worktree(root)).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)
