@@ -276,9 +276,10 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
         server_of(process).kill()
         (lab.control / "train.hold").unlink()
         third = end(process)
-    assert third[-1].startswith("retrain: net rejected: psnr_hole better by -")
+    assert third[-1].startswith("retrain: net rejected: psnr_hole worse by ")
+    assert " dB [" in third[-1]
     assert history.current(lab.root) == better
-    assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole better by -")
+    assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole worse by ")
     assert lab.git("show", "candidates:data/scores/net.json") == '{"level": "poor", "start": 0}'
     outcomes = [entry.outcome for entry in run_log.entries(lab.root)]
     assert outcomes == ["promoted", "nothing changed", "rejected"]
