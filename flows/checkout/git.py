@@ -21,6 +21,10 @@ PINNED = {
     "core.hooksPath": "/dev/null",  # hooks are for the user's own commands: DVC's would check data out
     "core.fsmonitor": "false",  # a hook as well
     "core.quotePath": "false",
+    "core.splitIndex": "false",  # DVC 3.67.1 cannot read the worktree's index else
+    "core.untrackedCache": "false",
+    "index.version": "2",
+    "index.skipHash": "false",
     "color.ui": "false",
     "grep.patternType": "default",
     "grep.extendedRegexp": "false",
@@ -107,6 +111,15 @@ class Git:
             return self("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
         except GitError as error:
             if error.code == 1:  # no such thing; of all else Git tells
+                return None
+            raise
+
+    def setting(self, name: str) -> str | None:
+        """The value of a setting, or None."""
+        try:
+            return self("config", "--get", name)
+        except GitError as error:
+            if error.code == 1:
                 return None
             raise
 
