@@ -194,3 +194,14 @@ def members(git: Git, log: Sequence[Entry], commit: str, content: dict[str, Any]
             elif path.startswith(f"{START}/") and (start := promoted.pop(md5, None)):
                 todo.append((start.commit, lock(git, start.commit), start.decision.path))
     return found
+
+
+def starts(log: Sequence[Entry], content: dict[str, Any], paths: Sequence[str]) -> list[Kept]:
+    """The promoted checkpoints that the outputs at `paths` in a `dvc.lock` have gone on from."""
+    promoted = {entry.decision.md5: entry for entry in log if entry.decision.outcome == "promoted"}
+    found = {md5: name for path in paths for name, md5 in dvc_lock.upstream(content, path).items()}
+    return [
+        Kept(promoted[md5].commit, promoted[md5].decision.path, md5)
+        for md5, name in found.items()
+        if name.startswith(f"{START}/") and md5 in promoted
+    ]

@@ -661,3 +661,123 @@ def test_dvcs_configuration_goes_along(lab: Lab) -> None:
     assert f"dir = {lab.root / '.dvc' / 'cache'}" in file.read_text()
     assert file.stat().st_mode & 0o077 == 0, "it may hold a password"
     assert worktree.git("status", "--porcelain") == ""
+
+
+# --- What there is to decide ---
+
+
+def with_stages(lab: Lab, **more: Any) -> str:
+    """Add stages, or keys of stages, to the dvc.yaml of a lab, and commit."""
+    pipeline = json.loads((lab.root / "dvc.yaml").read_text())
+    for name, about in more.items():
+        pipeline["stages"].setdefault(name, {}).update(about)
+    (lab.root / "dvc.yaml").write_text(json.dumps(pipeline))
+    lab.git("add", "dvc.yaml")
+    return lab.commit()
+
+
+def test_a_stage_that_runs_each_time_makes_no_candidate_alone(lab: Lab) -> None:
+    lab.photos("fair")
+    with_stages(
+        lab,
+        fetch={"cmd": "mkdir -p data && cp photos/new data/new", "outs": ["data/new"], "always_changed": True},
+        clock={"cmd": "date +%N > data/now; echo clock 0 >> $CONTROL/trace", "outs": ["data/now"],
+               "always_changed": True},
+        callback={"cmd": "true"},
+        read={"cmd": "cp data/new data/read", "deps": ["data/new"], "outs": ["data/read"]},
+    )  # fmt: skip
+    (lab.root / "photos" / "new").write_text("1")
+    assert finish(lab).outcome == "promoted"
+    lab.trace()
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.news, job.ended, job.decision) == (False, True, None)
+    assert lab.trace() == ["clock"], "it may have brought something new"
+    assert len(history.read(lab.git)) == 1
+    (lab.worktree / "photos").resolve().joinpath("new").write_text("2")
+    lab.commit(retrain=VALUES["retrain"] | {"warm": True})
+    assert finish(lab).why == "the same checkpoint as the promoted one", "what it brought is new; so is the rule"
+
+    # From a warm start, too: the start alone is nothing new.
+    lab.trace()
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.news, job.decision) == (False, None)
+    assert "train" not in lab.trace()
+
+
+def test_a_frozen_stage_is_left_as_it_is(lab: Lab) -> None:
+    lab.photos("fair")
+    assert finish(lab).outcome == "promoted"
+    with_stages(lab, ingest={"do": PIPELINE["stages"]["ingest"]["do"] | {"frozen": True}})
+    lab.trace()
+    lab.photos("good")
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.stale, job.news, lab.trace()) == ([], False, [])
+
+
+# --- The promoted checkpoint is gone from DVC's cache ---
+
+
+def collect(lab: Lab, *more: str) -> None:
+    """`dvc gc -w -f`, as a user does: what the worktree and the history need goes as well."""
+    subprocess.run(["dvc", "gc", "-q", "-w", "-f", *more], cwd=lab.root, env=ENV, check=True)
+
+
+def promoted_bytes(lab: Lab) -> bytes | None:
+    now = history.current(lab.root)
+    assert now is not None
+    file = lab.root / ".dvc/cache/files/md5" / now.md5[:2] / now.md5[2:]
+    return file.read_bytes() if file.exists() else None
+
+
+def test_a_promoted_checkpoint_that_is_gone_is_fetched_or_made_again(lab: Lab) -> None:
+    lab.photos("fair")
+    assert finish(lab).outcome == "promoted"
+    kept = promoted_bytes(lab)
+    collect(lab)
+    assert promoted_bytes(lab) is None
+    lab.trace()
+    said: list[str] = []
+    with job_of(lab) as job:
+        job.do("refresh", said.append)  # all is stale, as nothing is there
+        assert promoted_bytes(lab) == kept
+        assert any("made again from commit" in line for line in said)
+        assert sorted(lab.trace()) == ["ingest", "train"], "no more than it comes from"
+        job.finish(print)
+    assert (job.news, job.decision) == (False, None), "a repeated candidate is nothing new"
+
+    # A remote that has it is asked first.
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    lab.git("commit", "-qam", "A remote")
+    with job_of(lab) as job:
+        job.do("refresh", print)  # pushes
+    collect(lab)
+    lab.photos("fair", more=1)
+    lab.trace()
+    with job_of(lab) as job:
+        job.do("refresh", print)
+    assert promoted_bytes(lab) == kept
+    assert lab.trace() == [], "it was not made again"
+
+
+def test_a_promoted_checkpoint_that_is_gone_for_good(lab: Lab) -> None:
+    """From a chain of warm starts, after the photos have changed."""
+    lab.commit(retrain=VALUES["retrain"] | {"warm": True})
+    lab.photos("fair")
+    finish(lab)
+    collect(lab)
+    lab.photos("good")
+    line = (
+        "is gone from DVC's cache, and its commit does not make it again: .* give 'net' in params.yaml, and its artif"
+    )
+    with pytest.raises(InputError, match=line), job_of(lab) as job:
+        job.do("refresh", print)
+    values = json.loads((lab.root / "params.yaml").read_text())
+    pipeline = json.loads((lab.root / "dvc.yaml").read_text())
+    pipeline["artifacts"] = {"face-net-2": pipeline["artifacts"]["face-net"]}
+    (lab.root / "dvc.yaml").write_text(json.dumps(pipeline))
+    lab.git("add", "dvc.yaml")
+    lab.commit(retrain=values["retrain"] | {"system": "net2"}, infer={"net2": values["infer"]["net"]})
+    assert finish(lab).why == "the first candidate of this system"
