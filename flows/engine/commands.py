@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dvc.output import HashInfo
 from dvc.repo import Repo
-from dvc_data.hashfile.hash_info import HashInfo
 
 from flows.engine import graph
 from flows.engine.repository import opened, when_free
