@@ -97,9 +97,9 @@ def _carry_submodules(git: Git, root: Path, copy: Path) -> None:
     """Put the files of submodules into the index of `git` as files of the project: a bundle has none of theirs."""
     for path, _ in [*submodules.commits(git)]:
         home = root / path
-        git("rm", "--quiet", "--cached", "--", path)
+        git("update-index", "--force-remove", "--", path)
         if (home / ".git").exists():
-            index = copy / "submodule.index"
+            index = copy / f"index.{len(home.parts)}"  # another than that of the one around it
             index.unlink(missing_ok=True)
             its = Git(home, GIT_DIR=str(copy), GIT_WORK_TREE=str(home), GIT_INDEX_FILE=str(index), **AUTHOR, **DATES)
             its("-c", "core.autocrlf=false", "add", "--all", "--", ".")

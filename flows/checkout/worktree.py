@@ -22,6 +22,7 @@ from flows.process.command import Runner, Say, Stopped
 from stages.runs.errors import InputError
 
 INTERRUPTED = "interrupted; run it again to go on"
+LACKING = "Missing cache files"  # what `dvc push` says of files that it does not have, and its exit code does not
 MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite; it names the project
 
 
@@ -183,10 +184,17 @@ class Worktree:
     def push(self, say: Say) -> str | None:
         """Send the data of the commit that is checked out to DVC's remote; what went wrong, in one line."""
         run_cache.forget_lists(self.path)
-        code, last = self.run([sys.executable, "-m", "dvc", "push"], say)
+        lines: list[str] = []
+
+        def told(line: str) -> None:
+            lines.append(line)
+            say(line)
+
+        code, last = self.run([sys.executable, "-m", "dvc", "push"], told)
         if code:
             return f"`dvc push`: {last}"
-        (self.git.folder() / "palimpsest-pushed").write_text(self.git("rev-parse", "HEAD"))
+        if not any(LACKING in line for line in lines):  # else it is tried again: they may have been made meanwhile
+            (self.git.folder() / "palimpsest-pushed").write_text(self.git("rev-parse", "HEAD"))
         return None
 
     def run(self, words: Sequence[str], say: Say, **more: str | None) -> tuple[int, str]:

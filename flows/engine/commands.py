@@ -59,7 +59,8 @@ def fetch(root: Path, md5s: Iterable[str], say: Say) -> None:
     """Bring files into the cache from the default remote, so far as that has them and answers."""
     wanted = [HashInfo("md5", md5) for md5 in md5s]
     try:
-        _do(root, lambda repo: repo.cloud.pull(wanted), say)
+        with _only_errors("dvc"):  # it warns of each that is missing
+            _do(root, lambda repo: repo.cloud.pull(wanted), say)
     except Exception as error:  # each kind of remote has errors of its own
         say(f"the DVC remote: {' '.join(str(error).split()) or type(error).__name__}")
 

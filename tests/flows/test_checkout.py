@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from dvc_project import ENV
-from test_retrain import IDENTITY, PARAMS, PIPELINE, STAGE, Lab, finish, job_of, make_template, plant
+from test_retrain import IDENTITY, STAGE, Lab, finish, job_of, make_template, plant
 
 from flows.checkout import root, snapshot
 from flows.checkout.git import Git, GitError
 from flows.checkout.worktree import Worktree
-from flows.engine import commands
 from flows.operations import alerts
 from flows.registry import decisions, history
 from stages.runs.errors import InputError
@@ -271,3 +270,158 @@ def test_a_checkout_under_any_name(template: Path, tmp_path: Path, environment: 
     with job_of(lab) as job:
         job.do("refresh", print)
     assert (job.stale, job.news) == ([], False)
+
+
+# --- The project below the repository's top; a linked worktree; submodules ---
+
+
+@pytest.fixture
+def mono(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: None) -> Path:
+    """A repository with the lab as project `vision/lab`, another of its own as `vision/other`, and code above both."""
+    monkeypatch.setenv("CONTROL", str(tmp_path / "control"))
+    top = tmp_path / "mono"
+    for name in ("lab", "other"):
+        shutil.copytree(template / "lab", top / "vision" / name, ignore=shutil.ignore_patterns(".git"))
+    (tmp_path / "control").mkdir()
+    (top / "common.txt").write_text("shared")
+    (top / "pictures").mkdir()
+    (top / ".gitignore").write_text("/pictures/\n")
+    pipeline = json.loads((top / "vision/lab/dvc.yaml").read_text())
+    pipeline["stages"]["train"]["do"]["deps"] += ["../../common.txt", "../../pictures", "../../../beside"]
+    (top / "vision/lab/dvc.yaml").write_text(json.dumps(pipeline))
+    (tmp_path / "beside").write_text("beside the repository")
+    git = Git(top)
+    git("init", "--quiet", "-b", "main")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "Two projects")
+    return top
+
+
+class Project(Lab):
+    """A lab in a folder of a repository."""
+
+    def __init__(self, home: Path, root: Path, worktree: Path) -> None:
+        super().__init__(home)
+        self.root, self.worktree, self.git = root, worktree, Git(root)
+
+
+def test_two_projects_of_one_repository(mono: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Project(tmp_path, mono / "vision/lab", tmp_path / "mono-vision-lab-retrain/vision/lab")
+    other = Project(tmp_path, mono / "vision/other", tmp_path / "mono-vision-other-retrain/vision/other")
+    lab.photos("good")
+    monkeypatch.chdir(lab.root / "tables")
+    assert root.repository() == lab.root
+    (lab.root / "stage.py").write_text("half an edit")
+    (lab.root / "params.yaml").write_text((lab.root / "params.yaml").read_text() + "\n")
+    before = lab.git("status", "--porcelain=v2", "--branch"), (mono / ".git" / "index").read_bytes()
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", said.append)
+        assert finish(lab).outcome == "promoted"
+    assert "not committed, so without what has changed in: params.yaml" in said
+    assert before == (lab.git("status", "--porcelain=v2", "--branch"), (mono / ".git" / "index").read_bytes())
+    assert (lab.worktree / "data/models/net.safetensors").exists()
+    assert (lab.worktree / "../../pictures").resolve() == mono / "pictures"
+    assert history.promoted_now(lab.root).startswith("promoted now: vision/lab:face-net v1.0.0")
+    assert history.promoted_now(other.root) == "nothing is promoted"
+    first = lab.git("rev-parse", "vision/lab/promoted")
+
+    plant(other, "a")
+    plant(other, "b")
+    decisions.settle(other.root)
+    decisions.rollback(other.root)
+    assert lab.git("rev-parse", "vision/lab/candidates") == first
+    with job_of(other) as one, job_of(lab) as two:  # neither waits for the other
+        assert one.worktree.top != two.worktree.top
+        two.do("refresh", print)
+    assert (two.stale, two.news) == ([], False)
+    assert [entry.decision.outcome for entry in history.read(other.git)] == ["promoted", "promoted", "rolled back"]
+    tags = set(lab.git("tag", "--list", "vision*").split())
+    assert tags == {"vision/lab=face-net@v1.0.0", "vision/lab=face-net#prod#1"}
+    shown = subprocess.run(["gto", "show"], cwd=mono, env=ENV, check=True, capture_output=True, text=True).stdout
+    assert "vision/lab:face-net" in shown
+    assert "vision/lab:face-net v1.0.0 since" in status(lab.root)
+    assert "nothing to go back to: no other promotion stands" in subprocess.run(
+        [sys.executable, "-m", "flows.cli", "retrain", "--rollback"], cwd=lab.root, env={**os.environ, **IDENTITY},
+        capture_output=True, text=True,
+    ).stderr  # fmt: skip
+
+
+def test_projects_are_told_apart_by_names_that_git_and_gto_take() -> None:
+    assert [root.label(way) for way in ("", "sub/", "a/b_c-D/")] == ["", "sub", "a/b_c-D"]
+    odd = [root.label(way) for way in ("a b/", "a-b/", "a.b/", "ü~^:/.lock/", "=@{/..")]
+    assert len(set(odd)) == 5
+    for name in odd:
+        subprocess.run(["git", "check-ref-format", f"refs/heads/{name}/candidates"], check=True)
+
+
+def test_a_linked_worktree_is_a_checkout(lab: Lab, tmp_path: Path) -> None:
+    lab.git("worktree", "add", "--quiet", "-b", "mine", str(tmp_path / "linked" / "mine"))
+    mine = Project(tmp_path, tmp_path / "linked" / "mine", tmp_path / "linked" / "mine-retrain")
+    shutil.copytree(lab.root / "photos", mine.root / "photos")
+    mine.photos("good")
+    assert finish(mine).outcome == "promoted"
+    assert mine.worktree.is_dir()
+    assert history.promoted_now(lab.root) == history.promoted_now(mine.root) != "nothing is promoted"
+    assert mine.git("status", "--porcelain", "--branch") == "## mine"
+    decisions.ready(lab.git)
+
+
+@pytest.fixture
+def nested(lab: Lab, tmp_path: Path) -> str:
+    """A submodule `lib` of the lab, with one of its own, and a second one that the user has left empty."""
+    git = {}
+    for name in ("deep", "lib"):
+        git[name] = Git(tmp_path / name)
+        (tmp_path / name).mkdir()
+        git[name]("init", "--quiet", "-b", "main")
+        (tmp_path / name / "code.txt").write_text(name)
+        git[name]("add", ".")
+        git[name]("commit", "--quiet", "-m", name)
+    git["lib"]("submodule", "--quiet", "add", str(tmp_path / "deep"), "deep")
+    git["lib"]("commit", "--quiet", "-m", "deep")
+    for place in ("lib", "empty"):
+        lab.git("submodule", "--quiet", "add", str(tmp_path / "lib"), place)
+    lab.git("submodule", "--quiet", "update", "--init", "--recursive", "--", "lib")
+    lab.git("commit", "--quiet", "-m", "lib")
+    lab.git("submodule", "--quiet", "deinit", "--force", "empty")
+    for name in ("lib", "deep"):
+        (tmp_path / name).rename(tmp_path / f"{name}-away")  # there is no network
+    return lab.git("rev-parse", "HEAD")
+
+
+def test_submodules_are_as_in_the_checkout(lab: Lab, nested: str) -> None:
+    before = (lab.root / ".git" / "config").read_text()
+    tree = Worktree(lab.root, lab.worktree, 0)
+    tree.prepare(nested)
+    assert [(tree.path / name).read_text() for name in ("lib/code.txt", "lib/deep/code.txt")] == ["lib", "deep"]
+    assert [*(tree.path / "empty").iterdir()] == []
+    assert tree.git("status", "--porcelain") == ""
+    assert tree.tree([]) == lab.git("rev-parse", f"{nested}^{{tree}}")
+
+    # Another commit of it, and half a clone that a kill has left.
+    (lab.root / "lib" / "code.txt").write_text("new")
+    Git(lab.root / "lib")("commit", "--quiet", "--all", "-m", "new")
+    lab.git("commit", "--quiet", "--all", "-m", "lib is new")
+    tree.prepare(lab.git("rev-parse", "HEAD"))
+    assert (tree.path / "lib" / "code.txt").read_text() == "new"
+    shutil.rmtree(tree.path / "lib" / ".git" / "objects")
+    tree.prepare(nested)
+    assert (tree.path / "lib" / "code.txt").read_text() == "lib"
+    assert (lab.root / ".git" / "config").read_text() == before
+    made = f"160000,{'1' * 40},lib"
+    lab.git("update-index", "--cacheinfo", made)
+    lab.git("commit", "--quiet", "-m", "nowhere")
+    with pytest.raises(InputError, match=r"lib: this submodule cannot be brought to 1111111111: .*; `git submodule "):
+        tree.prepare(lab.git("rev-parse", "HEAD"))
+
+
+def test_a_snapshot_carries_the_files_of_submodules(lab: Lab, nested: str, tmp_path: Path) -> None:
+    (lab.root / "lib" / "deep" / "code.txt").write_text("not committed")
+    taken = snapshot.take(lab.root)
+    clone = tmp_path / "clone"
+    assert snapshot.check_out(taken.commit, taken.bundle, clone)
+    assert [(clone / name).read_text() for name in ("lib/code.txt", "lib/deep/code.txt")] == ["lib", "not committed"]
+    assert (clone / "stage.py").read_text() == STAGE
+    assert snapshot.take(lab.root).commit == taken.commit
+    assert lab.git("ls-files", "--stage", "lib").startswith("160000 "), "the user's index is only read"
