@@ -164,21 +164,36 @@ def _file(lab: Lab) -> None:
     lab.git.file("main", "none.txt")
 
 
-def _ready(lab: Lab) -> None:
-    decisions.ready(lab.git)
-
-
 def _prepare(lab: Lab) -> None:
     Worktree(lab.root, lab.worktree, 0).prepare("main")
 
 
-@pytest.mark.parametrize("call", [_repository, _commit, _file, _ready, _prepare])
+@pytest.mark.parametrize("call", [_repository, _commit, _file, _prepare])
 def test_git_says_itself_why_it_refuses(lab: Lab, monkeypatch: pytest.MonkeyPatch, call: Callable[[Lab], None]) -> None:
     monkeypatch.chdir(lab.root)
     _prepare(lab)
+    kept = lab.worktree / "kept"
+    kept.touch()
+    if call is _prepare:  # it is refused for the worktree alone
+        (lab.home / "gitconfig").write_text(f"[safe]\n    directory = {lab.root}\n")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(lab.home / "gitconfig"))
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     with pytest.raises(InputError, match=r"dubious ownership in repository at .*safe\.directory"):
         call(lab)
+    assert kept.exists(), "what Git refuses is not broken"
+
+
+def test_a_broken_setting_is_no_missing_author(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in IDENTITY:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    with pytest.raises(InputError, match=r"does not know who commits: `git config user.name NAME` .* \(no email was"):
+        decisions.ready(lab.git)
+    with (lab.root / ".git" / "config").open("a") as file:
+        file.write("[user\n")
+    with pytest.raises(InputError, match=r"git rev-parse: fatal: bad config line \d+"):
+        decisions.ready(Git(lab.root))
 
 
 def test_what_git_does_not_have_is_told_from_what_is_broken(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,6 +382,9 @@ def test_a_linked_worktree_is_a_checkout(lab: Lab, tmp_path: Path) -> None:
     decisions.ready(lab.git)
 
 
+ALLOW = "protocol.file.allow=always"
+
+
 @pytest.fixture
 def nested(lab: Lab, tmp_path: Path) -> str:
     """A submodule `lib` of the lab, with one of its own, and a second one that the user has left empty."""
@@ -378,13 +396,13 @@ def nested(lab: Lab, tmp_path: Path) -> str:
         (tmp_path / name / "code.txt").write_text(name)
         git[name]("add", ".")
         git[name]("commit", "--quiet", "-m", name)
-    git["lib"]("submodule", "--quiet", "add", str(tmp_path / "deep"), "deep")
+    git["lib"]("-c", ALLOW, "submodule", "--quiet", "add", str(tmp_path / "deep"), "deep")
     git["lib"]("commit", "--quiet", "-m", "deep")
     for place in ("lib", "empty"):
-        lab.git("submodule", "--quiet", "add", str(tmp_path / "lib"), place)
-    lab.git("submodule", "--quiet", "update", "--init", "--recursive", "--", "lib")
+        lab.git("-c", ALLOW, "submodule", "--quiet", "add", str(tmp_path / "lib"), place)
+    lab.git("-c", ALLOW, "submodule", "--quiet", "update", "--init", "--recursive", "--", "lib")
     lab.git("commit", "--quiet", "-m", "lib")
-    lab.git("submodule", "--quiet", "deinit", "--force", "empty")
+    lab.git("-c", ALLOW, "submodule", "--quiet", "deinit", "--force", "empty")
     for name in ("lib", "deep"):
         (tmp_path / name).rename(tmp_path / f"{name}-away")  # there is no network
     return lab.git("rev-parse", "HEAD")
