@@ -508,6 +508,11 @@ def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
     assert dvc_lock.ingested(lock, "data/models/a") == {"a": "a"}
     assert dvc_lock.upstream(lock, "data/models/a")["data/models/b"] == "b"
     assert dvc_lock.ingested({}, "data/models/a") == {}
+    assert dvc_lock.makers(lock, ["data/models/a", "data/models/b"], []) == ["train"]
+    assert dvc_lock.makers(lock, ["data/models/a"], ["data/aligned/a"]) == ["align@a", "train"]
+    assert dvc_lock.makers(lock, ["data/models/a"], ["data/aligned/a", "data/ingested/a", "data/aligned/ab"]) == [
+        "ingest@a", "align@a", "train",
+    ]  # fmt: skip
 
 
 def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
@@ -732,12 +737,14 @@ def promoted_bytes(lab: Lab) -> bytes | None:
     return file.read_bytes() if file.exists() else None
 
 
-def test_a_promoted_checkpoint_that_is_gone_is_fetched_or_made_again(lab: Lab) -> None:
+def test_a_promoted_checkpoint_that_is_gone_is_made_again_or_fetched(lab: Lab) -> None:
     lab.photos("fair")
     assert finish(lab).outcome == "promoted"
-    kept = promoted_bytes(lab)
+    kept, tip = promoted_bytes(lab), lab.git("rev-parse", "promoted")
     collect(lab)
     assert promoted_bytes(lab) is None
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    lab.git("commit", "-qam", "A remote, which has nothing yet")
     lab.trace()
     said: list[str] = []
     with job_of(lab) as job:
@@ -746,13 +753,13 @@ def test_a_promoted_checkpoint_that_is_gone_is_fetched_or_made_again(lab: Lab) -
         assert any("made again from commit" in line for line in said)
         assert sorted(lab.trace()) == ["ingest", "train"], "no more than it comes from"
         job.finish(print)
-    assert (job.news, job.decision) == (False, None), "a repeated candidate is nothing new"
-
-    # A remote that has it is asked first.
-    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
-    lab.git("commit", "-qam", "A remote")
+        assert (job.news, job.decision) == (False, None), "a repeated candidate is nothing new"
+        assert job.worktree.pushed() is None, "what was missing could not be pushed"
     with job_of(lab) as job:
-        job.do("refresh", print)  # pushes
+        job.do("refresh", print)
+        assert job.worktree.pushed() == tip
+
+    # Now the remote has it, and is asked first.
     collect(lab)
     lab.photos("fair", more=1)
     lab.trace()
