@@ -201,7 +201,7 @@ class Retraining:
             self._run([*REBUILD, *sorted(self._always)], say)
             if self._always.issuperset(commands.stale(self.worktree.path, say)):
                 self.news = self._made() != self._made(self._last)
-                return "nothing new"
+                return "only what runs each time"
             if baseline := self._promoted(say):
                 self._start_anew(baseline, say)
         said = self._run(REBUILD, say)
