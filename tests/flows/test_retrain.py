@@ -490,7 +490,8 @@ def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
     finish(lab)
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
     lab.git("commit", "-qam", "A remote")
-    finish(lab)  # it makes the remote known to the worktree, and pushes
+    with job_of(lab) as job:
+        job.do("refresh", print)  # it makes the remote known to the worktree, and pushes
     shutil.rmtree(lab.home / "remote")
     (lab.root / ".git" / "worktrees" / lab.worktree.name / "palimpsest-pushed").unlink()
     lab.git("-C", str(lab.worktree), "checkout", "--quiet", "--force", "--detach", "promoted")
