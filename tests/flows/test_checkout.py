@@ -270,18 +270,33 @@ def test_another_repositorys_worktree_of_the_same_name_is_not_taken(lab: Lab, tm
         Worktree(lab.root, tmp_path / "file", 0).prepare("main")
 
 
-def test_a_checkout_under_any_name(template: Path, tmp_path: Path, environment: None,
-                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+class Project(Lab):
+    """A lab in another place: a folder of a repository, or a linked worktree."""
+
+    def __init__(self, home: Path, root: Path, worktree: Path) -> None:
+        super().__init__(home)
+        self.root, self.worktree, self.git = root, worktree, Git(root)
+
+
+def test_a_linked_worktree_under_any_name_is_a_checkout(
+    template: Path, tmp_path: Path, environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "ü #1 %20, 'it'"
     monkeypatch.setenv("CONTROL", str(home / "control"))
     shutil.copytree(template, home)
-    lab = Lab(home)
+    first = Lab(home)
+    first.git("worktree", "add", "--quiet", "-b", "mine", str(home / "linked ö" / "mine"))
+    lab = Project(home, home / "linked ö" / "mine", home / "linked ö" / "mine-retrain")
+    shutil.copytree(first.root / "photos", lab.root / "photos")
     lab.photos("good")
     settings = "['remote \"store\"']\n    url = ../../rémote\n[core]\n    remote = store\n"
     (lab.root / ".dvc" / "config.local").write_text(settings)
     assert finish(lab).outcome == "promoted"
+    assert lab.worktree.is_dir()
+    assert history.promoted_now(first.root) == history.promoted_now(lab.root)
     assert history.promoted_now(lab.root).startswith("promoted now: face-net v1.0.0")
-    assert list((home / "rémote").iterdir()), "its data were pushed"
+    assert list((home / "linked ö" / "rémote").iterdir()), "its data were pushed"
+    assert lab.git("status", "--porcelain", "--branch") == "## mine"
     with job_of(lab) as job:
         job.do("refresh", print)
     assert (job.stale, job.news) == ([], False)
@@ -310,14 +325,6 @@ def mono(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enviro
     git("add", "--all")
     git("commit", "--quiet", "-m", "Two projects")
     return top
-
-
-class Project(Lab):
-    """A lab in a folder of a repository."""
-
-    def __init__(self, home: Path, root: Path, worktree: Path) -> None:
-        super().__init__(home)
-        self.root, self.worktree, self.git = root, worktree, Git(root)
 
 
 def test_two_projects_of_one_repository(mono: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,18 +375,6 @@ def test_projects_are_told_apart_by_names_that_git_and_gto_take() -> None:
     assert len(set(odd)) == 5
     for name in odd:
         subprocess.run(["git", "check-ref-format", f"refs/heads/{name}/candidates"], check=True)
-
-
-def test_a_linked_worktree_is_a_checkout(lab: Lab, tmp_path: Path) -> None:
-    lab.git("worktree", "add", "--quiet", "-b", "mine", str(tmp_path / "linked" / "mine"))
-    mine = Project(tmp_path, tmp_path / "linked" / "mine", tmp_path / "linked" / "mine-retrain")
-    shutil.copytree(lab.root / "photos", mine.root / "photos")
-    mine.photos("good")
-    assert finish(mine).outcome == "promoted"
-    assert mine.worktree.is_dir()
-    assert history.promoted_now(lab.root) == history.promoted_now(mine.root) != "nothing is promoted"
-    assert mine.git("status", "--porcelain", "--branch") == "## mine"
-    decisions.ready(lab.git)
 
 
 ALLOW = "protocol.file.allow=always"
