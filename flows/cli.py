@@ -132,19 +132,21 @@ def retrain(
             return
         with run_log.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
             job.do("refresh", _say)
-            if not job.news:
+            kept = True
+            if job.news:
+                from flows.prefect_server import server
+
+                server.use(root, scheduler_state.api(root))()
+                from flows.retrain import launch
+
+                kept = launch(job, _say)
+            if isinstance(job.error, InputError):
+                raise job.error
+            if job.ended and not job.news:
                 said = f"nothing new since the last decision; {history.promoted_now(root)}"
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
                 print(f"retrain: {job.trouble or said}")
                 raise typer.Exit(int(bool(job.trouble)))
-            from flows.prefect_server import server
-
-            server.use(root, scheduler_state.api(root))()
-            from flows.retrain import launch
-
-            kept = launch(job, _say)
-            if isinstance(job.error, InputError):
-                raise job.error
             failed = bool(job.error or job.trouble)
             outcome = job.decision.outcome if job.decision and not failed else "failed"
             decision = dataclasses.asdict(job.decision) if job.decision else None

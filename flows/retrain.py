@@ -34,7 +34,7 @@ def _steps(job: Retraining) -> State:
             return Failed(message=job.summary())
         if not state.is_completed():
             return state
-        if name == "refresh" and not job.news:
+        if job.ended and not job.news:
             return Completed(message="nothing new")
     return Completed(message=job.summary()) if not job.trouble else Failed(message=job.summary())
 

@@ -19,6 +19,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from flows.checkout.git import GitError
+from flows.checkout.root import retrain_worktree
 from flows.operations import alerts, run_log, scheduler_state
 from stages.runs.errors import InputError
 
@@ -32,6 +34,7 @@ class Status:
 
     working_copy: str
     promoted: dict[str, Any] | None
+    promoted_unknown: str | None  # why it is not known
     scheduler: dict[str, Any] | None  # None: none is alive
     runs: list[dict[str, Any]]  # newest last
     stale: list[str] | None  # stages that `rebuild` would run or might; None where it is not known
@@ -55,12 +58,13 @@ def look(root: Path, after: timedelta | None) -> Status:
     alarms = [f"the last {run.command} has failed, {_local(run.began)}: {run.message}" for run in alerts.failing(root)]
     if after is not None:
         alarms += map(str, alerts.stale(root, after))
-    model = alerts.promoted(root)
+    model, hidden = alerts.promoted(root)
     disk, partly = _disk(root, end)
     stale, unknown = _stale(asked, end)
     return Status(
         working_copy=str(root),
         promoted=dataclasses.asdict(model) if model else None,
+        promoted_unknown=hidden,
         scheduler=dataclasses.asdict(scheduler) if scheduler and scheduler.alive else None,
         runs=[dataclasses.asdict(run) for run in runs[-RUNS:]],
         stale=stale,
@@ -84,7 +88,7 @@ def show(status: Status) -> None:
     page.add_column(overflow="fold")
     for alarm in status.alarms:
         page.add_row(Text("ALARM", "bold red"), Text(alarm, "red"))
-    page.add_row("promoted", _promoted(status.promoted))
+    page.add_row("promoted", _promoted(status.promoted, status.promoted_unknown))
     page.add_row("scheduler", _scheduler(status.scheduler))
     page.add_row("stale", _stages(status))
     used = ", ".join(f"{name} {decimal(size)}" for name, size in status.disk.items())
@@ -106,9 +110,9 @@ def show(status: Status) -> None:
         console.print(runs)
 
 
-def _promoted(model: dict[str, Any] | None) -> Text:
+def _promoted(model: dict[str, Any] | None, unknown: str | None) -> Text:
     if model is None:
-        return Text("nothing is promoted yet")
+        return Text(f"not known: {unknown}" if unknown else "nothing is promoted yet")
     data = ", ".join(f"{name} {md5[:10]}" for name, md5 in model["data"].items())
     return Text(
         f"{model['artifact']} {model['version'] or ''} since {_local(model['time'])} "
@@ -159,7 +163,7 @@ def _disk(root: Path, end: float) -> tuple[dict[str, int], bool]:
         "training states": root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state"),
         "records": root / os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"),
         "logs": root / ".palimpsest/logs",
-        "retrain's worktree": root / (os.environ.get("PALIMPSEST_WORKTREE") or f"../{root.name}-retrain"),
+        "retrain's worktree": _worktree(root),
         "Prefect's database": Path(os.environ.get("PREFECT_HOME", root / ".palimpsest/prefect")),
     }
     sizes = dict.fromkeys(places, 0)
@@ -176,6 +180,14 @@ def _disk(root: Path, end: float) -> tuple[dict[str, int], bool]:
                         with contextlib.suppress(OSError):  # gone meanwhile
                             sizes[name] += entry.stat(follow_symlinks=False).st_size
     return sizes, False
+
+
+def _worktree(root: Path) -> Path:
+    if given := os.environ.get("PALIMPSEST_WORKTREE"):
+        return root / given
+    with contextlib.suppress(GitError):
+        return retrain_worktree(root)
+    return root.with_name(f"{root.name}-retrain")
 
 
 def _cache(root: Path) -> Path:

@@ -1,25 +1,62 @@
-"""The command `git` in one checkout, without hooks, prompts and locks that it can do without."""
+"""The command `git` in one checkout: no hooks, prompts or needless locks, and the same whatever the user has set."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import subprocess
 from pathlib import Path
 
 from stages.runs.errors import InputError
 
-# What Git tells its hooks and aliases; it would lead a command elsewhere.
-LEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+# What Git tells its hooks and aliases, and what is set for one command; it would lead another elsewhere.
+LEADING = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX",
+    "GIT_NAMESPACE", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_DEFAULT_HASH",
+    "GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS", "GIT_ICASE_PATHSPECS",
+)  # fmt: skip
 QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+# The user's settings stay in force (`safe.directory`, `core.excludesFile`, filters); these would change what comes out.
+PINNED = {
+    "core.hooksPath": "/dev/null",  # hooks are for the user's own commands: DVC's would check data out
+    "core.fsmonitor": "false",  # a hook as well
+    "core.quotePath": "false",
+    "core.splitIndex": "false",  # DVC 3.67.1 cannot read the worktree's index else
+    "core.untrackedCache": "false",
+    "index.version": "2",
+    "index.skipHash": "false",
+    "color.ui": "false",
+    "grep.patternType": "default",
+    "grep.extendedRegexp": "false",
+    "log.showSignature": "false",
+    "i18n.commitEncoding": "UTF-8",
+    "i18n.logOutputEncoding": "UTF-8",
+    "commit.gpgSign": "false",  # a signature asks for a password, and nobody is there
+    "tag.gpgSign": "false",
+    "tag.forceSignAnnotated": "false",
+    "submodule.recurse": "false",
+    "protocol.file.allow": "always",  # submodules come from the user's checkout
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+}
 
 
 class GitError(InputError):
     """Git has refused; the message is its own, in one line."""
 
+    def __init__(self, message: str, code: int) -> None:
+        """`code` is Git's exit code."""
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def no_repository(self) -> bool:
+        """Whether there is no Git repository, or what leads to it is broken."""
+        return "not a git repository" in str(self) or "invalid gitfile format" in str(self)
+
 
 class Git:
-    """Git in the checkout `home`: `Git(home)("status")` runs `git status` there."""
+    """Git in the checkout `home`: `Git(home)("status")` runs `git status` there. Paths are relative to `home`."""
 
     def __init__(self, home: Path, **variables: str) -> None:
         """`variables` are added to its commands' environment."""
@@ -28,26 +65,37 @@ class Git:
 
     def __call__(self, *words: str, stdin: str | None = None) -> str:
         """What `git WORDS` prints, without the last newline. Raises GitError where it fails."""
-        # Hooks are the user's, for the user's own commands: DVC's would check data out.
-        done = subprocess.run(
-            ["git", "-c", "core.hooksPath=/dev/null", *words],
-            cwd=self.home,
-            env={**environment(), **QUIET, **self._variables},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            check=False,
-        )
+        pinned = [word for key, value in PINNED.items() for word in ("-c", f"{key}={value}")]
+        try:
+            done = subprocess.run(
+                ["git", *pinned, *words],
+                cwd=self.home,
+                env={**environment(), **QUIET, **self._variables},
+                input=b"" if stdin is None else stdin.encode("utf-8", "surrogateescape"),
+                capture_output=True,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            said = "no such program; install Git" if error.filename == "git" else "no such folder"
+            raise GitError(f"{error.filename}: {said}", 127) from None
+        out, told = (text.decode("utf-8", "surrogateescape") for text in (done.stdout, done.stderr))
         if done.returncode:
-            said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-            raise GitError(f"git {words[0]}: {said}")
-        return done.stdout.removesuffix("\n")
+            said = " ".join(told.split()) or f"exit code {done.returncode}"
+            raise GitError(f"git {words[2] if words[0] == '-c' else words[0]}: {said}", done.returncode)
+        return out.removesuffix("\n")
 
     def paths(self, *words: str) -> list[str]:
         """What `git WORDS -z` lists."""
         return [name for name in self(words[0], "-z", *words[1:]).split("\0") if name]
+
+    def top(self) -> Path:
+        """The checkout's top folder, which `home` is or lies in."""
+        return Path(self("rev-parse", "--show-toplevel"))
+
+    @functools.cached_property
+    def prefix(self) -> str:
+        """The way from the top folder to `home`: empty, or with a slash at its end."""
+        return self("rev-parse", "--show-prefix")
 
     def folder(self) -> Path:
         """The Git folder of this checkout alone."""
@@ -59,14 +107,33 @@ class Git:
 
     def commit(self, rev: str) -> str | None:
         """The commit that `rev` names, or None."""
-        with contextlib.suppress(GitError):
+        try:
             return self("rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
-        return None
+        except GitError as error:
+            if error.code == 1:  # no such thing; of all else Git tells
+                return None
+            raise
+
+    def setting(self, name: str) -> str | None:
+        """The value of a setting, or None."""
+        try:
+            return self("config", "--get", name)
+        except GitError as error:
+            if error.code == 1:
+                return None
+            raise
+
+    def reference(self, name: str) -> str | None:
+        """What a reference points at by its full name, there or not; None where there is no such reference."""
+        return self("for-each-ref", "--format=%(objectname)", name) or None
 
     def file(self, commit: str, path: str) -> str | None:
         """The text of a file as the commit has it, or None."""
-        with contextlib.suppress(GitError):
-            return self("cat-file", "blob", f"{commit}:{path}")
+        for entry in self.paths("ls-tree", commit, "--", path):
+            about, _, name = entry.partition("\t")
+            _, kind, blob = about.split(" ")
+            if kind == "blob" and name == path:
+                return self("cat-file", "blob", blob)
         return None
 
 

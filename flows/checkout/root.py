@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
 from pathlib import Path
 
 from flows.checkout.git import Git, GitError
@@ -18,11 +20,34 @@ def working_copy() -> Path:
 
 
 def repository() -> Path:
-    """The Git checkout that the current folder lies in. Raises InputError where it is none, or no DVC project."""
+    """The DVC project that the current folder lies in, in a Git checkout: at its top or below. Raises InputError."""
     try:
-        top = Path(Git(Path.cwd())("rev-parse", "--show-toplevel"))
-    except GitError:
-        raise InputError("not inside a Git repository") from None
-    if not (top / ".dvc").is_dir():
-        raise InputError(f"{top}: no DVC project there; its folder has to be the repository's")
-    return top
+        Git(Path.cwd()).top()
+    except GitError as error:
+        if error.no_repository:
+            raise InputError("not inside a Git repository") from None
+        raise
+    root = working_copy()
+    Git(root).top()  # an outer project's folder may lie above the checkout
+    return root
+
+
+def label(prefix: str) -> str:
+    """What tells the projects of one repository apart, in names of branches, tags and files; empty for that at its top.
+
+    `prefix` is the way to the project, as in `Git.prefix`. Other letters than Git and GTO take are replaced, and a
+    digest is added then.
+    """
+    way = prefix.rstrip("/")
+    kept = re.sub(r"[^A-Za-z0-9_/-]", "-", way)
+    return kept if kept == way else f"{kept}-{sha256(way.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def retrain_worktree(root: Path) -> Path:
+    """Where the worktree of retrain is for the project at `root`: beside the checkout, as its relative paths need.
+
+    Raises GitError outside of a Git repository.
+    """
+    git = Git(root)
+    parts = [git.top().name, *filter(None, label(git.prefix).split("/")), "retrain"]
+    return git.top().with_name("-".join(parts))

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.checkout import submodules
 from flows.checkout.git import Git, GitError
 from stages.runs.errors import InputError
 
@@ -43,15 +44,20 @@ def take(root: Path) -> Snapshot:
     _refuse_data(root, [name for name in new if not name.startswith(OWN)])
     with tempfile.TemporaryDirectory() as home:
         copy = Path(home, "copy.git")
-        git("init", "--quiet", "--bare", str(copy))
+        kind = f"--object-format={git('rev-parse', '--show-object-format')}"
+        git("init", "--quiet", "--bare", "--template=", kind, str(copy))
         (copy / "objects" / "info" / "alternates").write_text(f"{objects}\n")
         (copy / "info").mkdir(exist_ok=True)
         theirs = exclude.read_bytes() if exclude.exists() else b""
         (copy / "info" / "exclude").write_bytes(theirs + "".join(f"\n/{path}" for path in OWN).encode())
-        if index.exists() and top.samefile(root):
-            shutil.copy2(index, copy / "index")  # it knows which files have not changed
+        # It knows which files have not changed; but not how they lie here, where Git rewrites their ends of lines.
+        if index.exists() and top.samefile(root) and git.setting("core.autocrlf") in (None, "false"):
+            shutil.copy2(index, copy / "index")
+            for part in index.parent.glob("sharedindex.*"):
+                shutil.copy2(part, copy / part.name)
         git = Git(root, GIT_DIR=str(copy), GIT_WORK_TREE=str(root), **AUTHOR, **DATES)
-        git("add", "--all", "--", ".")
+        git("-c", "core.autocrlf=false", "add", "--all", "--", ".")
+        _carry_submodules(git, root, copy)
         commit = git("commit-tree", git("write-tree"), "-m", "palimpsest")
         git("update-ref", REFERENCE, commit)
         git("bundle", "create", "--quiet", str(copy / "bundle"), REFERENCE)
@@ -69,7 +75,7 @@ def check_out(commit: str, bundle: bytes | None, home: Path) -> bool:
     try:
         if bundle is not None:
             shutil.rmtree(home / ".git", ignore_errors=True)
-            git("init", "--quiet")
+            git("init", "--quiet", "--template=")
             with tempfile.NamedTemporaryFile(suffix=".bundle") as file:
                 file.write(bundle)
                 file.flush()
@@ -85,6 +91,20 @@ def check_out(commit: str, bundle: bytes | None, home: Path) -> bool:
         if not name.startswith((*OWN, ".palimpsest/")):
             (home / name).unlink()
     return True
+
+
+def _carry_submodules(git: Git, root: Path, copy: Path) -> None:
+    """Put the files of submodules into the index of `git` as files of the project: a bundle has none of theirs."""
+    for path, _ in [*submodules.commits(git)]:
+        home = root / path
+        git("update-index", "--force-remove", "--", path)
+        if (home / ".git").exists():
+            index = copy / f"index.{len(home.parts)}"  # another than that of the one around it
+            index.unlink(missing_ok=True)
+            its = Git(home, GIT_DIR=str(copy), GIT_WORK_TREE=str(home), GIT_INDEX_FILE=str(index), **AUTHOR, **DATES)
+            its("-c", "core.autocrlf=false", "add", "--all", "--", ".")
+            _carry_submodules(its, home, copy)
+            git("read-tree", f"--prefix={path}/", its("write-tree"))
 
 
 def _refuse_data(root: Path, names: list[str]) -> None:

@@ -1,12 +1,12 @@
 """Retraining's own working copy: one persistent Git worktree, which shares DVC's cache with the user's checkout.
 
-It lies beside the repository, so that data roots like `../photos` mean the same in both. Nothing here writes into the
-user's checkout: neither its files nor its index, HEAD, branch or stash.
+It lies beside the repository, so that data roots like `../photos` mean the same in both. Where the project is a
+subfolder of the repository, the worktree is of all of it, and the commands run in the subfolder. Nothing here writes
+into the user's checkout: neither its files nor its index, HEAD, branch or stash.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flows.checkout import git
+from flows.checkout import git, submodules
 from flows.checkout.git import Git, GitError
 from flows.engine import commands, run_cache
 from flows.engine.repository import copy_configuration, opened, repair_read_write_lock
@@ -22,7 +22,8 @@ from flows.process.command import Runner, Say, Stopped
 from stages.runs.errors import InputError
 
 INTERRUPTED = "interrupted; run it again to go on"
-MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite
+LACKING = "Missing cache files"  # what `dvc push` says of files that it does not have, and its exit code does not
+MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite; it names the project
 
 
 class StepError(Exception):
@@ -30,11 +31,17 @@ class StepError(Exception):
 
 
 class Worktree:
-    """The worktree at `path` of the repository whose checkout is `root`; `lock` is one that its commands inherit."""
+    """The worktree at `top` of the repository in which the user's project `root` lies.
 
-    def __init__(self, root: Path, path: Path, lock: int) -> None:
-        self.root, self.path = root, path
-        self.git = Git(path)
+    `path` is the project in it; `lock` is one that its commands inherit.
+    """
+
+    def __init__(self, root: Path, top: Path, lock: int) -> None:
+        self.root, self.top = root, top
+        self._main = Git(root)
+        self.path = top / self._main.prefix
+        self.git = Git(self.path)
+        self._tree = Git(top)
         self._runner = Runner(lock)
 
     def prepare(self, commit: str) -> None:
@@ -42,42 +49,72 @@ class Worktree:
 
         Data that are not Git's stay. Raises InputError where something else lies at its path.
         """
-        main = Git(self.root)
-        if _is_own(main):
+        if _mark(self._main.folder()) is not None:
             raise InputError("this is retrain's own worktree: run it in the repository's")
-        if not self._usable(main):
+        if not self._usable():
             # Not pruned: a worktree of the user's on a drive that is away would be forgotten.
-            main("worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(self.path), commit)
-        folder = self.git.folder()
-        (folder / MARK).touch()
+            self._main("worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(self.top), commit)
+        folder = self._tree.folder()
+        (folder / MARK).write_text(self._main.prefix)
         for name in ("index.lock", "HEAD.lock"):  # a killed Git's; nobody else works here
             (folder / name).unlink(missing_ok=True)
-        self.git("checkout", "--quiet", "--force", "--detach", commit)
+        self._tree("checkout", "--quiet", "--force", "--detach", commit)
+        if not self.path.is_dir():
+            raise InputError(f"{self._main.prefix}: commit {commit[:10]} has no such folder; `git add` and commit it")
+        submodules.populate(self.top, self._main.top())
         self.git("clean", "--quiet", "-d", "--force", "--", "data/start")
         copy_configuration(self.root, self.path)
         with opened(self.path) as repo:
             repair_read_write_lock(repo)
 
-    def _usable(self, main: Git) -> bool:
+    def _usable(self) -> bool:
         """Whether the worktree is there and is ours; the remains of a broken one are removed."""
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.top.exists() or (self.top.is_dir() and not any(self.top.iterdir())):
             return False
-        with contextlib.suppress(GitError):
-            if self.git.common() == main.common() and self.git("rev-parse", "--show-toplevel") == str(self.path):
-                if _is_own(self.git):
-                    return True
-                if [file.name for file in self.path.iterdir()] == [".git"]:  # killed before it was marked
-                    return True
-                raise InputError(f"{self.path}: a worktree of your own; name another place with --worktree")
-        link = self.path / ".git"
-        target = link.read_text().removeprefix("gitdir: ").strip() if link.is_file() else ""
-        if Path(target).parent != main.common() / "worktrees":
-            raise InputError(f"{self.path}: not retrain's worktree; move it away, or name another with --worktree")
-        if not Path(target, MARK).exists() and [file.name for file in self.path.iterdir()] != [".git"]:
-            raise InputError(f"{self.path}: a broken worktree of your own; `git worktree repair`, or name another")
-        shutil.rmtree(self.path)
-        shutil.rmtree(target, ignore_errors=True)
+        admin = self._admin()
+        if admin is None:
+            raise InputError(f"{self.top}: not retrain's worktree; move it away, or name another with --worktree")
+        bare = [file.name for file in self.top.iterdir()] == [".git"]  # killed before it was marked
+        mark = _mark(admin)
+        if self._linked():
+            if mark == self._main.prefix or (mark is None and bare):
+                return True
+            if mark is not None:
+                whose = f"retrain's for the project in {mark or 'the top folder'}"
+                raise InputError(f"{self.top}: {whose}; name another place with --worktree")
+            raise InputError(f"{self.top}: a worktree of your own; name another place with --worktree")
+        if mark is None and not bare:
+            raise InputError(f"{self.top}: a broken worktree of your own; `git worktree repair`, or name another")
+        shutil.rmtree(self.top)
+        shutil.rmtree(admin, ignore_errors=True)
         return False
+
+    def _admin(self) -> Path | None:
+        """What the worktree's `.git` leads to, in this repository; None where that is something else.
+
+        Where the checkout has been moved, it leads nowhere, and is put right.
+        """
+        link = self.top / ".git"
+        if not link.is_file():
+            return None
+        said = link.read_text(errors="replace").removeprefix("gitdir:").strip()
+        target = (self.top / said).resolve()  # Git may write it relative
+        admin = self._main.common().resolve() / "worktrees" / target.name
+        if target.parent == admin.parent:
+            return target
+        if target.exists() or _mark(admin) is None or not _forsaken(admin, self.top):
+            return None
+        self._main("worktree", "repair", str(self.top))
+        return admin
+
+    def _linked(self) -> bool:
+        """Whether Git takes the worktree for one of this repository."""
+        try:
+            return self._tree.common() == self._main.common() and self._tree.top() == self.top
+        except GitError as error:
+            if error.no_repository:
+                return False
+            raise
 
     def write(self, path: str, text: str) -> None:
         """Write a file in the worktree."""
@@ -100,22 +137,24 @@ class Worktree:
         Raises InputError for a path outside of the repository that is not there, seen from the worktree.
         """
         deps, made = commands.reads_and_makes(self.path)
-        tracked = self.git.paths("ls-files")
+        home = self._main.top()
+        tracked = self._tree.paths("ls-files")
         for dep in sorted(deps):
-            name = os.path.relpath(dep, self.path)
-            theirs = self.root / name
+            name = os.path.relpath(dep, self.top)
+            theirs = home / name
             if name.startswith(".."):
                 if not Path(dep).exists() and theirs.exists():
                     raise InputError(
-                        f"{name}: not there, seen from {self.path}; name a --worktree beside the repository, "
-                        "or write the path absolute"
+                        f"{os.path.relpath(dep, self.path)}: not there, seen from {self.path}; "
+                        "name a --worktree beside the repository, or write the path absolute"
                     )
                 continue
             if any(_within(dep, out) or _within(out, dep) for out in made):
                 continue
-            if any(_within(file, name) for file in tracked):
-                if theirs.is_dir() and (count := _unseen(self.root, name)):
-                    say(f"{name}: {count} files that Git does not follow beside others are left out; part the two")
+            if any(_within(file, name) or _within(name, file) for file in tracked):
+                if theirs.is_dir() and (count := _unseen(home, name)):
+                    shown = os.path.relpath(dep, self.path)
+                    say(f"{shown}: {count} files that Git does not follow beside others are left out; part the two")
                 continue
             ours = Path(dep)
             if ours.is_symlink():
@@ -145,10 +184,17 @@ class Worktree:
     def push(self, say: Say) -> str | None:
         """Send the data of the commit that is checked out to DVC's remote; what went wrong, in one line."""
         run_cache.forget_lists(self.path)
-        code, last = self.run([sys.executable, "-m", "dvc", "push"], say)
+        lines: list[str] = []
+
+        def told(line: str) -> None:
+            lines.append(line)
+            say(line)
+
+        code, last = self.run([sys.executable, "-m", "dvc", "push"], told)
         if code:
             return f"`dvc push`: {last}"
-        (self.git.folder() / "palimpsest-pushed").write_text(self.git("rev-parse", "HEAD"))
+        if not any(LACKING in line for line in lines):  # else it is tried again: they may have been made meanwhile
+            (self.git.folder() / "palimpsest-pushed").write_text(self.git("rev-parse", "HEAD"))
         return None
 
     def run(self, words: Sequence[str], say: Say, **more: str | None) -> tuple[int, str]:
@@ -174,13 +220,22 @@ class Worktree:
         self._runner.stop(signal.SIGINT)
 
 
-def _unseen(root: Path, folder: str) -> int:
-    others = Git(root).paths("ls-files", "--others", "--", folder)
+def _unseen(top: Path, folder: str) -> int:
+    others = Git(top).paths("ls-files", "--others", "--", folder)
     return len([name for name in others if "__pycache__" not in name])
 
 
-def _is_own(git: Git) -> bool:
-    return (git.folder() / MARK).exists()
+def _mark(folder: Path) -> str | None:
+    """For which project the worktree with this Git folder is retrain's own; None where it is not."""
+    file = folder / MARK
+    return file.read_text() if file.exists() else None
+
+
+def _forsaken(admin: Path, top: Path) -> bool:
+    """Whether Git knows the worktree at `top`, or at a place where there is none any more."""
+    file = admin / "gitdir"
+    place = (admin / file.read_text().strip()).resolve() if file.is_file() else None
+    return place is None or place == top / ".git" or not place.exists()
 
 
 def _within(path: str, folder: str) -> bool:

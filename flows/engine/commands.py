@@ -6,10 +6,11 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dvc.output import HashInfo
 from dvc.repo import Repo
 
 from flows.engine import graph
@@ -38,6 +39,30 @@ def uncached(root: Path) -> list[str]:
     with opened(root) as repo:
         outs = [out for out in repo.index.outs if not out.use_cache and out.protocol == "local"]
         return [os.path.relpath(out.fs_path, root) for out in outs]
+
+
+def always_changed(root: Path) -> set[str]:
+    """The stages that DVC takes for changed each time: `always_changed`, and those without deps and outs."""
+    with opened(root) as repo:
+        found = [stage for stage in repo.index.stages if stage.always_changed or stage.is_callback]
+        return {stage.addressing.rpartition(":")[2] for stage in found if not stage.frozen}
+
+
+def unlike(root: Path) -> set[str]:
+    """The outputs that are not as `dvc.lock` has them, from `root`."""
+    with opened(root) as repo:
+        outs = [out for out in repo.index.outs if out.protocol == "local" and out.status()]
+        return {os.path.relpath(out.fs_path, root) for out in outs}
+
+
+def fetch(root: Path, md5s: Iterable[str], say: Say) -> None:
+    """Bring files into the cache from the default remote, so far as that has them and answers."""
+    wanted = [HashInfo("md5", md5) for md5 in md5s]
+    try:
+        with _only_errors("dvc"):  # it warns of each that is missing
+            _do(root, lambda repo: repo.cloud.pull(wanted), say)
+    except Exception as error:  # each kind of remote has errors of its own
+        say(f"the DVC remote: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def add(root: Path, file: Path, say: Say) -> None:

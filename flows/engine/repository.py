@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-from dvc.config import Config, merge
+from configobj import ConfigObj
+from dvc.config import Config, _pack_named, merge
 from dvc.exceptions import DvcException as DvcException
 from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
@@ -171,8 +172,9 @@ def copy_configuration(source: Path, target: Path) -> None:
     file = target / ".dvc" / Config.CONFIG_LOCAL
     file.parent.mkdir(exist_ok=True)
     os.close(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # it may hold a remote's password
-    with Config(str(file.parent), validate=False).edit("local", validate=False) as conf:
-        conf.update(_plain(values))
+    # Config.edit would write ASCII alone, and refuse an `ü`. DVC reads the file as any text on this machine.
+    lines = ConfigObj(_pack_named(_plain(values)), interpolation=False).write()
+    file.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
 
 
 def _plain(value: Any) -> Any:

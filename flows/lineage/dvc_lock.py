@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,15 +42,35 @@ def upstream(content: dict[str, Any], path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     todo = [path]
     while todo:
-        wanted = PurePosixPath(todo.pop())
+        wanted = todo.pop()
         for stage in stages:
             outs, deps = stage.get("outs", []), stage.get("deps", [])
-            if any(
-                wanted.is_relative_to(out["path"]) or PurePosixPath(out["path"]).is_relative_to(wanted) for out in outs
-            ):
+            if any(_meet(wanted, out["path"]) for out in outs):
                 todo += [dep["path"] for dep in deps if dep["path"] not in found]
                 found |= {file["path"]: file.get("md5", "") for file in [*outs, *deps]}
     return found
+
+
+def makers(content: dict[str, Any], paths: Iterable[str], gone: Collection[str]) -> list[str]:
+    """Of a `dvc.lock`, the stages that make files, and those before them whose outputs are among `gone`, in order."""
+    stages = content.get("stages") or {}
+    order: dict[str, None] = {}
+
+    def visit(path: str) -> None:
+        for name, stage in stages.items():
+            if name not in order and any(_meet(path, out["path"]) for out in stage.get("outs", [])):
+                for dep in stage.get("deps", []):
+                    if any(_meet(dep["path"], other) for other in gone):
+                        visit(dep["path"])
+                order[name] = None
+
+    for path in paths:
+        visit(path)
+    return [*order]
+
+
+def _meet(one: str, other: str) -> bool:
+    return PurePosixPath(one).is_relative_to(other) or PurePosixPath(other).is_relative_to(one)
 
 
 def ingested(content: dict[str, Any], checkpoint: str) -> dict[str, str]:

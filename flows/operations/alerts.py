@@ -39,11 +39,13 @@ def span(text: str) -> timedelta:
     return timedelta(**{UNITS[match[2]]: float(match[1])})
 
 
-def promoted(root: Path) -> history.Promoted | None:
-    """What is promoted; None where nothing is, or where Git fails."""
-    with contextlib.suppress(InputError):
-        return history.current(root)
-    return None
+def promoted(root: Path) -> tuple[history.Promoted | None, str | None]:
+    """What is promoted, or None; and why that is not known, where it is not."""
+    try:
+        return history.current(root), None
+    except InputError as error:
+        outside = isinstance(error, GitError) and error.no_repository  # and nothing is promoted there
+        return None, None if outside else str(error)
 
 
 def stale(root: Path, after: timedelta) -> list[Stale]:
@@ -52,7 +54,8 @@ def stale(root: Path, after: timedelta) -> list[Stale]:
     Commands without a cron line are only looked at where there has never been a scheduler.
     """
     found = []
-    if model := promoted(root):
+    model, _ = promoted(root)
+    if model:
         found.append(Stale("the promoted model", model.time))
     scheduler, runs = scheduler_state.read(root), run_log.entries(root)
     for command in scheduler.crons if scheduler else scheduler_state.COMMANDS:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.checkout.git import Git
+from flows.checkout.root import label, retrain_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands
 from flows.engine.repository import cached, default_remote, edit_yaml
@@ -25,7 +26,7 @@ from flows.lineage import dvc_lock
 from flows.prefect_server import server
 from flows.process import file_lock
 from flows.process.command import Say
-from flows.registry import decisions, gate, history
+from flows.registry import decisions, gate, gto, history
 from flows.registry.history import START, Decision, Entry, Kept
 from stages.runs import params
 from stages.runs.errors import InputError
@@ -35,6 +36,7 @@ STEPS = ("refresh", "rebuild", "decide", "record")
 # What a candidate comes from, beside data that Git does not have.
 SOURCES = ("params.yaml", "dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
 REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
+REPRODUCE = (sys.executable, "-m", "dvc", "repro", "--single-item")
 
 
 class Retraining:
@@ -51,6 +53,10 @@ class Retraining:
         self.trouble: str | None = None  # what went wrong after the decision
         self._git = Git(root)
         self._log: list[Entry] = []
+        self._last: Entry | None = None  # the candidate before
+        self._always: set[str] = set()  # the stages that run each time
+        self._sure = False  # whether anything else is new
+        self._moved = False  # the worktree has been brought to another commit
         self._new: list[str] = []  # files of the candidate that Git does not follow yet
         self._done: dict[str, str] = {}
 
@@ -75,12 +81,13 @@ class Retraining:
     def finish(self, say: Say) -> None:
         """Do the steps that have not been done."""
         for step in STEPS:
-            self.do(step, say)
+            if not self.ended:
+                self.do(step, say)
 
     @property
     def ended(self) -> bool:
-        """Whether every step has been done."""
-        return len(self._done) == len(STEPS)
+        """Whether every step has been done, or there is nothing to decide."""
+        return len(self._done) == len(STEPS) or (bool(self._done) and not self.news)
 
     def summary(self) -> str:
         """What has become of the candidate, in one line."""
@@ -102,7 +109,25 @@ class Retraining:
             tree.prepare(self.rev)
         self._read()
         self._log = history.read(self._git)
-        last = history.candidate(self._log)
+        self._last = history.candidate(self._log)
+        self._lay_out(say)
+        self.stale = commands.stale(tree.path, say)
+        self._always = commands.always_changed(tree.path)
+        # What is stale each time may bring nothing new: `_rebuild` sees.
+        self._sure = not self._always.issuperset(self.stale) or self._last is None or self._rule_is_new(self._last)
+        self.news = self._sure or bool(self.stale)
+        if self.news and (baseline := self._promoted(say, rebuild=True)):  # its bytes are needed: better missed now
+            if self._moved:
+                self._lay_out(say)
+            if self.bar.warm and self._sure:
+                self._start_anew(baseline, say)
+        return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
+
+    def _lay_out(self, say: Say) -> None:
+        """Bring the worktree to the commit, with what the last candidate had made, and new data."""
+        tree, last = self.worktree, self._last
+        tree.prepare(self.rev)
+        self._moved = False
         if last:
             if self.bar.warm:
                 self._start_as(last)
@@ -110,13 +135,6 @@ class Retraining:
         tree.link(say)
         commands.check_out(tree.path, say, self._new)
         tree.update(say)
-        self.stale = commands.stale(tree.path, say)
-        self.news = bool(self.stale) or last is None or self._rule_of(last) != self._values["retrain"]
-        if self.news:
-            baseline = self._promoted()  # its bytes are needed in the end: better missed now
-            if baseline and self.bar.warm:
-                self._start_anew(baseline, say)
-        return f"new, to begin with: {', '.join(self.stale)}" if self.stale else "no stage has anything new to read"
 
     def _read(self) -> None:
         """What the commit says: the rule, the system, its checkpoint and the name that this has as an artifact."""
@@ -136,7 +154,9 @@ class Retraining:
                 f"dvc.yaml: artifacts: none has the path {self._checkpoint}; add, and commit: "
                 f"{self.bar.system}: {{path: {self._checkpoint}, type: model}}"
             )
-        self._artifact = str(names[0])
+        gto.check(str(names[0]))
+        folder = label(self._git.prefix)
+        self._artifact = f"{folder}:{names[0]}" if folder else str(names[0])  # as DVC and GTO name it
         self._entry = self._checkpoint.removeprefix("data/models/").removesuffix(".safetensors")
         sections = [
             name for name in self._values if name.startswith("train_") and self._entry in (self._values[name] or {})
@@ -145,9 +165,10 @@ class Retraining:
             raise InputError(f"params.yaml: retrain.warm: no training makes {self._checkpoint}; set it to false")
         self._section = sections[0] if sections else None
 
-    def _rule_of(self, entry: Entry) -> Any:
-        what = f"params.yaml of commit {entry.commit[:10]}"
-        return dvc_lock.parse(self._git.file(entry.commit, "params.yaml"), what).get("retrain")
+    def _rule_is_new(self, last: Entry) -> bool:
+        what = f"params.yaml of commit {last.commit[:10]}"
+        text = self._git.file(last.commit, "params.yaml")
+        return bool(dvc_lock.parse(text, what).get("retrain") != self._values["retrain"])
 
     # --- A warm start: the promoted checkpoint, added to DVC and named in params.yaml ---
 
@@ -175,14 +196,36 @@ class Retraining:
     # --- rebuild ---
 
     def _rebuild(self, say: Say) -> str:
+        if not self._sure and self.bar.warm:
+            # A new start alone would make a new candidate each time: first, do the others get anything new to read?
+            self._run([*REBUILD, *sorted(self._always)], say)
+            if self._always.issuperset(commands.stale(self.worktree.path, say)):
+                self.news = self._made() != self._made(self._last)
+                return "only what runs each time"
+            if baseline := self._promoted(say):
+                self._start_anew(baseline, say)
+        said = self._run(REBUILD, say)
+        if self._last and not self._rule_is_new(self._last):
+            self.news = self._made() != self._made(self._last)
+        return said
+
+    def _run(self, words: Sequence[str], say: Say) -> str:
         # Records come home: the audit asks the user's checkout.
         more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / records_folder())}
         if not ("PREFECT_API_URL" in os.environ and server.answers()):
             more["PREFECT_API_URL"] = None  # it starts one of its own
-        code, last = self.worktree.run(REBUILD, say, **more)
+        code, last = self.worktree.run(words, say, **more)
         if code:
             raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")
         return last.removeprefix("rebuild: ")
+
+    def _made(self, entry: Entry | None = None) -> Any:
+        """What a candidate, or that in the worktree, consists of: its checkpoint, and the entries of `dvc.lock` but for
+        those stages that run each time.
+        """
+        content = history.lock(self._git, entry.commit) if entry else dvc_lock.read(self.worktree.path / "dvc.lock")
+        stages = {name: made for name, made in (content.get("stages") or {}).items() if name not in self._always}
+        return dvc_lock.outputs(content).get(self._checkpoint), stages
 
     # --- decide ---
 
@@ -192,7 +235,7 @@ class Retraining:
         if not md5:
             raise InputError(f"dvc.yaml: no stage makes {self._checkpoint}, the checkpoint of '{self.bar.system}'")
         self._log = history.read(self._git)
-        baseline = self._promoted()
+        baseline = self._promoted(say)
         undone = {entry.decision.md5 for entry in self._log if entry.decision.outcome == "promoted"}
         undone -= {entry.decision.md5 for entry in history.active(self._log)}
         result: dict[str, Any] | None = None
@@ -226,7 +269,7 @@ class Retraining:
         lists = history.members(self._git, self._log, self.rev, content, self._checkpoint)
         words: dict[str, Sequence[Path | str]] = {
             "candidate": [self._checkpoint],
-            "candidate-members": self._cached(lists),
+            "candidate-members": self._cached(lists, say),
             "promoted": [baseline.checkpoint],
             "promoted-members": baseline.members,
             "verdict": [verdict],
@@ -240,29 +283,62 @@ class Retraining:
             raise StepError(f"compare: exit code {code}: {last}; nothing was promoted")
         return dict(json.loads(verdict.read_text()))
 
-    def _promoted(self) -> Baseline | None:
+    def _promoted(self, say: Say, rebuild: bool = False) -> Baseline | None:
         """The system's promotion that stands, and where its bytes are; None where there is none.
 
-        Raises InputError where DVC's cache does not have them.
+        Raises InputError or StepError as `_cached` does.
         """
         entries = [e for e in history.active(self._log) if e.decision.system == self.bar.system]
         if not entries:
             return None
         commit, decision = entries[-1].commit, entries[-1].decision
         lists = history.members(self._git, self._log, commit, history.lock(self._git, commit), decision.path)
-        checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists])
+        checkpoint, *members = self._cached([Kept(commit, decision.path, decision.md5), *lists], say, rebuild)
         return Baseline(commit, decision.md5, checkpoint, members)
 
-    def _cached(self, files: Sequence[Kept]) -> list[Path]:
-        """Where the bytes of files are. Raises InputError where DVC's cache does not have them."""
+    def _cached(self, files: Sequence[Kept], say: Say, rebuild: bool = False) -> list[Path]:
+        """Where the bytes of files are: in DVC's cache. What that lacks is brought back: from the default remote or,
+        where `rebuild` says so, by the file's own commit, to which the worktree is brought then.
+
+        Raises InputError where that fails, and StepError where it has not been tried.
+        """
         places = cached(self.root, [file.md5 for file in files])
-        for (commit, path, _), place in zip(files, places, strict=True):
-            if not place.exists():
-                raise InputError(
-                    f"{path} of the promoted commit {commit[:10]} is not in DVC's cache: "
-                    f"`dvc fetch --all-commits {path}`"
-                )
+
+        def missing() -> list[Kept]:
+            return [file for file, place in zip(files, places, strict=True) if not place.exists()]
+
+        remote = default_remote(self.worktree.path)
+        if remote and (lost := missing()):
+            say(f"{', '.join(file.path for file in lost)}: gone from DVC's cache; asking the remote '{remote}'")
+            commands.fetch(self.worktree.path, [file.md5 for file in lost], say)
+        for commit in dict.fromkeys(file.commit for file in missing()) if rebuild else ():
+            self._make_again(commit, [file.path for file in missing() if file.commit == commit], say)
+        for commit, path, _ in missing():
+            where = f"{path} of the promoted commit {commit[:10]} is gone from DVC's cache"
+            if not rebuild:
+                raise StepError(f"{where}; run it again: it is brought back; nothing was promoted")
+            there = f" and not on the remote '{remote}'" if remote else ""
+            raise InputError(
+                f"{where}{there}, and its commit does not make it again: its data have changed, or the machine; give "
+                f"'{self.bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name: the next candidate is "
+                "then that one's first"
+            )
         return places
+
+    def _make_again(self, commit: str, paths: Sequence[str], say: Say) -> None:
+        """Run the stages that have made files, as the commit has them, and those before them whose outputs are gone."""
+        say(f"{', '.join(paths)}: made again from commit {commit[:10]}, in {self.worktree.path}")
+        tree, content = self.worktree, history.lock(self._git, commit)
+        self._cached(history.starts(self._log, content, paths), say, rebuild=True)
+        self._moved = True
+        tree.prepare(commit)
+        tree.link(say)
+        commands.check_out(tree.path, say, tree.git.paths("ls-files", "--", f"{START}/*.dvc"))
+        gone = commands.unlike(tree.path)
+        with contextlib.suppress(StepError):  # it has said why; the file is missed then
+            for stage in dvc_lock.makers(content, paths, gone):
+                self._run([*REPRODUCE, stage], say)
+        tree.check()
 
     # --- record ---
 
@@ -301,18 +377,19 @@ class Baseline:
 
 @contextlib.contextmanager
 def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Retraining]:
-    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout `root`).
+    """A retraining of the commit `rev` in the worktree at `path` (None: beside the checkout), of the project `root`.
 
-    Another one in the same repository is waited for, and so is what a killed one has left.
+    Another one of the same project is waited for, and so is what a killed one has left.
 
     Raises InputError where its decision could not be recorded, and where there is no such commit.
     """
     git = Git(root)
     decisions.ready(git)
     # `status` is the one that leaves the index alone.
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES).splitlines()
+    changed = git.paths("status", "--porcelain", "--untracked-files=no", "--no-renames", "--", *SOURCES)
     if changed:
-        say(f"not committed, so without what has changed in: {', '.join(line[3:] for line in changed)}")
+        names = [entry[3:].removeprefix(git.prefix) for entry in changed]
+        say(f"not committed, so without what has changed in: {', '.join(names)}")
     commit = git.commit(rev)
     if commit is None:
         raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")
@@ -320,6 +397,7 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     def waiting(other: str) -> None:
         say(f"waiting for another retraining (PID {other}), or what it has left")
 
-    with file_lock.lock(git.common() / "palimpsest-retrain.lock", waiting) as held:
-        place = (path or root.with_name(f"{root.name}-retrain")).resolve()
+    name = "-".join(["palimpsest-retrain", *filter(None, label(git.prefix).split("/"))])
+    with file_lock.lock(git.common() / f"{name}.lock", waiting) as held:
+        place = (path or retrain_worktree(root)).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)

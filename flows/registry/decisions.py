@@ -9,16 +9,13 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from flows.checkout.git import Git, GitError
 from flows.process import file_lock
 from flows.registry import gto, history
-from flows.registry.history import CANDIDATES, MARK, PROMOTED, Decision, Entry, active, last_move, promoted_now
+from flows.registry.history import MARK, Branches, Decision, Entry, active, last_move, promoted_now
 from stages.runs.errors import InputError
 from stages.runs.record import canonical
-
-NOTHING = "0" * 40  # Git's name for no commit
 
 
 class Moved(Exception):
@@ -39,11 +36,12 @@ def record(git: Git, tree: str, decision: Decision, log: Sequence[Entry], also: 
     commit = git(
         "commit-tree", tree, *(word for parent in parents for word in ("-p", parent)), "-F", "-", stdin=message
     )
-    names = [CANDIDATES] if decision.outcome == "rejected" else [CANDIDATES, PROMOTED]
+    branches = Branches.of(git)
+    names = [branches.candidates] if decision.outcome == "rejected" else branches
     with _locked(git):
         if [entry.commit for entry in history.read(git)] != [entry.commit for entry in log]:
             raise Moved
-        olds = {name: git.commit(f"refs/heads/{name}") or NOTHING for name in names}
+        olds = {name: git.reference(f"refs/heads/{name}") or _nothing(commit) for name in names}
         lines = [f"update refs/heads/{name} {commit} {old}" for name, old in olds.items()]
         git("update-ref", "-m", f"retrain: {title}", "--create-reflog", "--stdin",
             stdin="\n".join(["start", *lines, "prepare", "commit", ""]))  # fmt: skip
@@ -74,19 +72,21 @@ def rollback(root: Path) -> str:
 
 def ready(git: Git) -> None:
     """Raise InputError where a decision could not be committed: no author, or a checkout that it would upset."""
+    branches = Branches.of(git)  # of a repository that Git refuses, it tells here
     try:
         git("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
         git("-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
-    except GitError:
+    except GitError as error:
         raise InputError(
-            "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS`"
+            "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
+            f"({str(error).rpartition('fatal: ')[2]})"
         ) from None
     place = ""
     for line in git("worktree", "list", "--porcelain").splitlines():
         key, _, value = line.partition(" ")
         if key == "worktree":
             place = value
-        elif key == "branch" and value in (f"refs/heads/{CANDIDATES}", f"refs/heads/{PROMOTED}"):
+        elif key == "branch" and value.removeprefix("refs/heads/") in branches:
             name = value.removeprefix("refs/heads/")
             raise InputError(
                 f"branch '{name}' is checked out in {place}, which would be upset when it moves: "
@@ -102,9 +102,10 @@ def settle(root: Path) -> None:
         live = active(log)
         if not log or not any(entry.decision.outcome != "rejected" for entry in log):
             return
-        there, belongs = git.commit(f"refs/heads/{PROMOTED}"), last_move(log).commit
+        promoted = f"refs/heads/{Branches.of(git).promoted}"
+        there, belongs = git.reference(promoted), last_move(log).commit
         if there != belongs:
-            git("update-ref", "-m", "retrain: mended", f"refs/heads/{PROMOTED}", belongs, there or NOTHING)
+            git("update-ref", "-m", "retrain: mended", promoted, belongs, there or _nothing(belongs))
         for artifact in {entry.decision.artifact: None for entry in log if entry.decision.outcome == "promoted"}:
             _tag(git, artifact, [entry for entry in live if entry.decision.artifact == artifact])
 
@@ -113,26 +114,30 @@ def _tag(git: Git, artifact: str, live: Sequence[Entry]) -> None:
     """GTO's tags of one artifact: a version for every promotion that stands, and the stage for the last of them."""
     for entry in live:
         if not gto.versions(git, artifact, entry.commit):
-            more = bool(git("for-each-ref", "--count=1", f"refs/tags/{artifact}@v*"))
-            number: dict[str, Any] = {"bump_major": True} if more else {"version": "v1.0.0"}
-            gto.call(git, "register", artifact, ref=entry.commit, message=entry.decision.why, **number)
+            gto.register(git, artifact, entry.commit, entry.decision.why)
     assigned, belongs = gto.assigned(git, artifact), live[-1].commit if live else None
-    if assigned == belongs:
-        return
-    if belongs:
-        version = gto.versions(git, artifact, belongs)[0]
-        gto.call(git, "assign", artifact, stage=gto.STAGE, version=version, force=True, message=live[-1].decision.why)
-    else:
-        gto.call(git, "unassign", artifact, stage=gto.STAGE, ref=assigned, force=True, message="rolled back")
+    if belongs and assigned != belongs:
+        gto.assign(git, artifact, belongs, live[-1].decision.why)
+    elif assigned and not belongs:
+        gto.unassign(git, artifact, assigned, "rolled back")
+
+
+def _nothing(commit: str) -> str:
+    """Git's name for no commit."""
+    return "0" * len(commit)
 
 
 @contextlib.contextmanager
 def _locked(git: Git) -> Iterator[None]:
-    """The branches and tags for this process alone: a rollback need not wait for a retraining to end."""
+    """The branches and tags for this process alone: a rollback need not wait for a retraining to end.
+
+    Those of all the repository's projects: they are held for a moment only.
+    """
     home = git.common()
+    branches = Branches.of(git)
     with file_lock.lock(home / "palimpsest-promotion.lock"):
         # Git's locks on them are then a killed process's: nobody else writes these.
-        for name in (f"heads/{CANDIDATES}", f"heads/{PROMOTED}", "tags/*@v*", f"tags/*#{gto.STAGE}*"):
+        for name in (*(f"heads/{name}" for name in branches), "tags/**/*@v*", f"tags/**/*#{gto.STAGE}*"):
             for left in (home / "refs").glob(f"{name}.lock"):
                 left.unlink()
         yield

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ GAIN = {  # metric -> the sign of an improvement
     "psnr": 1, "ssim": 1, "psnr_hole": 1, "ssim_hole": 1,
     "l1": -1, "mse": -1, "l1_hole": -1, "mse_hole": -1, "patch_sse": -1,
 }  # fmt: skip
+UNIT = {"psnr": " dB", "psnr_hole": " dB"}  # the others have none
 DRAWS = 10_000  # resamples of the bootstrap
 BLOCK = 100  # of them at once: bounds memory
 SEED = 0
@@ -215,14 +217,32 @@ def verdict(numbers: np.ndarray, bar: Rule) -> dict[str, Any]:
     low, high = (float(end) for end in drawn.confidence_interval)
     gain = float(gains.mean())
     promote = low > bar.margin
-    why = f"{bar.metric} better by {gain:.4g} [{low:.4g}, {high:.4g}] over {len(gains)} pictures"
+    why = f"{bar.metric} {_said(gain, low, high, UNIT.get(bar.metric, ''))} over {len(gains)} pictures"
     if not promote:
-        why += f": not surely above the margin of {bar.margin:g}"
+        why += f": not surely {_threshold(bar.margin, UNIT.get(bar.metric, ''))}"
     means = dict(zip(("candidate", "promoted"), numbers.mean(axis=0).tolist(), strict=True))
     return {
         "promote": promote, "why": why, "metric": bar.metric, "pictures": len(gains), **means,
         "gain": gain, "low": low, "high": high, "confidence": bar.confidence, "margin": bar.margin,
     }  # fmt: skip
+
+
+def _said(gain: float, low: float, high: float, unit: str) -> str:
+    """The mean gain and its interval in words, rounded to two digits of the interval's half-width."""
+    word = "worse" if gain < 0 else "better"
+    if gain < 0:
+        gain, low, high = -gain, -high, -low
+    half = (high - low) / 2 or gain
+    places = max(0, 1 - math.floor(math.log10(half))) if half else 0
+    mean, *ends = (f"{round(number, places) + 0.0:.{places}f}" for number in (gain, low, high))  # 0.0 for -0.0
+    return f"{word} by {mean}{unit} [{', '.join(ends)}]" if gain else f"the same [{', '.join(ends)}]"
+
+
+def _threshold(margin: float, unit: str) -> str:
+    """What a candidate is to be, in words."""
+    if margin == 0:
+        return "better"
+    return f"better by more than {margin:g}{unit}" if margin > 0 else f"less than {-margin:g}{unit} worse"
 
 
 def _rows(work: Work, rows: np.ndarray) -> Work:

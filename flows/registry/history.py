@@ -4,7 +4,8 @@ Branch `candidates` is the log. Each of its commits holds one candidate as it wa
 scores) and says in its message what was decided and why; its parents are the commit before in the log and the commit
 whose code and parameters were used. A rollback is a commit of the log too: it holds again what it returned to. So
 history is never rewritten, and branch `promoted`, which points at the last promotion or rollback, only ever moves
-forward: both can be pushed.
+forward: both can be pushed. A project in the repository's folder `sub` has branches of its own, `sub/candidates` and
+`sub/promoted`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from flows.checkout.git import Git
+from flows.checkout.root import label
 from flows.lineage import dvc_lock
 from flows.registry import gto
 from stages.runs.errors import InputError
 
-CANDIDATES = "candidates"
-PROMOTED = "promoted"
 MARK = "Palimpsest: "  # begins the line of a commit's message that is for machines
 START = "data/start"  # where a warm start lies, added to DVC
 MEMBERS = ".members.arrow"  # ends the list beside a checkpoint
@@ -42,6 +42,19 @@ class Decision:
     rev: str  # the commit whose code and parameters were used
     against: str | None = None  # the promotion that it was compared with
     gate: dict[str, Any] | None = None  # what was measured; None where there was nothing to measure
+
+
+class Branches(NamedTuple):
+    """The names of a project's branches."""
+
+    candidates: str
+    promoted: str
+
+    @classmethod
+    def of(cls, git: Git) -> Branches:
+        """Those of the project that is `git.home`."""
+        folder = label(git.prefix)
+        return cls(*(f"{folder}/{name}" if folder else name for name in cls._fields))
 
 
 FIELDS = {field.name for field in dataclasses.fields(Decision)}
@@ -98,7 +111,7 @@ def promoted_now(root: Path) -> str:
         return "nothing is promoted"
     return (
         f"promoted now: {now.artifact} {now.version or ''}, checkpoint {now.md5[:10]}, "
-        f"commit {now.commit[:10]} on branch '{CANDIDATES}'"
+        f"commit {now.commit[:10]} on branch '{Branches.of(Git(root)).candidates}'"
     )
 
 
@@ -107,11 +120,13 @@ def read(git: Git) -> list[Entry]:
 
     Raises InputError where a branch of this name is somebody's own.
     """
-    tip = git.commit(f"refs/heads/{CANDIDATES}") or git.commit(f"refs/heads/{PROMOTED}")
+    branches = Branches.of(git)
+    tip = git.reference(f"refs/heads/{branches.candidates}") or git.reference(f"refs/heads/{branches.promoted}")
     if tip is None:
         return []
     # In `git log`, %x00 cannot occur in what it stands between.
-    text = git("log", "--first-parent", "--reverse", f"--grep=^{MARK}", "--format=%H%x00%ct%x00%B%x00", tip, "--")
+    text = git("log", "--first-parent", "--reverse", f"--grep=^{MARK}", "--basic-regexp", "--no-show-signature",
+               "--format=%H%x00%ct%x00%B%x00", tip, "--")  # fmt: skip
     parts = text.split("\0")
     entries = []
     for commit, at, body in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
@@ -122,8 +137,8 @@ def read(git: Git) -> list[Entry]:
             entries.append(Entry(commit.strip(), datetime.fromtimestamp(int(at), UTC), decision))
     if not entries or entries[-1].commit != tip:
         raise InputError(
-            f"branch '{CANDIDATES}': its last commit is none of retrain's decisions, which are kept there; "
-            f"give your branch another name: `git branch -m {CANDIDATES} NAME`"
+            f"branch '{branches.candidates}': its last commit is none of retrain's decisions, which are kept there; "
+            f"give your branch another name: `git branch -m {branches.candidates} NAME`"
         )
     return entries
 
@@ -179,3 +194,14 @@ def members(git: Git, log: Sequence[Entry], commit: str, content: dict[str, Any]
             elif path.startswith(f"{START}/") and (start := promoted.pop(md5, None)):
                 todo.append((start.commit, lock(git, start.commit), start.decision.path))
     return found
+
+
+def starts(log: Sequence[Entry], content: dict[str, Any], paths: Sequence[str]) -> list[Kept]:
+    """The promoted checkpoints that the outputs at `paths` in a `dvc.lock` have gone on from."""
+    promoted = {entry.decision.md5: entry for entry in log if entry.decision.outcome == "promoted"}
+    found = {md5: name for path in paths for name, md5 in dvc_lock.upstream(content, path).items()}
+    return [
+        Kept(promoted[md5].commit, promoted[md5].decision.path, md5)
+        for md5, name in found.items()
+        if name.startswith(f"{START}/") and md5 in promoted
+    ]

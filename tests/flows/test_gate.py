@@ -113,8 +113,9 @@ def test_better_equal_and_worse_are_told_apart(home: Path, metric: str) -> None:
     assert better["gain"] == pytest.approx(-worse["gain"])
     assert (equal["low"], equal["gain"], equal["high"]) == (0, 0, 0)
     assert better["pictures"] == COUNT, "all validation pictures, whatever the system's count for the test split"
-    assert better["why"].startswith(f"{metric} better by")
-    assert worse["why"].endswith("not surely above the margin of 0")
+    assert better["why"].startswith(f"{metric} better by ")
+    assert equal["why"] == f"{metric} the same [0, 0] over {COUNT} pictures: not surely better"
+    assert worse["why"] == better["why"].replace("better by", "worse by") + ": not surely better"
 
 
 def test_the_margin_counts(home: Path) -> None:
@@ -163,6 +164,31 @@ def test_the_interval_is_that_of_the_mean() -> None:
     assert said["low"] == pytest.approx(gains.mean() - half, abs=0.01)
     assert said["high"] == pytest.approx(gains.mean() + half, abs=0.01)
     assert said == gate.verdict(numbers, gate.rule(values(confidence=0.9))), "the same each time"
+
+
+@pytest.mark.parametrize(
+    ("metric", "margin", "candidate", "promoted", "said"),
+    [
+        # Gains of 0.98 and 1.28 dB; the mean of two draws lies between them.
+        ("psnr_hole", 0.5, [20.98, 21.28], [20, 20], "better by 1.13 dB [0.98, 1.28]"),
+        ("psnr", 2.0, [20.98, 21.28], [20, 20], "better by 1.13 dB [0.98, 1.28]#better by more than 2 dB"),
+        ("psnr_hole", 0.0, [19.8, 19.9], [20, 20], "worse by 0.150 dB [0.100, 0.200]#better"),
+        ("psnr_hole", -0.1, [19.8, 20.1], [20, 20], "worse by 0.05 dB [-0.10, 0.20]#less than 0.1 dB worse"),
+        ("ssim", 0.0, [0.9120, 0.9126], [0.9, 0.9], "better by 0.01230 [0.01200, 0.01260]"),
+        ("l1_hole", 0.0, [0.03, 0.05], [0.02, 0.02], "worse by 0.020 [0.010, 0.030]#better"),
+        ("patch_sse", 0.0, [1400, 1000], [2000, 2000], "better by 800 [600, 1000]"),
+        ("mse", 0.0, [0.25, 0.25], [0.5, 0.5], "better by 0.25 [0.25, 0.25]"),
+        ("mse", 0.0, [0.5, 0.5], [0.5, 0.5], "the same [0, 0]#better"),
+    ],
+)
+def test_the_gain_is_said_with_its_unit_as_exactly_as_it_is_known(
+    metric: str, margin: float, candidate: list[float], promoted: list[float], said: str
+) -> None:
+    numbers = np.stack([np.array(candidate, float), np.array(promoted, float)], axis=1)
+    found = gate.verdict(numbers, gate.rule(values(metric=metric, margin=margin)))
+    gain, _, wanted = said.partition("#")
+    assert found["why"] == f"{metric} {gain} over 2 pictures" + (f": not surely {wanted}" if wanted else "")
+    assert found["promote"] == (not wanted)
 
 
 def test_latent_search_is_compared_too(home: Path) -> None:

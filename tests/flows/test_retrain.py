@@ -277,9 +277,10 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
         server_of(process).kill()
         (lab.control / "train.hold").unlink()
         third = end(process)
-    assert third[-1].startswith("retrain: net rejected: psnr_hole better by -")
+    assert third[-1].startswith("retrain: net rejected: psnr_hole worse by ")
+    assert " dB [" in third[-1]
     assert history.current(lab.root) == better
-    assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole better by -")
+    assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole worse by ")
     assert lab.git("show", "candidates:data/scores/net.json") == '{"level": "poor", "start": 0}'
     outcomes = [entry.outcome for entry in run_log.entries(lab.root)]
     assert outcomes == ["promoted", "nothing changed", "rejected"]
@@ -411,13 +412,25 @@ def test_a_warm_start_is_the_promoted_checkpoint(lab: Lab) -> None:
         decision = finish(lab)
         assert decision.gate is not None
         assert (decision.outcome, decision.gate["pictures"]) == (outcome, 9)
-    first = history.read(lab.git)[0].commit
-    made = dvc_lock.outputs(history.lock(lab.git, first))["data/models/net.members.arrow"]
-    (lab.root / ".dvc/cache/files/md5" / made[:2] / made[2:]).unlink()
+
+    # Where DVC's cache has lost them, both are made again, the later from the earlier.
+    places = []
+    for entry in history.active(history.read(lab.git)):
+        made = dvc_lock.outputs(history.lock(lab.git, entry.commit))
+        for name in ("safetensors", "members.arrow"):
+            md5 = made[f"data/models/net.{name}"]
+            places.append(lab.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:])
+    assert len(places) == 4
+    kept = [place.read_bytes() for place in places]
+    for place in places:
+        place.unlink()
     lab.photos("fair", more=2)
-    fetch = "`dvc fetch --all-commits data/models/net.members.arrow`"
-    with pytest.raises(InputError, match=f"of the promoted commit {first[:10]} is not in DVC's cache: {fetch}"):
-        finish(lab)
+    lab.trace()
+    with job_of(lab) as job:
+        job.do("refresh", print)
+    assert lab.trace() == ["train", "train"]
+    assert [place.read_bytes() for place in places] == kept
+    assert (lab.worktree / "data/start/net.safetensors").read_bytes() == kept[2]
 
 
 def test_a_rollback_in_between_and_what_it_undoes(lab: Lab) -> None:
@@ -482,7 +495,8 @@ def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
     finish(lab)
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
     lab.git("commit", "-qam", "A remote")
-    finish(lab)  # it makes the remote known to the worktree, and pushes
+    with job_of(lab) as job:
+        job.do("refresh", print)  # it makes the remote known to the worktree, and pushes
     shutil.rmtree(lab.home / "remote")
     (lab.root / ".git" / "worktrees" / lab.worktree.name / "palimpsest-pushed").unlink()
     lab.git("-C", str(lab.worktree), "checkout", "--quiet", "--force", "--detach", "promoted")
@@ -512,6 +526,11 @@ def test_only_what_the_checkpoint_comes_from_is_its_data() -> None:
     assert dvc_lock.ingested(lock, "data/models/a") == {"a": "a"}
     assert dvc_lock.upstream(lock, "data/models/a")["data/models/b"] == "b"
     assert dvc_lock.ingested({}, "data/models/a") == {}
+    assert dvc_lock.makers(lock, ["data/models/a", "data/models/b"], []) == ["train"]
+    assert dvc_lock.makers(lock, ["data/models/a"], ["data/aligned/a"]) == ["align@a", "train"]
+    assert dvc_lock.makers(lock, ["data/models/a"], ["data/aligned/a", "data/ingested/a", "data/aligned/ab"]) == [
+        "ingest@a", "align@a", "train",
+    ]  # fmt: skip
 
 
 def test_a_log_that_has_grown_is_not_overwritten(lab: Lab) -> None:
@@ -614,7 +633,7 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
     mistake(lab, "branch 'candidates': its last commit is none of retrain's decisions")
     lab.git("branch", "-D", "candidates")
     plant(lab, "a")
-    mistake(lab, "of the promoted commit .* is not in DVC's cache: `dvc fetch --all-commits")
+    mistake(lab, "of the promoted commit .* is gone from DVC's cache, and its commit does not make it again: ")
     lab.git("checkout", "--quiet", "promoted")
     mistake(lab, "branch 'promoted' is checked out in")
     lab.git("checkout", "--quiet", "main")
@@ -665,3 +684,122 @@ def test_dvcs_configuration_goes_along(lab: Lab) -> None:
     assert f"dir = {lab.root / '.dvc' / 'cache'}" in file.read_text()
     assert file.stat().st_mode & 0o077 == 0, "it may hold a password"
     assert worktree.git("status", "--porcelain") == ""
+
+
+# --- What there is to decide ---
+
+
+def with_stages(lab: Lab, **more: Any) -> str:
+    """Add stages, or keys of stages, to the dvc.yaml of a lab, and commit."""
+    pipeline = json.loads((lab.root / "dvc.yaml").read_text())
+    for name, about in more.items():
+        pipeline["stages"].setdefault(name, {}).update(about)
+    (lab.root / "dvc.yaml").write_text(json.dumps(pipeline))
+    lab.git("add", "dvc.yaml")
+    return lab.commit()
+
+
+def test_stages_that_run_each_time_or_never_make_no_candidate_alone(lab: Lab) -> None:
+    lab.photos("fair")
+    with_stages(
+        lab,
+        fetch={"cmd": "mkdir -p data && cp photos/new data/new", "outs": ["data/new"], "always_changed": True},
+        clock={"cmd": "date +%N > data/now; echo clock 0 >> $CONTROL/trace", "outs": ["data/now"],
+               "always_changed": True},
+        callback={"cmd": "true"},
+        read={"cmd": "cp data/new data/read", "deps": ["data/new"], "outs": ["data/read"]},
+    )  # fmt: skip
+    (lab.root / "photos" / "new").write_text("1")
+    assert finish(lab).outcome == "promoted"
+    lab.trace()
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.news, job.ended, job.decision) == (False, True, None)
+    assert lab.trace() == ["clock"], "it may have brought something new"
+    assert len(history.read(lab.git)) == 1
+    (lab.worktree / "photos").resolve().joinpath("new").write_text("2")
+    lab.commit(retrain=VALUES["retrain"] | {"warm": True})
+    assert finish(lab).why == "the same checkpoint as the promoted one", "what it brought is new; so is the rule"
+
+    # From a warm start, too: the start alone is nothing new.
+    lab.trace()
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.news, job.decision) == (False, None)
+    assert "train" not in lab.trace()
+
+    # Nor is what only a frozen stage would read.
+    with_stages(lab, ingest={"do": PIPELINE["stages"]["ingest"]["do"] | {"frozen": True}})
+    lab.photos("good")
+    with job_of(lab) as job:
+        job.finish(print)
+    assert (job.news, job.decision) == (False, None)
+    assert {"ingest", "train"}.isdisjoint(lab.trace())
+
+
+# --- The promoted checkpoint is gone from DVC's cache ---
+
+
+def collect(lab: Lab, *more: str) -> None:
+    """`dvc gc -w -f`, as a user does: what the worktree and the history need goes as well."""
+    subprocess.run(["dvc", "gc", "-q", "-w", "-f", *more], cwd=lab.root, env=ENV, check=True)
+
+
+def promoted_bytes(lab: Lab) -> bytes | None:
+    now = history.current(lab.root)
+    assert now is not None
+    file = lab.root / ".dvc/cache/files/md5" / now.md5[:2] / now.md5[2:]
+    return file.read_bytes() if file.exists() else None
+
+
+def test_a_promoted_checkpoint_that_is_gone_is_made_again_or_fetched(lab: Lab) -> None:
+    lab.photos("fair")
+    assert finish(lab).outcome == "promoted"
+    kept, tip = promoted_bytes(lab), lab.git("rev-parse", "promoted")
+    collect(lab)
+    assert promoted_bytes(lab) is None
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    lab.git("commit", "-qam", "A remote, which has nothing yet")
+    lab.trace()
+    said: list[str] = []
+    with job_of(lab) as job:
+        job.do("refresh", said.append)  # all is stale, as nothing is there
+        assert promoted_bytes(lab) == kept
+        assert any("made again from commit" in line for line in said)
+        assert sorted(lab.trace()) == ["ingest", "train"], "no more than it comes from"
+        job.finish(print)
+        assert (job.news, job.decision) == (False, None), "a repeated candidate is nothing new"
+        assert job.worktree.pushed() is None, "what was missing could not be pushed"
+    with job_of(lab) as job:
+        job.do("refresh", print)
+        assert job.worktree.pushed() == tip
+
+    # Now the remote has it, and is asked first.
+    collect(lab)
+    lab.photos("fair", more=1)
+    lab.trace()
+    with job_of(lab) as job:
+        job.do("refresh", print)
+    assert promoted_bytes(lab) == kept
+    assert lab.trace() == [], "it was not made again"
+
+
+def test_a_promoted_checkpoint_that_is_gone_for_good(lab: Lab) -> None:
+    """From a chain of warm starts, after the photos have changed."""
+    lab.commit(retrain=VALUES["retrain"] | {"warm": True})
+    lab.photos("fair")
+    finish(lab)
+    collect(lab)
+    lab.photos("good")
+    line = (
+        "is gone from DVC's cache, and its commit does not make it again: .* give 'net' in params.yaml, and its artif"
+    )
+    with pytest.raises(InputError, match=line), job_of(lab) as job:
+        job.do("refresh", print)
+    values = json.loads((lab.root / "params.yaml").read_text())
+    pipeline = json.loads((lab.root / "dvc.yaml").read_text())
+    pipeline["artifacts"] = {"face-net-2": pipeline["artifacts"]["face-net"]}
+    (lab.root / "dvc.yaml").write_text(json.dumps(pipeline))
+    lab.git("add", "dvc.yaml")
+    lab.commit(retrain=values["retrain"] | {"system": "net2"}, infer={"net2": values["infer"]["net"]})
+    assert finish(lab).why == "the first candidate of this system"

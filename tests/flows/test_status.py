@@ -303,10 +303,10 @@ def test_status_says_what_is_promoted(home: Path) -> None:
     faces = [{"path": "data/ingested/faces", "md5": "fedcba9876543210.dir"}]
     lock = {"stages": {"train": {"outs": [{"path": decision["path"]}], "deps": faces}}}
     (home / "dvc.lock").write_text(json.dumps(lock))
-    git(home, "checkout", "-q", "-b", history.CANDIDATES)
+    git(home, "checkout", "-q", "-b", "candidates")
     git(home, "add", ".")
     git(home, "commit", "-qm", f"dcgan promoted\n\n{history.MARK}{json.dumps(decision)}")
-    git(home, "branch", history.PROMOTED)
+    git(home, "branch", "promoted")
     page = said(home)
     assert "dcgan  since 20" in page
     assert "checkpoint 0123456789" in page
