@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.checkout.git import GitError
 from flows.operations import notify, run_log, scheduler_state
 from flows.process import atomic_file, file_lock
 from flows.registry import history
