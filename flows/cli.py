@@ -17,6 +17,8 @@ from typing import Annotated
 
 import typer
 
+from flows.process.words import give_up
+from flows.process.words import say as _say
 from stages.runs.errors import InputError
 
 STALE_AFTER = Annotated[
@@ -94,16 +96,16 @@ def rebuild(
                 ready()
                 with _dask().connected(work, elsewhere, _say) as remote:
                     job = Rebuild(remote, room=remote.fits)
-                    kept = launch(job, targets or [], ready)
+                    untold = launch(job, targets or [], ready)
             else:
                 job = Rebuild(work, jobs)
                 job.begin()
-                kept = launch(job, targets or [], ready)
+                untold = launch(job, targets or [], ready)
             entry.end("failed" if job.failed else "completed", job.summary())
-            if not kept:
-                _say("rebuild: Prefect's server was lost on the way: its page does not tell the end, dvc.lock does")
+            if untold:
+                _say(f"rebuild: {untold} does not tell the end, dvc.lock does")
             # The last line, behind all that the stages and Prefect say.
-            print(f"rebuild: {job.summary()}", flush=True)
+            _say(f"rebuild: {job.summary()}", sys.stdout)
             if job.failed:
                 raise typer.Exit(1)
 
@@ -128,32 +130,32 @@ def retrain(
             with run_log.run(root, "retrain --rollback") as entry:
                 said = decisions.rollback(root)
                 entry.end("completed", said)
-                print(f"retrain: {said}")
+                _say(f"retrain: {said}", sys.stdout)
             return
         with run_log.run(root, "retrain") as entry, candidate.retraining(root, rev, worktree, _say) as job:
             job.do("refresh", _say)
-            kept = True
+            untold = None
             if job.news:
                 from flows.prefect_server import server
 
                 server.use(root, scheduler_state.api(root))()
                 from flows.retrain import launch
 
-                kept = launch(job, _say)
+                untold = launch(job, _say)
             if isinstance(job.error, InputError):
                 raise job.error
             if job.ended and not job.news:
                 said = f"nothing new since the last decision; {history.promoted_now(root)}"
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
-                print(f"retrain: {job.trouble or said}")
+                _say(f"retrain: {job.trouble or said}", sys.stdout)
                 raise typer.Exit(int(bool(job.trouble)))
             failed = bool(job.error or job.trouble)
             outcome = job.decision.outcome if job.decision and not failed else "failed"
             decision = dataclasses.asdict(job.decision) if job.decision else None
             entry.end(outcome, job.summary(), decision=decision, commit=job.commit)
-            if not kept:
-                _say("retrain: Prefect's server was lost on the way: its page does not tell the end, Git's log does")
-            print(f"retrain: {job.summary()}", flush=True)
+            if untold:
+                _say(f"retrain: {untold} does not tell the end, Git's log does")
+            _say(f"retrain: {job.summary()}", sys.stdout)
             if failed:
                 raise typer.Exit(1)
 
@@ -244,10 +246,6 @@ def _slow_precision(root: Path) -> str | None:
     return None
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does."""
 
@@ -287,11 +285,11 @@ def _leave(code: int) -> None:
     """End; at once where Prefect is still at work, or would try for minutes to reach a server that is not there."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    give_up()
     if "flows.prefect_server.server" in sys.modules:
         from flows.prefect_server.background import in_vain
 
         if in_vain():
-            sys.stdout.flush()
             os._exit(code)
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # the last word is ours, not Prefect's
     if code:

@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from flows.engine import resources
 from flows.engine.graph import Node
 from flows.engine.workspace import StageError, Workspace, forget
-from flows.prefect_server import artifacts, runs, server
+from flows.prefect_server import artifacts, errors, runs, server
 from flows.prefect_server.background import run_in_background
 from stages.runs.errors import InputError
 
@@ -175,16 +175,17 @@ def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
     return Completed(name=outcome.state, message=outcome.message)
 
 
-def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
+def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> str | None:
     """Run a rebuild that is prepared already as a flow when Prefect's server is `ready`; what becomes of it is noted in
     `job`.
 
-    False where Prefect's server was lost on the way. That is no failure: DVC has recorded what every stage made.
+    What is returned says why Prefect's page does not tell the end; None where it does. That is no failure: DVC has
+    recorded what every stage made.
     At Ctrl-C and the like the stages save what they need to go on, and then it goes through. A second one kills them.
 
     Raises InputError where Prefect, or what it runs, fails before every stage has been dealt with.
     """
-    failures: list[str] = []
+    failures: list[BaseException] = []
     logging.getLogger("dvc").propagate = False  # DVC prints its lines itself; Prefect would print them again
 
     @flow(name="rebuild", persist_result=False)
@@ -203,9 +204,9 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
                 with runs.tagged(rebuild.name, job.work.plan.root):
                     state = rebuild(targets, job.jobs, job.work.force, return_state=True)
                 if not job.ended:
-                    failures.append(state.message or state.name or "crashed")
+                    failures.append(RuntimeError(state.message or state.name or "crashed"))
             except BaseException as error:
-                failures.append(str(error) or type(error).__name__)
+                failures.append(error)
             if job.entered or not server.answers_again():  # else its server was lost before it could begin
                 return
 
@@ -217,5 +218,5 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> bool:
             job.work.stop()  # what has begun, and the flow did not come to
         job.work.settle()
     if failures and not job.ended:
-        raise InputError(" ".join(failures[0].split()))
-    return over and not failures
+        raise InputError(errors.words(failures[0]))
+    return None if over and not failures else errors.lost(failures[0] if failures else None)

@@ -10,7 +10,7 @@ from prefect.context import TagsContext
 from prefect.states import Completed, Failed, State
 
 from flows.checkout.worktree import StepError
-from flows.prefect_server import runs, server
+from flows.prefect_server import errors, runs, server
 from flows.prefect_server.background import run_in_background
 from flows.process.command import Say
 from flows.registry.candidate import STEPS, Retraining
@@ -39,10 +39,11 @@ def _steps(job: Retraining) -> State:
     return Completed(message=job.summary()) if not job.trouble else Failed(message=job.summary())
 
 
-def launch(job: Retraining, say: Say) -> bool:
+def launch(job: Retraining, say: Say) -> str | None:
     """Run a retraining that is prepared already as a flow; what becomes of it is noted in `job`.
 
-    False where Prefect's server was lost on the way: what was left to be done is done without it.
+    What is returned says why Prefect's page does not tell the end; None where it does. What was left to be done when
+    Prefect's server was lost is done without it.
     At Ctrl-C and the like the command that runs is told to stop, and then it goes through.
 
     Raises what a step has raised that is no matter of the user's.
@@ -66,8 +67,9 @@ def launch(job: Retraining, say: Say) -> bool:
     if job.failure:
         raise job.failure
     if not job.ended and not job.error:
-        if server.answers():
+        of_prefect = failures and isinstance(failures[0], errors.OF_PREFECT)  # the run was deleted there, for one
+        if not of_prefect and server.answers():
             raise failures[0] if failures else RuntimeError("Prefect has ended the flow before its last step")
         with contextlib.suppress(InputError, StepError):  # `job` knows
             job.finish(say)
-    return over and not failures
+    return None if over and not failures else errors.lost(failures[0] if failures else None)

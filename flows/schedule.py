@@ -28,7 +28,6 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import httpx
 import prefect.runtime.flow_run
 from cronsim import CronSim, CronSimError
 from prefect import flow, get_run_logger
@@ -43,8 +42,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import FlowRunResponse
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.context import refresh_global_settings_context
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed, Pending, Running, State
 from pydantic import ValidationError
 from tzlocal import get_localzone_name
@@ -53,7 +51,8 @@ from flows.checkout.root import working_copy
 from flows.operations import alerts, run_log, scheduler_state
 from flows.operations.scheduled_run import ScheduledRun
 from flows.operations.scheduler_state import COMMANDS, SchedulerState
-from flows.prefect_server import server, settings
+from flows.prefect_server import errors, server, settings
+from flows.prefect_server.runs import working_copy_id
 from flows.process import file_lock
 from flows.process.command import Say
 from flows.process.identity import process_name
@@ -67,7 +66,9 @@ ALIASES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * 
 POLL = 2.0  # seconds between two looks
 WATCH = 60  # seconds between two looks for alerts
 PAUSE = 30  # seconds between two starts of a server that ends
-GONE = (httpx.HTTPError, PrefectException, OSError)  # what is raised where Prefect's server does not answer
+OWNER = "scheduled-by:"  # begins a deployment's tag, which ends with the ID of its working copy
+GONE = "gone"  # the trouble that Prefect's server does not answer, by whichever sign
+TROUBLE = (*errors.OF_PREFECT, OSError)  # ends no scheduler
 
 # --- For a work pool: `prefect deploy` of prefect.yaml, and a worker ---
 
@@ -89,7 +90,8 @@ def _work(command: str) -> State[Any]:
     age = os.environ.get("PALIMPSEST_STALE_AFTER")
     after = alerts.span(age) if age else None
     with file_lock.lock(root / RUN_LOCK, lambda _: say("waiting for the scheduled run that is going on here")) as held:
-        run = ScheduledRun(root, command, prefect.runtime.flow_run.id, held, say)
+        run = ScheduledRun(root, command, prefect.runtime.flow_run.id)
+        run.start(held, say)
         try:
             run.wait()
         except BaseException:  # the worker ends, or the run is cancelled: in 30 seconds it kills
@@ -166,6 +168,12 @@ class Scheduler:
         self._look = 0.0  # when alerts are looked for again
         self._sent: set[str] = set()  # alerts
         self._lost_server: set[str] = set()  # runs that failed and had lost the server
+        self._behind = True  # things are to be put right: what a killed scheduler or a loss of the server has left
+        self._met = False  # the server has answered once
+        self._told: set[str] = set()  # troubles that have been told, and are not over
+        self._deleted: set[str] = set()  # runs that go on though somebody has deleted them on Prefect's page
+        self._unsaved = False  # `_state` is newer than its file
+        self._search = 0.0  # when deleted deployments are searched for again
         old = scheduler_state.read(root)
         now = datetime.now(UTC).isoformat()
         kept = {
@@ -190,65 +198,102 @@ class Scheduler:
         Raises InputError where they are another working copy's.
         """
         for command in COMMANDS:
-            if not self._server:
-                with contextlib.suppress(ObjectNotFound):
-                    there = client.read_deployment_by_name(f"{command}/{self._plan.name}")
-                    if there.path != str(self._root):
-                        raise InputError(
-                            f"the deployment {command}/{self._plan.name} on Prefect's server is of {there.path}; "
-                            "choose another --name"
-                        )
-            cron = self._plan.crons.get(command)
-            schedule = CronSchedule(cron=cron, timezone=self._plan.zone) if cron else None
-            deployment = client.create_deployment(
-                client.create_flow_from_name(command),
-                self._plan.name,
-                schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)] if schedule else [],
-                path=str(self._root),
-                entrypoint=f"flows/schedule.py:{command}",
-                description=f"`palimpsest {command}` in the working copy of `palimpsest schedule`",
-                paused=False,
-            )
-            self._commands[deployment] = command
+            self._make(client, command)
         scheduler_state.write(self._root, self._state)
+
+    def _make(self, client: SyncPrefectClient, command: str) -> None:
+        mine = OWNER + working_copy_id(self._root)
+        if not self._server:
+            with contextlib.suppress(ObjectNotFound):
+                there = client.read_deployment_by_name(f"{command}/{self._plan.name}")
+                owners = [tag for tag in there.tags if tag.startswith(OWNER)]
+                if there.path != str(self._root) or owners not in ([], [mine]):
+                    place = " of another machine" if there.path == str(self._root) else ""
+                    raise InputError(
+                        f"the deployment {command}/{self._plan.name} on Prefect's server is of {there.path}{place}; "
+                        "choose another --name"
+                    )
+        cron = self._plan.crons.get(command)
+        schedule = CronSchedule(cron=cron, timezone=self._plan.zone) if cron else None
+        deployment = client.create_deployment(
+            client.create_flow_from_name(command),
+            self._plan.name,
+            schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)] if schedule else [],
+            path=str(self._root),
+            entrypoint=f"flows/schedule.py:{command}",
+            description=f"`palimpsest {command}` in the working copy of `palimpsest schedule`",
+            tags=[mine],
+            paused=False,
+        )
+        self._commands[deployment] = command
 
     def run(self, client: SyncPrefectClient) -> None:
         """Until SIGTERM or SIGINT."""
-        lost = True  # at first as after a loss: what a killed scheduler has left is put right
-        missed = met = False
         while not self._signals.got:
-            try:
-                if lost:
-                    self._settle(client, all_of_them=self._server is not None and not met)
-                    self._catch_up(client)
-                    if missed:
-                        self._say("schedule: Prefect's server answers again")
-                    lost, missed, met = False, False, True
-                self._tick(client)
-            except GONE as error:
-                lost = True
-                if self._running:
-                    self._running.lost_server = True
-                if not missed:
-                    self._say(f"schedule: Prefect's server does not answer ({type(error).__name__}); trying again")
-                    missed = True
-                self._collect()
-            self._keep_server()
+            self._attend(self._collect)
+            self._attend(lambda: self._step(client))
+            self._attend(self._keep_server)
             self._send_alerts()
             self._signals.wait(POLL)
         self._end(client)
 
+    def _step(self, client: SyncPrefectClient) -> None:
+        if self._behind or time.monotonic() >= self._search:
+            self._search = time.monotonic() + WATCH
+            self._restore(client)
+        if self._behind:
+            self._settle(client, all_of_them=self._server is not None and not self._met)
+            self._catch_up(client)
+            self._behind, self._met = False, True
+        self._tick(client)
+        if self._told:
+            self._say("schedule: Prefect's server answers again" if GONE in self._told else "schedule: it goes on")
+            self._told.clear()
+
+    def _attend(self, do: Callable[[], None]) -> None:
+        """Do something; what troubles it is told, once, and put right when it is over."""
+        try:
+            do()
+        except TROUBLE as error:
+            gone = errors.gone(error)
+            if gone and self._running:
+                self._running.lost_server = True
+            self._behind = True
+            line = errors.words(error)
+            trouble = GONE if gone else line
+            # What was deleted is looked for in the next step, and told there.
+            if trouble not in self._told and not isinstance(error, ObjectNotFound):
+                self._say(f"schedule: {line}; trying again")
+                self._told.add(trouble)
+
+    def _restore(self, client: SyncPrefectClient) -> None:
+        """Make the deployments anew that somebody has deleted on Prefect's page."""
+        for deployment, command in [*self._commands.items()]:
+            try:
+                client.read_deployment(deployment)
+            except ObjectNotFound:
+                self._say(f"schedule: {command}/{self._plan.name} was deleted on Prefect's page: it is made anew")
+                self._make(client, command)
+                del self._commands[deployment]
+                self._behind = True
+
+    def _cancelled(self, client: SyncPrefectClient, run: ScheduledRun) -> bool:
+        try:
+            state = client.read_flow_run(UUID(run.id)).state
+        except ObjectNotFound:
+            if run.id not in self._deleted:
+                self._deleted.add(run.id)
+                self._say(f"schedule: {run.command} was deleted on Prefect's page; it goes on all the same")
+            return False
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
+
     def _tick(self, client: SyncPrefectClient) -> None:
-        self._collect()
         self._report(client)
-        if self._running and not self._running.stopped:
-            state = client.read_flow_run(UUID(self._running.id)).state
-            if state and (state.is_cancelling() or state.is_cancelled()):
-                self._say(f"schedule: {self._running.command} is cancelled on Prefect's page")
-                self._running.stop()
-                since = {**self._state.since, self._running.command: datetime.now(UTC).isoformat()}
-                self._state = dataclasses.replace(self._state, since=since)  # it is dealt with
-                scheduler_state.write(self._root, self._state)
+        if self._running and not self._running.stopped and self._cancelled(client, self._running):
+            self._say(f"schedule: {self._running.command} is cancelled on Prefect's page")
+            self._running.stop()
+            since = {**self._state.since, self._running.command: datetime.now(UTC).isoformat()}
+            self._state, self._unsaved = dataclasses.replace(self._state, since=since), True  # it is dealt with
         runs = client.get_scheduled_flow_runs_for_deployments(list(self._commands))
         now = datetime.now(UTC)
         due = [run for run in runs if _time(run) <= now]
@@ -267,8 +312,10 @@ class Scheduler:
             if _time(run) > now:
                 ahead.setdefault(self._command(run), _time(run).isoformat())
         if ahead != self._state.next:
-            self._state = dataclasses.replace(self._state, next=ahead)
+            self._state, self._unsaved = dataclasses.replace(self._state, next=ahead), True
+        if self._unsaved:
             scheduler_state.write(self._root, self._state)
+            self._unsaved = False
 
     def _begin(self, client: SyncPrefectClient, run: FlowRunResponse) -> None:
         held = file_lock.acquire(self._root / RUN_LOCK)
@@ -279,7 +326,10 @@ class Scheduler:
             return
         self._lock.callback(os.close, held)
         command, identity = self._command(run), str(run.id)
-        try:
+        with contextlib.ExitStack() as undo:  # where the disk is full, or the server gone, the run stays due
+            undo.callback(self._lock.close)
+            next_run = ScheduledRun(self._root, command, identity)
+            undo.callback(next_run.discard)
             client.set_flow_run_state(run.id, Pending(), force=True)
             client.set_flow_run_state(run.id, Running(), force=True)
             self._waiting.discard(run.id)
@@ -287,10 +337,9 @@ class Scheduler:
             def forward(line: str) -> None:
                 self._lines.append((identity, datetime.now(UTC), line))
 
-            self._running = ScheduledRun(self._root, command, identity, held, forward)
-        except BaseException:
-            self._lock.close()
-            raise
+            next_run.start(held, forward)
+            undo.pop_all()
+        self._running = next_run
         self._say(f"schedule: {command} begins; log: {self._running.log}")
 
     def _collect(self, now: bool = False) -> None:
@@ -385,7 +434,7 @@ class Scheduler:
             while not self._running.ended() and not self._running.late() and self._signals.count == count:
                 self._signals.wait(0.1)
             self._collect(now=True)
-        with contextlib.suppress(*GONE):
+        with contextlib.suppress(*TROUBLE):
             self._report(client)
         self._send_alerts()
         if self._alerts:
@@ -415,7 +464,6 @@ def serve(root: Path, plan: Plan, say: Say) -> int:
             else:
                 own = _own(root, plan)
             api = os.environ["PREFECT_API_URL"]
-            refresh_global_settings_context()  # Prefect read its settings before the server was there
             client = stack.enter_context(get_client(httpx_settings={"timeout": 10}, sync_client=True))
             scheduler = Scheduler(root, plan, signals, own, say)
             _patiently(lambda: scheduler.register(client))
@@ -452,12 +500,9 @@ def _patiently(ask: Callable[[], None], times: int = 5) -> None:
     for left in reversed(range(times)):
         try:
             return ask()
-        except GONE as error:
-            if not left:
-                raise InputError(
-                    f"Prefect's server does not do as it is asked ({type(error).__name__}); where it wants a password, "
-                    f"set {settings.PASSWORDS[1]}"
-                ) from None
+        except TROUBLE as error:
+            if not left or not errors.gone(error):
+                raise InputError(errors.words(error)) from None
         time.sleep(POLL)
 
 

@@ -77,12 +77,21 @@ FOLDER = {
     },
 }
 
+# Fills the disk that the current folder is on, but for so many bytes.
+FILL = """
+import os, sys
+free = os.statvfs(".")
+with open("fill", "wb") as file:
+    file.write(bytes(free.f_bavail * free.f_frsize - int(sys.argv[1])))
+"""
+
 
 class Project:
     """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.words: list[str] = []  # by which its commands are begun
         home.mkdir(exist_ok=True)
         subprocess.run(["git", "init", "-q", str(home)], check=True)
         for folder in (".dvc", ".palimpsest", "control"):
@@ -99,7 +108,7 @@ class Project:
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]
         return subprocess.Popen(
-            [*command, *words[1:]],
+            [*self.words, *command, *words[1:]],
             cwd=self.home,
             env={**ENV, **environment},
             stdout=subprocess.PIPE,

@@ -28,7 +28,7 @@ from distributed import Status, Worker, get_worker
 
 from flows.checkout import git, snapshot
 from flows.engine import resources
-from flows.process import command, file_lock, supervisor
+from flows.process import command, file_lock, supervisor, words
 from flows.process.command import Command
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -53,7 +53,7 @@ def hello(dask_worker: Worker) -> dict[str, Any]:
 
 def program() -> str:
     """A digest of what runs in the worker itself; all else comes with the clone."""
-    modules = (command, file_lock, git, resources, snapshot, supervisor)
+    modules = (command, file_lock, git, resources, snapshot, supervisor, words)
     files = (__file__, *(module.__file__ for module in modules))
     return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 

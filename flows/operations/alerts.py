@@ -128,9 +128,11 @@ def _failure(root: Path, run: run_log.Entry) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[dict[str, Any]]:
-    """What has been sent already, as FILE has it; other processes wait."""
+    """What has been sent already, as FILE has it; other processes wait, where there is room for a lock on the disk."""
     file = root / FILE
-    with file_lock.lock(file.with_suffix(".lock")):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.enter_context(file_lock.lock(file.with_suffix(".lock")))
         known: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError, TypeError):
             known = dict(json.loads(file.read_text(encoding="utf-8")))

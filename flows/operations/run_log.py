@@ -11,13 +11,13 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows.process import words
 from flows.process.identity import process_name
 from stages.runs.errors import InputError
 
@@ -144,7 +144,7 @@ def _append(file: Path, line: dict[str, Any]) -> None:
             torn = size and os.pread(stream.fileno(), 1, size - 1) != b"\n"  # a full disk has cut off the line before
             stream.write((b"\n" if torn else b"") + text)
     except OSError as error:  # the run itself matters more
-        print(f"{file}: {error.strerror}; this run is missing in it", file=sys.stderr, flush=True)
+        words.say(f"{file}: {error.strerror}; this run is missing in it")
 
 
 def _now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -23,11 +24,41 @@ KEPT = 200  # so many logs of scheduled runs are kept
 GRACE = float(os.environ.get("PALIMPSEST_GRACE", 60))
 
 
+class Log:
+    """A log file in which lines are missing while the disk is full."""
+
+    def __init__(self, file: Path) -> None:
+        """Make it, with its first line and its folder. Raises OSError where there is no room for them."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file.open("wb", buffering=0)
+        self._missing = 0  # lines since the last one that was written
+        if reason := self.write(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"):
+            self._file.close()
+            file.unlink()
+            raise OSError(reason.errno, reason.strerror, str(file))
+
+    def write(self, line: str) -> OSError | None:
+        """Add a line; what has kept it from being written, where that is new."""
+        gap = f"\n--- {self._missing} lines are missing: the disk was full\n" if self._missing else ""
+        text = f"{gap}{line}\n".encode("utf-8", errors="backslashreplace")
+        try:
+            if self._file.write(text) < len(text):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._missing = 0
+        except OSError as error:
+            self._missing += 1
+            return error if self._missing == 1 else None
+        return None
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class ScheduledRun:
     """A command that runs in the working copy, for the scheduler or a worker of Prefect's."""
 
-    def __init__(self, root: Path, command: str, identity: str, lock: int, say: Say) -> None:
-        """Start it. `say` gets every line that it prints, from another thread; it holds `lock`, a descriptor, too."""
+    def __init__(self, root: Path, command: str, identity: str) -> None:
+        """Prepare it, and make its log. Raises OSError where there is no room for that."""
         self.command = command
         self.id = identity
         self.log = LOGS / f"{command}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{identity[:8]}.log"
@@ -35,17 +66,19 @@ class ScheduledRun:
         self.lost_server = False  # Prefect's server was lost on the way, which may be why it fails
         self._root = root
         self._limit = math.inf  # when it has to have ended
-        (root / LOGS).mkdir(parents=True, exist_ok=True)
+        self._file = Log(root / self.log)
         for old in sorted((root / LOGS).iterdir(), key=lambda file: file.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
-        self._file = (root / self.log).open("w", encoding="utf-8", errors="backslashreplace")
+
+    def start(self, lock: int, say: Say) -> None:
+        """Start it. `say` gets every line that it prints, from another thread; it holds `lock`, a descriptor, too."""
         self._process = Command(
-            [sys.executable, "-m", "flows.cli", command],
-            cwd=root,
+            [sys.executable, "-m", "flows.cli", self.command],
+            cwd=self._root,
             # What Prefect tells the process of a flow is not for the flows that the command runs.
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")},
-                "PALIMPSEST_RUN": identity,
+                "PALIMPSEST_RUN": self.id,
                 "PALIMPSEST_LOG": str(self.log),
                 "PYTHONUNBUFFERED": "1",
                 server.PATIENCE: str(server.START),  # the scheduler is starting a lost server again
@@ -54,7 +87,8 @@ class ScheduledRun:
         )
 
         def write(line: str) -> None:
-            print(line, file=self._file, flush=True)
+            if error := self._file.write(line):
+                say(f"{self.log}: {error.strerror}; lines are missing in it")
             if line.strip():
                 say(line.strip())
 
@@ -77,6 +111,11 @@ class ScheduledRun:
     def wait(self, seconds: float | None = None) -> bool:
         """Whether it has ended within that time."""
         return self._process.wait(seconds) is not None
+
+    def discard(self) -> None:
+        """Drop it, where it has not been started."""
+        self._file.close()
+        (self._root / self.log).unlink(missing_ok=True)
 
     def close(self) -> State[Any]:
         """What has become of it. What is left of it is killed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -24,7 +25,8 @@ def run_in_background(
     tries in vain to report its end. At Ctrl-C and SIGTERM `stop` is called, at a second one `kill`, and
     KeyboardInterrupt is raised.
     """
-    logging.getLogger("prefect.task_runs").addFilter(_without_exception)
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_without_exception)
     over = threading.Event()  # to join a thread is not to be interrupted: Python 3.11 then takes it for ended
 
     def work() -> None:
@@ -56,8 +58,13 @@ def run_in_background(
 
 
 def _without_exception(record: logging.LogRecord) -> bool:
-    """Prefect logs a task that returns a failure with an exception of nothing: "NoneType: None"."""
-    if record.exc_info and record.exc_info[0] is None:
+    """Prefect logs a task that returns a failure with an exception of nothing, "NoneType: None".
+
+    And its own trouble with its server with a page of traceback, of which the record's line is enough.
+    """
+    from flows.prefect_server.errors import OF_PREFECT
+
+    if record.exc_info and (record.exc_info[0] is None or isinstance(record.exc_info[1], OF_PREFECT)):
         record.exc_info = None
     return True
 
@@ -65,4 +72,4 @@ def _without_exception(record: logging.LogRecord) -> bool:
 def in_vain() -> bool:
     """Whether Prefect would delay the end of this process: a flow has not ended, or its server does not answer."""
     at_work = any(thread.name == FLOW for thread in threading.enumerate())
-    return at_work or ("PREFECT_API_URL" in os.environ and not answers())
+    return at_work or ("prefect" in sys.modules and bool(os.environ.get("PREFECT_API_URL")) and not answers())

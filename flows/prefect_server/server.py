@@ -1,9 +1,9 @@
-"""Prefect's server: the one that `PREFECT_API_URL` names, or one that runs while this process does."""
+"""Prefect's server: the one that the user's set-up of Prefect names, or one that runs while this process does."""
 
 from __future__ import annotations
 
 import atexit
-import http.client
+import contextlib
 import os
 import signal
 import socket
@@ -11,23 +11,28 @@ import subprocess
 import sys
 import time
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.prefect_server.settings import prepare
-from flows.process import supervisor
+from flows.prefect_server import database, settings
+from flows.process import supervisor, words
 from stages.runs.errors import InputError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 LOG = Path(".palimpsest/logs/prefect-server.log")
 LOGGED = 1_000_000  # bytes of a server's log from which on the next one begins another
 PATIENCE = "PALIMPSEST_PATIENCE"  # names the seconds to wait for PREFECT_API_URL's server; a scheduler's run has some
+OURS = "PALIMPSEST_SERVER"  # names the address of a server that palimpsest has started, here and in what it starts
 START = 180  # seconds for a server to start, on a machine that is busy
+TIMEOUT = 5  # seconds for an answer
 
 
 def use(root: Path, scheduler: str | None) -> Callable[[], None]:
-    """Point Prefect at the server that `PREFECT_API_URL` names, else at `scheduler`, the address of this working copy's
+    """Point Prefect at the server that the user's set-up names, else at `scheduler`, the address of this working copy's
     scheduler's, else at one that runs while this process does. What is returned waits until it answers.
 
     Its runs are kept in `.palimpsest/prefect` of the working copy (or `PREFECT_HOME`).
@@ -37,8 +42,9 @@ def use(root: Path, scheduler: str | None) -> Callable[[], None]:
     if elsewhere(root):
         return lambda: None
     if scheduler:
-        os.environ["PREFECT_API_URL"] = scheduler
-        if answers("admin/version"):  # and wants no password
+        os.environ["PREFECT_API_URL"] = os.environ[OURS] = scheduler
+        settings.reread()
+        if trouble() is None:  # and its password is known, where it wants one
             return lambda: None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -49,30 +55,72 @@ def use(root: Path, scheduler: str | None) -> Callable[[], None]:
 
 
 def elsewhere(root: Path) -> bool:
-    """Set Prefect up; whether `PREFECT_API_URL` names a server. Raises InputError where that does not answer."""
-    prepare(root)
-    if "PREFECT_API_URL" not in os.environ:
+    """Set Prefect up; whether the user's set-up names a server.
+
+    That is `PREFECT_API_URL`, or Prefect's profile and files of settings (`settings.prepare`). An empty
+    `PREFECT_API_URL` is none. Raises InputError where the server does not answer, or refuses.
+    """
+    in_files = "PREFECT_API_URL" not in os.environ
+    settings.prepare(root)
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
         return False
-    if not answers_again():
-        place = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"]).netloc
-        if answers("api/health"):
-            raise InputError(f"PREFECT_API_URL: the address of the Prefect server at {place} must end in /api")
-        raise InputError(f"PREFECT_API_URL: no Prefect server answers at {place}; start it, or unset the variable")
-    return True
+    from flows.prefect_server import errors
+
+    error = trouble()
+    if error is None or (errors.gone(error) and answers_again()):
+        return True
+    parts = urllib.parse.urlsplit(api)
+    if in_files and parts.hostname in settings.LOOPBACK and errors.gone(error):
+        # Prefect's usual profile for a machine's own server, which does not run: `palimpsest schedule` may be it.
+        words.say(f"Prefect's settings name a server at {parts.netloc}, where none answers: one is started")
+        os.environ["PREFECT_API_URL"] = ""
+        return False
+    if errors.refuses(error):
+        raise InputError(f"PREFECT_API_URL: {parts.netloc}: {errors.words(error)}")
+    if _ask(_health, f"{api}/api") is None:
+        raise InputError(f"PREFECT_API_URL: the address of the Prefect server at {parts.netloc} must end in /api")
+    raise InputError(f"PREFECT_API_URL: no Prefect server answers at {parts.netloc}; start it, or unset the variable")
+
+
+def ours() -> bool:
+    """Whether palimpsest has started the server, which nobody else then watches."""
+    return os.environ.get(OURS) == os.environ.get("PREFECT_API_URL")
 
 
 def answers_again() -> bool:
     """Whether Prefect's server answers, now or within PALIMPSEST_PATIENCE seconds."""
-    return _answers_within(float(os.environ.get(PATIENCE, 0)))
+    return _within(float(os.environ.get(PATIENCE, 0)), answers)
 
 
-def answers(what: str = "health") -> bool:
-    """Whether Prefect's server, at `PREFECT_API_URL`, answers the request for `what` without a password."""
+def answers() -> bool:
+    """Whether Prefect's server, at `PREFECT_API_URL`, answers at all."""
+    return _ask(_health) is None
+
+
+def trouble() -> Exception | None:
+    """What keeps Prefect's server from doing as it is asked; None where nothing does."""
+    return _ask(lambda client: client.read_flows(limit=1))
+
+
+def _health(client: SyncPrefectClient) -> None:
+    client.request("GET", "/health")
+
+
+def _ask(question: Callable[[SyncPrefectClient], object], api: str | None = None) -> Exception | None:
+    """What goes wrong with a question, by Prefect's own client: it knows the key, the password, the certificates."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
     try:
-        with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/{what}", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
+        with (
+            temporary_settings({PREFECT_API_URL: api or os.environ["PREFECT_API_URL"], PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(httpx_settings={"timeout": TIMEOUT}, sync_client=True) as client,
+        ):
+            question(client)
+    except Exception as error:
+        return error
+    return None
 
 
 def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
@@ -82,26 +130,35 @@ def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
     if log.exists() and log.stat().st_size > LOGGED:
         log.replace(log.with_suffix(".old.log"))
+    variables, locks = database.environment()
     with log.open("a") as file:  # why the one before has ended stands there
         print(f"--- {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC: starts at port {port}", file=file, flush=True)
         # Its own session: Ctrl-C must not take it away from the flow that is ending.
-        process = supervisor.start(command, stdout=file)
+        process = supervisor.start(command, stdout=file, env={**os.environ, **variables}, pass_fds=locks)
     # Registered before Prefect registers its own, so run after Prefect has sent its last words.
     atexit.register(stop, process)
     near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    os.environ["PREFECT_API_URL"] = f"http://{f'[{near}]' if ':' in near else near}:{port}/api"
+    os.environ["PREFECT_API_URL"] = os.environ[OURS] = f"http://{f'[{near}]' if ':' in near else near}:{port}/api"
+    settings.reread()
     return process
 
 
 def wait(process: subprocess.Popen[bytes], root: Path) -> None:
     """Until the server that `launch` has started answers. Raises InputError where it does not."""
-    if not _answers_within(START, lambda: process.poll() is None):
+    place = urllib.parse.urlsplit(os.environ["PREFECT_API_URL"])
+
+    def ready() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((place.hostname, place.port), TIMEOUT):
+            return answers()  # which costs more than to knock
+        return False
+
+    if not _within(START, ready, lambda: process.poll() is None):
         raise InputError(f"Prefect's server did not start; see {root / LOG}")
 
 
-def _answers_within(seconds: float, alive: Callable[[], bool] = lambda: True) -> bool:
+def _within(seconds: float, reached: Callable[[], bool], alive: Callable[[], bool] = lambda: True) -> bool:
     end = time.monotonic() + seconds
-    while not answers():
+    while not reached():
         if time.monotonic() > end or not alive():
             return False
         time.sleep(0.1)

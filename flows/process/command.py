@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
-from flows.process import supervisor
+from flows.process import supervisor, words
 
 Say = Callable[[str], None]  # gets one line of text, without its end
 
@@ -27,10 +27,10 @@ LONGEST = 10_000  # characters of a line
 class Command:
     """A supervised process. A `with` block ends it, and all that it has started, at the latest."""
 
-    def __init__(self, words: Sequence[str], **options: Any) -> None:
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
         """Start it; `options` are those of `subprocess.Popen`."""
         self.last = ""  # the last line so far that was not blank
-        self._process = supervisor.start(words, **options)
+        self._process = supervisor.start(command, **options)
         self._reader: threading.Thread | None = None
 
     def lines(self) -> Iterator[str]:
@@ -40,11 +40,17 @@ class Command:
             yield line
 
     def listen(self, say: Say) -> None:
-        """Call `say` with each line, from another thread."""
+        """Call `say` with each line, from another thread. What `say` raises is told once on standard error."""
 
         def read() -> None:
-            for line in self.lines():
-                say(line)
+            told = False
+            for line in self.lines():  # to the last: the command would wait for ever for somebody to empty its pipe
+                try:
+                    say(line)
+                except Exception as error:
+                    if not told:
+                        words.say(f"lines of a command are lost: {error}")
+                    told = True
 
         self._reader = threading.Thread(target=read, daemon=True)
         self._reader.start()
@@ -104,23 +110,23 @@ class Runner:
         self._running: set[Command] = set()
         self._mutex = threading.Lock()  # for the running ones and `stopped`; never held for long
 
-    def run(self, words: Sequence[str], say: Say, locks: Sequence[int] = (), **options: Any) -> tuple[int, str]:
+    def run(self, command: Sequence[str], say: Say, locks: Sequence[int] = (), **options: Any) -> tuple[int, str]:
         """Run a command to its end: its exit code, and its last line that was not blank; `say` gets every line.
 
         Raises Stopped after `stop`.
         """
         with self._mutex:
             self.check()
-            command = Command(words, pass_fds=[*self._locks, *locks], **options)
-            self._running.add(command)
+            process = Command(command, pass_fds=[*self._locks, *locks], **options)
+            self._running.add(process)
         try:
-            with command:
-                for line in command.lines():
+            with process:
+                for line in process.lines():
                     say(line)
-                return command.wait() or 0, command.last
+                return process.wait() or 0, process.last
         finally:
             with self._mutex:
-                self._running.discard(command)
+                self._running.discard(process)
 
     def check(self) -> None:
         """Raise Stopped after `stop`."""

@@ -212,8 +212,8 @@ class Retraining:
     def _run(self, words: Sequence[str], say: Say) -> str:
         # Records come home: the audit asks the user's checkout.
         more: dict[str, str | None] = {"PALIMPSEST_RECORDS": str(self.root / records_folder())}
-        if not ("PREFECT_API_URL" in os.environ and server.answers()):
-            more["PREFECT_API_URL"] = None  # it starts one of its own
+        if not (os.environ.get("PREFECT_API_URL") and server.answers()):
+            more["PREFECT_API_URL"] = ""  # it starts one of its own
         code, last = self.worktree.run(words, say, **more)
         if code:
             raise StepError(f"{last.removeprefix('rebuild: ')} (in {self.worktree.path}); nothing was promoted")

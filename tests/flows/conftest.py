@@ -28,21 +28,44 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
     return project.lock()
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[list[str]]:
+    """A disk of 3 MB on `tmp_path / "small"`: the words with which a command sees it."""
+    (tmp_path / "small").mkdir()
+    mount = f"mount -t tmpfs -o size=3m disk {tmp_path}/small && echo mounted && exec sleep 900"
+    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert holder.stdout is not None
+    try:
+        if not holder.stdout.readline():
+            pytest.skip("no disk may be mounted here")
+        enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
+        yield [*enter, "sh", "-c", 'cd "$0" && exec "$@"', f"{tmp_path}/small"]
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
 @pytest.fixture(scope="session")
-def server_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The PREFECT_HOME of `api`."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def server_log(prefect_home: Path) -> Path:
     """The file into which the server at `api` logs."""
-    return tmp_path_factory.mktemp("prefect") / "log"
+    return prefect_home / "log"
 
 
 @pytest.fixture(scope="session")
-def api(server_log: Path) -> Iterator[str]:
+def api(prefect_home: Path, server_log: Path) -> Iterator[str]:
     """A Prefect server for all the tests that need one."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with server_log.open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**ENV, "PREFECT_HOME": str(server_log.parent)},
+            env={**ENV, "PREFECT_HOME": str(prefect_home)},
             stdout=log,
             stderr=log,
         )

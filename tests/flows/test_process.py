@@ -4,11 +4,12 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from dvc_project import gone, wait
+from dvc_project import ENV, FILL, gone, wait
 
 from flows.process import atomic_file, file_lock, supervisor
 from flows.process.command import LONGEST, Command, Runner, Stopped, lines
@@ -115,3 +116,90 @@ def test_output_is_made_of_lines() -> None:
     assert [*lines(io.BytesIO(printed))] == [
         "begins", "0%", "100%", "énd", "\\xff\\x00" + "x" * (LONGEST - 5), "x" * 8, "", "7%",
     ]  # fmt: skip
+
+
+def test_a_listener_that_fails_stops_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints more than a pipe holds, and would wait for ever for a reader that has died."""
+
+    def say(line: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Command(["seq", "50000"]) as command:
+        command.listen(say)
+        assert command.wait(30) == 0
+        wait(lambda: command.silent(1))
+    assert command.last == "50000"
+    assert capsys.readouterr().err == "lines of a command are lost: [Errno 28] No space left on device\n"
+
+
+def test_words_that_cannot_be_said_stop_nothing(tmp_path: Path) -> None:
+    """Not a line for people, not the run's entry, not the end: Python makes exit code 120 of what it cannot flush."""
+    code = """
+import sys
+from pathlib import Path
+from flows import cli
+from flows.operations import run_log
+
+with cli._for_people("rebuild"), run_log.run(Path("/proc/nowhere"), "rebuild"):
+    cli._say("one")
+    cli._say("two", sys.stdout)
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=full, env=ENV, check=False)
+    assert done.returncode == 0
+
+
+LOGGED = """
+import sys, threading
+from pathlib import Path
+
+root = Path.cwd()
+sys.path.remove("")
+from flows.operations.scheduled_run import LOGS, Log, ScheduledRun
+from flows.process import file_lock
+
+said = []
+run = ScheduledRun(root, "rebuild", "12345678")
+fill = sys.argv[1]
+exec(fill.replace("sys.argv[1]", "0"))
+assert (lock := file_lock.acquire(root / "lock")), "the lock's number is for people alone"
+run.start(lock, said.append)
+while "full" not in said:
+    threading.Event().wait(0.02)
+try:
+    Log(root / LOGS / "another.log")
+except OSError as error:
+    print(error.filename, error.strerror)
+(root / "fill").unlink()
+(root / "room").touch()
+print(run.wait(60), run.close().name)
+print([line for line in said if "missing" in line])
+print((root / run.log).read_text().splitlines()[-2:])
+print([file.name for file in (root / LOGS).iterdir()] == [Path(run.log).name])
+"""
+
+
+def test_a_scheduled_run_outlives_a_full_disk(small: list[str], tmp_path: Path) -> None:
+    """It prints more than a pipe holds while nothing can be written; then there is room again."""
+    command = """
+import time
+from pathlib import Path
+print("x" * 999 + chr(10), end="")
+for _ in range(200):
+    print("x" * 999)
+print("full")
+while not Path("room").exists():
+    time.sleep(0.02)
+print("the end")
+"""
+    make = f"mkdir flows && touch flows/__init__.py && cat > flows/cli.py <<'end'\n{command}\nend"
+    assert not subprocess.run([*small, "sh", "-c", make], check=False).returncode
+    done = subprocess.run(
+        [*small, sys.executable, "-c", LOGGED, FILL], env=ENV, capture_output=True, text=True, timeout=100, check=False
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith("another.log No space left on device"), done
+    assert lines[1] == "True Completed"
+    assert lines[2].endswith(".log: No space left on device; lines are missing in it']")
+    assert lines[3].endswith(" lines are missing: the disk was full', 'the end']")
+    assert lines[4] == "True", "a log that could not be begun is not left there"

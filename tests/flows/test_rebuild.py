@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from dvc_project import ENV, FOLDER, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
+from dvc_project import ENV, FILL, FOLDER, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
 
 from flows.engine import resources
 from flows.engine.lock_file import FILE
@@ -141,31 +141,6 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [killed]}}})
     assert "Crashed" in {task["state_name"] for task in tasks}
     assert "Running" not in {task["state_name"] for task in tasks}
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[list[str]]:
-    """A disk of 3 MB on `tmp_path / "small"`: the words with which a command sees it."""
-    (tmp_path / "small").mkdir()
-    mount = f"mount -t tmpfs -o size=3m disk {tmp_path}/small && echo mounted && exec sleep 900"
-    holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert holder.stdout is not None
-    try:
-        if not holder.stdout.readline():
-            pytest.skip("no disk may be mounted here")
-        enter = ["nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials"]
-        yield [*enter, "sh", "-c", 'cd "$0" && exec "$@"', f"{tmp_path}/small"]
-    finally:
-        holder.kill()
-        holder.communicate()
-
-
-FILL = """
-import os, sys
-free = os.statvfs(".")
-with open("fill", "wb") as file:
-    file.write(bytes(free.f_bavail * free.f_frsize - int(sys.argv[1])))
-"""
 
 
 def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain: str) -> None:

@@ -21,12 +21,12 @@ from zoneinfo import ZoneInfo
 import dvc_project
 import psutil
 import pytest
-from dvc_project import ENV, PATIENCE, Project, post, wait
+from dvc_project import ENV, FILL, PATIENCE, Project, post, wait
 from test_rebuild import build
 
 from flows.checkout.git import Git
 from flows.operations import alerts, run_log, scheduler_state
-from flows.prefect_server import server
+from flows.prefect_server import runs, server
 from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -396,6 +396,84 @@ def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
     (entry,) = run_log.entries(project.home)
     assert (entry.command, entry.scheduled, entry.outcome) == ("rebuild", True, "nothing changed")
     assert json.loads((project.home / "told").read_text())["what"] == "the last successful rebuild"
+
+
+class Steps:
+    """In place of the scheduler's signals: does one thing after each of its looks, and ends it after the last."""
+
+    def __init__(self, *steps: Callable[[], object]) -> None:
+        self.got: int | None = None
+        self.count = 0
+        self._steps = [*steps]
+
+    def wait(self, seconds: float) -> None:
+        if self._steps:
+            self._steps.pop(0)()
+        else:
+            self.got = signal.SIGTERM
+
+
+def test_what_is_deleted_on_prefects_page_is_made_anew(
+    tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deployments, for a run to come; a run that is deleted is not done, and nothing of this is a lost server."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import schedule
+
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    monkeypatch.setattr(schedule, "WATCH", 0)
+    said: list[str] = []
+    plan = schedule.Plan({"rebuild": NEVER}, "UTC", "deleted")
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+
+        def delete() -> None:
+            there = client.read_deployment_by_name("rebuild/deleted")
+            assert there.path == str(tmp_path)
+            client.delete_deployment(there.id)
+
+        scheduler = schedule.Scheduler(tmp_path, plan, Steps(delete, print), None, said.append)
+        scheduler.register(client)
+        scheduler.run(client)
+        anew = client.read_deployment_by_name("rebuild/deleted")
+        assert [one.schedule.cron for one in anew.schedules] == [NEVER]
+        assert said == ["schedule: rebuild/deleted was deleted on Prefect's page: it is made anew"]
+
+        (tmp_path / runs.ID).unlink()  # as on another machine, where the path is the same
+        other = schedule.Scheduler(tmp_path, plan, Steps(), None, said.append)
+        with pytest.raises(InputError, match=rf"is of {tmp_path} of another machine; choose another --name"):
+            other.register(client)
+
+
+def test_a_full_disk_stops_no_scheduler(
+    small: list[str],
+    tmp_path: Path,
+    api: str,
+    project: Project,
+    start: Callable[..., Scheduler],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is due then is done when there is room again."""
+
+    def run(*words: str) -> None:
+        assert not subprocess.run(
+            [*small, *words], env={**ENV, "PYTHONPATH": str(ROOT / "tests")}, check=False
+        ).returncode
+
+    run(sys.executable, "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())")
+    environment = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
+    monkeypatch.setattr(project, "words", small)
+    scheduler = start("--cron", NEVER, name="full", **environment)
+    run(sys.executable, "-c", FILL, "0")
+    due = scheduler.begin("rebuild")
+    scheduler.said(".log: No space left on device; trying again")
+    assert scheduler.state(due)["type"] == "SCHEDULED"
+    run("rm", "fill")
+    scheduler.said("schedule: it goes on")
+    scheduler.said("schedule: rebuild: completed: 5 ran")
+    scheduler.stop()
+    assert not any("does not answer" in line for line in scheduler.lines)
 
 
 def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
