@@ -65,6 +65,17 @@ def fetch(root: Path, md5s: Iterable[str], say: Say) -> None:
         say(f"the DVC remote: {' '.join(str(error).split()) or type(error).__name__}")
 
 
+def versioned_remote(root: Path) -> str | None:
+    """A remote that `dvc push` would use and that keeps versions of its own (`version_aware`, `worktree`), or None.
+
+    To push there changes `dvc.lock`, and it carries no run-cache.
+    """
+    with opened(root) as repo:
+        names = {repo.config["core"].get("remote"), *(out.remote for out in repo.index.outs)} - {None}
+        kinds = {name: repo.config["remote"].get(name, {}) for name in sorted(names)}
+    return next((name for name, kind in kinds.items() if kind.get("version_aware") or kind.get("worktree")), None)
+
+
 def add(root: Path, file: Path, say: Say) -> None:
     """`dvc add`."""
     _do(root, lambda repo: repo.add(str(file)), say)

@@ -42,6 +42,8 @@ def remote(repo: Repo) -> Remote:
         raise InputError(
             "no default DVC remote, and workers get and give a stage's files there alone; `dvc remote add -d NAME URL`"
         )
+    if repo.config["remote"][name].get("version_aware") or repo.config["remote"][name].get("worktree"):
+        raise InputError(f"the DVC remote '{name}' keeps versions of its own, and no run-cache; take another kind")
     there = repo.cloud.get_remote_odb(name, "--runner", hash_name="md5-dos2unix")
     if isinstance(there.fs, dvc.fs.HTTPFileSystem):
         raise InputError(f"the DVC remote '{name}' is on HTTP, where DVC keeps no run-cache; take another kind")

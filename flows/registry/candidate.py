@@ -102,12 +102,17 @@ class Retraining:
         decisions.settle(self.root)  # what a killed run has left out
         tree = self.worktree
         tree.prepare(self.rev)
+        self._read()
+        if name := commands.versioned_remote(tree.path):
+            raise InputError(
+                f"the DVC remote '{name}' keeps versions of its own (version_aware or worktree): to push there changes "
+                "dvc.lock, and a promotion is pushed after its dvc.lock was decided about; take another as the default"
+            )
         now = history.current(self.root)
         if now and default_remote(tree.path) and tree.pushed() != now.commit:
             tree.prepare(now.commit)
             self._push(now.commit, say)
             tree.prepare(self.rev)
-        self._read()
         self._log = history.read(self._git)
         self._last = history.candidate(self._log)
         self._lay_out(say)

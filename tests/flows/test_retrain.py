@@ -22,7 +22,8 @@ from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
-from flows.engine import commands
+from flows.engine import commands, run_cache
+from flows.engine.repository import opened
 from flows.lineage import dvc_lock
 from flows.operations import run_log
 from flows.registry import candidate, decisions, history
@@ -629,6 +630,13 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
         lab.git("commit", "--quiet", "--all", "-m", "A mistake")
         mistake(lab, line)
         lab.git("reset", "--quiet", "--hard", good)
+    for kind in ("version_aware", "worktree"):
+        remote = f"[core]\n    remote = cloud\n['remote \"cloud\"']\n    url = s3://bucket\n    {kind} = true\n"
+        (lab.root / ".dvc" / "config.local").write_text(remote)
+        mistake(lab, r"the DVC remote 'cloud' keeps versions of its own \(version_aware or worktree\): to push there")
+        with opened(lab.root) as repo, pytest.raises(InputError, match="keeps versions of its own, and no run-cache"):
+            run_cache.remote(repo)
+    (lab.root / ".dvc" / "config.local").unlink()
     lab.git("branch", "candidates")
     mistake(lab, "branch 'candidates': its last commit is none of retrain's decisions")
     lab.git("branch", "-D", "candidates")
