@@ -46,7 +46,7 @@ class Scheduler:
         self.lines: list[str] = []
         self.account: str | None = environment.get("PREFECT_SERVER_API_AUTH_STRING")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HASTY, "schedule", "--name", name, *words],
+            [*project.words, sys.executable, "-c", HASTY, "schedule", "--name", name, *words],
             cwd=project.home,
             env={**ENV, **environment},
             stdout=subprocess.PIPE,
@@ -57,11 +57,12 @@ class Scheduler:
         self._reader.start()
         self.api = ""
 
-    def ready(self) -> None:
-        """Wait until it schedules."""
+    def ready(self) -> "Scheduler":
+        """Itself, once it schedules."""
         self.said("Prefect's page is")
         (page,) = [line for line in self.lines if "Prefect's page is" in line]
         self.api = f"{page.rpartition(' ')[2]}/api"
+        return self
 
     def said(self, words: str) -> None:
         """Wait until it says so."""

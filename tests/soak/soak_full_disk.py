@@ -119,7 +119,7 @@ def retrain(home: Path, api: str, _: str) -> str:
 def schedule(home: Path, api: str, plain: str) -> str:
     project = Project(home / "project")
     overdue(project)
-    scheduler = Scheduler(project, *words(), name=home.name, PREFECT_API_URL=api)
+    scheduler = Scheduler(project, *words(), name=home.name, PREFECT_API_URL=api).ready()
     filler = Filler(home)
     deadline = time.monotonic() + SPREAD + random.uniform(0, 10)
     wait(lambda: time.monotonic() > deadline or scheduler.process.poll() is not None)

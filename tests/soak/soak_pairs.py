@@ -62,7 +62,7 @@ def pair(project: Project, other: str, api: str) -> str:
 
 
 def schedulers(project: Project, name: str, api: str) -> str:
-    first = Scheduler(project, *words(), name=name, PREFECT_API_URL=api)
+    first = Scheduler(project, *words(), name=name, PREFECT_API_URL=api).ready()
     begun = time.monotonic()
     second = project.start("schedule", *words(), "--name", name, PREFECT_API_URL=api)
     done, said = ended(second, begun)

@@ -58,11 +58,11 @@ def kill_the_scheduler(project: Project, name: str, api: str) -> None:
         process.wait(random.uniform(0, SPREAD))
     process.kill()
     process.communicate()
-    finish(project, Scheduler(project, *words(), name=name, PREFECT_API_URL=api))
+    finish(project, Scheduler(project, *words(), name=name, PREFECT_API_URL=api).ready())
 
 
 def kill_the_run(project: Project, name: str, api: str) -> None:
-    scheduler = Scheduler(project, *words(), name=name, PREFECT_API_URL=api)
+    scheduler = Scheduler(project, *words(), name=name, PREFECT_API_URL=api).ready()
     wait(lambda: run_log.entries(project.home))
     time.sleep(random.uniform(0, SPREAD / 2))
     with contextlib.suppress(ValueError, psutil.NoSuchProcess):
@@ -76,7 +76,7 @@ def kill_the_run(project: Project, name: str, api: str) -> None:
 def kill_the_server(project: Project, name: str, _: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
-    scheduler = Scheduler(project, *words(), "--port", port, name=name)
+    scheduler = Scheduler(project, *words(), "--port", port, name=name).ready()
     time.sleep(random.uniform(0, SPREAD))
     the(scheduler.family(), "server").kill()
     scheduler.said("it is started again")
