@@ -6,13 +6,17 @@ import ctypes
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# Two tests at once on two cores: threads that spin while they wait would take turns with those that work.
+from flows.process import file_lock
+
+# More tests at once than cores: threads that spin while they wait would take turns with those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell's background job ignores Ctrl-C, and its children would too: the tests that press it need it heard.
@@ -33,6 +37,20 @@ if "DVC_SITE_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["DVC_SITE_CACHE_DIR"], ignore_errors=True)
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of Prefect's server, made once for all: it takes a server nine seconds."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect-database"
+    with file_lock.lock(home.with_suffix(".lock")):
+        if not home.exists():
+            words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            environment = {**os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": f"{home}.draft"}
+            subprocess.run(words, env=environment, check=True, capture_output=True)
+            Path(f"{home}.draft").rename(home)
+    return home / "prefect.db"
 
 
 @pytest.fixture(scope="session")

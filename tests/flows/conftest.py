@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from dvc_project import ENV, Project, wait
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, prefect_database: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", ENV["PATH"])
-    return Project(tmp_path)
+    project = Project(tmp_path)
+    (tmp_path / ".palimpsest" / "prefect").mkdir()
+    shutil.copy(prefect_database, tmp_path / ".palimpsest" / "prefect")
+    return project
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +50,11 @@ def small(tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prefect_home(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Path:
     """The PREFECT_HOME of `api`."""
-    return tmp_path_factory.mktemp("prefect")
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, home)
+    return home
 
 
 @pytest.fixture(scope="session")

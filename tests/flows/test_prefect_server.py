@@ -7,6 +7,7 @@ import http.server
 import ipaddress
 import os
 import queue
+import shutil
 import ssl
 import threading
 import urllib.error
@@ -336,8 +337,11 @@ def test_two_that_begin_at_once_have_one_id(tmp_path: Path) -> None:
     assert runs.working_copy_id(tmp_path) != runs.working_copy_id(tmp_path / ".." / tmp_path.name), "a copy's path"
 
 
-def test_two_servers_do_not_share_a_database(project: Project, api: str, prefect_home: Path, fresh: Path) -> None:
+def test_two_servers_do_not_share_a_database(
+    project: Project, api: str, prefect_home: Path, prefect_database: Path, fresh: Path
+) -> None:
     """One that the user has started by hand has the first; a rebuild's has the second, another the third."""
+    shutil.copy(prefect_database, prefect_home / "prefect-2.db")
     project.control("gen.hold").touch()
     process = project.start("rebuild", PREFECT_HOME=str(prefect_home))
     wait(lambda: "gen" in project.trace())
