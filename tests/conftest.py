@@ -39,6 +39,17 @@ if "DVC_SITE_CACHE_DIR" not in os.environ:
 ROOT = Path(__file__).parent.parent
 
 
+# These take longest, so they begin first; else one of them would run alone in the end.
+FIRST = (
+    "test_retrain.py", "test_rebuild.py", "test_schedule.py", "test_dask.py", "test_pipeline.py",
+    "test_prefect_server.py", "test_training.py", "test_distributed.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(scope="session")
 def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of Prefect's server, made once for all: it takes a server nine seconds."""

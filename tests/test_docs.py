@@ -63,7 +63,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Path:
+def lab(tmp_path: Path, prefect_database: Path) -> Path:
     """A repository with the files that lie here, committed or not, whose `draw` makes twelve pictures."""
     home = tmp_path / "lab"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -75,6 +75,7 @@ def lab(tmp_path: Path) -> Path:
     values["draw"]["count"] = 12
     write(home, values)
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
+    shutil.copytree(prefect_database.parent, home / ".palimpsest" / "prefect")
     return home
 
 

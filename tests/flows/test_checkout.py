@@ -80,7 +80,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", api)
     for name, value in {**IDENTITY, "PATH": ENV["PATH"], "PYTHONPATH": ENV["PYTHONPATH"]}.items():
         monkeypatch.setenv(name, value)
 

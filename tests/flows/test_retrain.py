@@ -204,7 +204,8 @@ def make_template(home: Path) -> Path:
 
 
 @pytest.fixture
-def lab(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def lab(template: Path, tmp_path: Path, api: str, prefect_database: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("PREFECT_API_URL", api)  # for what is begun here without a flow
     for name, value in {**IDENTITY, "PATH": ENV["PATH"], "PYTHONPATH": ENV["PYTHONPATH"]}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CONTROL", str(tmp_path / "control"))
@@ -212,6 +213,7 @@ def lab(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     lab = Lab(tmp_path)
     lab.git("status")  # the index gets to know the copied files
     lab.unplug()
+    shutil.copytree(prefect_database.parent, lab.root / ".palimpsest" / "prefect")  # of a server of its own
     return lab
 
 
