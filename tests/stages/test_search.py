@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import forked
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +20,8 @@ from stages.models.dcgan import Discriminator, Generator
 from stages.runs.params import Runtime
 from stages.search import Networks, Params, best_start, descend, draw_candidates, load_networks, weigh
 from stages.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -124,13 +126,14 @@ def tables(home: Path, truth: np.ndarray, hole: np.ndarray) -> None:
             writer.append(table.pack(one), f"id{i}", f"{i}.png", "centre", float(one.mean()))
 
 
-def stage(home: Path, model: Path, out: str = "out", **changes: object) -> subprocess.CompletedProcess[str]:
+def stage(home: Path, model: Path, out: str = "out", **changes: object) -> SimpleNamespace:
     section = {"model": "a", "dataset": "x", "iterations": 5, "starts": 8, "batch": 2, **changes}
     (home / "p.yaml").write_text(json.dumps({"runtime": {"threads": 1}, "search": {"a": section}}))
-    line = [sys.executable, "-m", "stages.search", "a", "--params", str(home / "p.yaml"), "--model", str(model)]
+    line = ["a", "--params", str(home / "p.yaml"), "--model", str(model)]
     line += ["--aligned", str(home), "--masks", str(home / "masks"), "--inpainted", str(home / out)]
     env = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records")}
-    return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    code = forked.run("search", line, ROOT, home / "said", env)
+    return SimpleNamespace(returncode=code, stderr=(home / "said").read_text())
 
 
 def test_stage_composites_keeps_curves_and_leaks_nothing(model: Path, tmp_path: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_checkpoint_that_is_none_is_one_line(content: bytes, tmp_path: Path) -
     done = stage(tmp_path / "x", bad)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "bad.safetensors: not a checkpoint" in done.stderr
-    assert not Path("planted-and-run").exists()
+    assert not (ROOT / "planted-and-run").exists()
 
 
 def test_a_dataset_of_another_size_is_one_line(model: Path, tmp_path: Path) -> None:
