@@ -23,13 +23,13 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from conftest import api
 from dvc_project import ENV, Project, post, wait
+from soak_rebuild import server
 from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import NEVER, Scheduler, the
 
@@ -167,12 +167,7 @@ def main(rounds: int, kinds: list[str]) -> int:
         plain = Project(Path(folder, "plain"))
         plain.run("repro")
 
-        class Factory:  # as pytest's
-            @staticmethod
-            def mktemp(name: str) -> Path:
-                return Path(tempfile.mkdtemp(prefix=name, dir=folder))
-
-        with contextlib.contextmanager(api.__wrapped__)(Factory) as address:
+        with server(Path(folder, "prefect")) as address:
             for kind in kinds:
                 if kind == "retrain":
                     retrain(rounds, Path(folder), address)
