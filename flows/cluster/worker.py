@@ -28,7 +28,7 @@ from distributed import Status, Worker, get_worker
 
 from flows.checkout import git, snapshot
 from flows.engine import resources
-from flows.process import command, file_lock, supervisor, words
+from flows.process import command, file_lock, private_folder, supervisor, words
 from flows.process.command import Command
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -53,7 +53,7 @@ def hello(dask_worker: Worker) -> dict[str, Any]:
 
 def program() -> str:
     """A digest of what runs in the worker itself; all else comes with the clone."""
-    modules = (command, file_lock, git, resources, snapshot, supervisor, words)
+    modules = (command, file_lock, git, private_folder, resources, snapshot, supervisor, words)
     files = (__file__, *(module.__file__ for module in modules))
     return hashlib.sha256(b"".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
@@ -84,10 +84,11 @@ def home() -> Path:
     Raises InputError where the folder is another user's.
     """
     base = Path(os.environ.get("PALIMPSEST_WORKSPACES") or Path(tempfile.gettempdir(), f"palimpsest-{os.getuid()}"))
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        private_folder.make(base)
+    except PermissionError as error:
+        raise InputError(f"{base}: {error.strerror}; name a folder of yours in PALIMPSEST_WORKSPACES") from None
     base = base.resolve()
-    if base.stat().st_uid != os.getuid():
-        raise InputError(f"{base}: belongs to another user; name a folder of yours in PALIMPSEST_WORKSPACES")
     for number in itertools.count():
         if (lock := file_lock.acquire(base / f"{number}.lock")) is not None:
             _locks.append(lock)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from dvc.output import HashInfo
 from dvc.repo import Repo
 
-from flows.engine import graph
+from flows.engine import graph, run_cache
 from flows.engine.repository import opened, when_free
 from flows.process.command import Say
 
@@ -66,14 +66,10 @@ def fetch(root: Path, md5s: Iterable[str], say: Say) -> None:
 
 
 def versioned_remote(root: Path) -> str | None:
-    """A remote that `dvc push` would use and that keeps versions of its own (`version_aware`, `worktree`), or None.
-
-    To push there changes `dvc.lock`, and it carries no run-cache.
-    """
+    """A remote that `dvc push` would use and that keeps versions of its own, or None."""
     with opened(root) as repo:
         names = {repo.config["core"].get("remote"), *(out.remote for out in repo.index.outs)} - {None}
-        kinds = {name: repo.config["remote"].get(name, {}) for name in sorted(names)}
-    return next((name for name, kind in kinds.items() if kind.get("version_aware") or kind.get("worktree")), None)
+        return next((name for name in sorted(names) if run_cache.keeps_versions(repo, name)), None)
 
 
 def add(root: Path, file: Path, say: Say) -> None:

@@ -20,7 +20,7 @@ from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK, rwlock
 from dvc.stage import Stage
 from dvc.utils.serialize import modify_yaml
 
-from flows.process import atomic_file
+from flows.process import atomic_file, private_folder
 from flows.process.command import Say
 from flows.process.identity import process_name
 from stages.runs.errors import InputError
@@ -64,9 +64,7 @@ def private_site_cache() -> Path:
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palimpsest" / "dvc"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
-            raise PermissionError(None, "belongs to another user")
+        private_folder.make(folder)
         folder.chmod(0o700)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name a folder of your own in {SITE_CACHE}") from None

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.process import file_lock
+from flows.process import file_lock, private_folder
 from flows.process.command import Say
-from stages.runs.errors import InputError
 
 if TYPE_CHECKING:  # a Dask worker needs none of DVC
     from flows.engine.graph import Node
@@ -34,11 +33,10 @@ def gpu(say: Say, check: Callable[[], None]) -> Iterator[list[int]]:
     """Keep the GPUs that this process sees for one stage of all the user's working copies; yields the locks.
 
     Another stage that has it is waited for. `check` is called meanwhile, and may raise to give up.
+    Raises OSError where the folder of the locks is another user's.
     """
     home = SHARED_MEMORY / f"palimpsest-{os.getuid()}"
-    home.mkdir(mode=0o700, exist_ok=True)
-    if home.is_symlink() or home.stat().st_uid != os.getuid():
-        raise InputError(f"{home}: not this user's; have it removed")
+    private_folder.make(home)
 
     def waiting(other: str) -> None:
         say(f"waiting for the GPU, which a rebuild elsewhere has (PID {other})")

@@ -42,7 +42,7 @@ def remote(repo: Repo) -> Remote:
         raise InputError(
             "no default DVC remote, and workers get and give a stage's files there alone; `dvc remote add -d NAME URL`"
         )
-    if repo.config["remote"][name].get("version_aware") or repo.config["remote"][name].get("worktree"):
+    if keeps_versions(repo, name):
         raise InputError(f"the DVC remote '{name}' keeps versions of its own, and no run-cache; take another kind")
     there = repo.cloud.get_remote_odb(name, "--runner", hash_name="md5-dos2unix")
     if isinstance(there.fs, dvc.fs.HTTPFileSystem):
@@ -50,6 +50,12 @@ def remote(repo: Repo) -> Remote:
     if there.fs.protocol == "local":
         Path(there.path).parent.mkdir(parents=True, exist_ok=True)
     return Remote(name, str(repo.config["remote"][name]["url"]))
+
+
+def keeps_versions(repo: Repo, name: str) -> bool:
+    """Whether a remote keeps versions of its own: to push there changes `dvc.lock`, and it carries no run-cache."""
+    kind = repo.config["remote"].get(name, {})
+    return bool(kind.get("version_aware") or kind.get("worktree"))
 
 
 def adopt(repo: Repo, default: Remote) -> None:

@@ -112,7 +112,7 @@ class Retraining:
         if now and default_remote(tree.path) and tree.pushed() != now.commit:
             tree.prepare(now.commit)
             self._push(now.commit, say)
-            tree.prepare(self.rev)
+            self._moved = True
         self._log = history.read(self._git)
         self._last = history.candidate(self._log)
         self._lay_out(say)
@@ -122,7 +122,7 @@ class Retraining:
         self._sure = not self._always.issuperset(self.stale) or self._last is None or self._rule_is_new(self._last)
         self.news = self._sure or bool(self.stale)
         if self.news and (baseline := self._promoted(say, rebuild=True)):  # its bytes are needed: better missed now
-            if self._moved:
+            if self._moved:  # to make these bytes again
                 self._lay_out(say)
             if self.bar.warm and self._sure:
                 self._start_anew(baseline, say)
@@ -131,8 +131,9 @@ class Retraining:
     def _lay_out(self, say: Say) -> None:
         """Bring the worktree to the commit, with what the last candidate had made, and new data."""
         tree, last = self.worktree, self._last
-        tree.prepare(self.rev)
-        self._moved = False
+        if self._moved:
+            tree.prepare(self.rev)
+            self._moved = False
         if last:
             if self.bar.warm:
                 self._start_as(last)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dvc_project import ENV, FILL, gone, wait
 
-from flows.process import atomic_file, file_lock, supervisor
+from flows.process import atomic_file, file_lock, private_folder, supervisor
 from flows.process.command import LONGEST, Command, Runner, Stopped, lines
 
 
@@ -203,3 +203,16 @@ print("the end")
     assert lines[2].endswith(".log: No space left on device; lines are missing in it']")
     assert lines[3].endswith(" lines are missing: the disk was full', 'the end']")
     assert lines[4] == "True", "a log that could not be begun is not left there"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder to another user")
+def test_a_folder_or_link_of_another_users_is_not_taken(tmp_path: Path) -> None:
+    private_folder.make(tmp_path / "new" / "mine")
+    assert (tmp_path / "new" / "mine").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 1, 1)
+    (tmp_path / "link").symlink_to("new/mine")
+    os.chown(tmp_path / "link", 1, 1, follow_symlinks=False)
+    for name in ("theirs", "link"):
+        with pytest.raises(PermissionError, match="belongs to another user"):
+            private_folder.make(tmp_path / name)
