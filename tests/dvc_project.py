@@ -1,13 +1,15 @@
 """A tiny DVC project whose stages a test can hold, fail and watch; and a Prefect server's answers."""
 
 import contextlib
+import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -163,6 +165,37 @@ def wait(reached: Callable[[], object]) -> None:
     while not reached():
         assert time.monotonic() < limit, "waited in vain"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """A Prefect server with its PREFECT_HOME at `home`, which logs into `home/log`: its API's address."""
+    port = str(free_port())
+    home.mkdir(exist_ok=True)
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+            env={**ENV, "PREFECT_HOME": str(home)},
+            stdout=log,
+            stderr=log,
+        )
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
+        return False
+
+    try:
+        wait(answers)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        server.kill()
+        server.wait()
 
 
 def post(api: str, what: str, query: dict) -> list[dict]:

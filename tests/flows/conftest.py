@@ -1,17 +1,12 @@
 """Fixtures that the tests of the flows share."""
 
-import contextlib
-import http.client
 import shutil
-import socket
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dvc_project import ENV, Project, wait
+from dvc_project import ENV, Project, prefect_server
 
 
 @pytest.fixture
@@ -64,26 +59,7 @@ def server_log(prefect_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def api(prefect_home: Path, server_log: Path) -> Iterator[str]:
+def api(prefect_home: Path) -> Iterator[str]:
     """A Prefect server for all the tests that need one."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with server_log.open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            env={**ENV, "PREFECT_HOME": str(prefect_home)},
-            stdout=log,
-            stderr=log,
-        )
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
-        return False
-
-    try:
-        wait(answers)
-        yield f"http://127.0.0.1:{port}/api"
-    finally:
-        server.kill()
-        server.wait()
+    with prefect_server(prefect_home) as address:
+        yield address

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from zoneinfo import ZoneInfo
 import dvc_project
 import psutil
 import pytest
-from dvc_project import ENV, FILL, PATIENCE, Project, post, wait
+from dvc_project import ENV, FILL, PATIENCE, Project, free_port, post, wait
 from test_rebuild import build
 
 from flows.checkout.git import Git
@@ -159,8 +158,7 @@ def status(project: Project, code: int) -> dict:
 
 def test_unattended(project: Project, start: Callable[..., Scheduler], plain: str) -> None:
     """One at a time, on its own server with a password, through kill -9 of a run and of the server, to SIGTERM."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     project.control("gen.hold").touch()
     nowhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": "example.org"}
     words = ["--rebuild-cron", NEVER, "--port", port]
@@ -462,7 +460,7 @@ def test_a_full_disk_stops_no_scheduler(
             [*small, *words], env={**ENV, "PYTHONPATH": str(ROOT / "tests")}, check=False
         ).returncode
 
-    run(sys.executable, "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())")
+    run(sys.executable, "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())"), free_port
     environment = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
     monkeypatch.setattr(project, "words", small)
     scheduler = start("--cron", NEVER, name="full", **environment)

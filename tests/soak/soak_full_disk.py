@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, wait
-from soak_rebuild import server
+from dvc_project import ENV, Project, prefect_server, wait
 from soak_schedule import overdue, words
 from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import Scheduler
@@ -138,7 +137,7 @@ def schedule(home: Path, api: str, plain: str) -> str:
 
 def main(rounds: int, chosen: list[str]) -> None:
     os.environ.update(IDENTITY)
-    with tempfile.TemporaryDirectory() as name, server(Path(name, "prefect")) as api:
+    with tempfile.TemporaryDirectory() as name, prefect_server(Path(name, "prefect")) as api:
         os.environ["PREFECT_HOME"] = ENV["PREFECT_HOME"] = str(Path(name, "client"))
         make_template(Path(name, "template"))
         plain = Project(Path(name, "plain"))

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project
-from soak_rebuild import STAGE, server
+from dvc_project import ENV, Project, prefect_server
+from soak_rebuild import STAGE
 from soak_schedule import words
 from test_schedule import Scheduler
 
@@ -73,7 +73,7 @@ def schedulers(project: Project, name: str, api: str) -> str:
 
 
 def main(rounds: int, chosen: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as name, server(Path(name, "prefect")) as api:
+    with tempfile.TemporaryDirectory() as name, prefect_server(Path(name, "prefect")) as api:
         plain = Project(Path(name, "plain"))
         (plain.home / "stage.py").write_text(STAGE)
         plain.run("repro")

@@ -15,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, end
+from dvc_project import ENV, Project, end, prefect_server
 from test_rebuild import NAMESPACE
 
 dvc_project.PATIENCE = 600  # seconds: a machine that soaks does other things too
@@ -180,32 +179,11 @@ def force(rounds: int, folder: Path, api: str) -> None:
     shutil.rmtree(plain.home)
 
 
-@contextlib.contextmanager
-def server(home: Path) -> Iterator[str]:
-    api = "http://127.0.0.1:4290/api"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", "4290"],
-        env={**ENV, "PREFECT_HOME": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{api}/health", timeout=5).close()
-                break
-            time.sleep(0.2)
-        yield api
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main(words: list[str]) -> None:
     kills = {"flow": kill_flow, "stage": kill_stage, "server": kill_server, "container": kill_container}
     rounds = next((int(word) for word in words if word.isdigit()), None)
     chosen = [word for word in words if not word.isdigit()] or [*kills, "force"]
-    with tempfile.TemporaryDirectory() as name, server(Path(name, "prefect")) as api:
+    with tempfile.TemporaryDirectory() as name, prefect_server(Path(name, "prefect")) as api:
         for what in chosen:
             if what == "force":
                 force(rounds or FORCED, Path(name), api)

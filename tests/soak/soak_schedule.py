@@ -13,7 +13,6 @@ import contextlib
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, post, wait
-from soak_rebuild import server
+from dvc_project import ENV, Project, free_port, post, prefect_server, wait
 from test_retrain import IDENTITY, Lab, make_template
 from test_schedule import NEVER, Scheduler, the
 
@@ -75,8 +73,7 @@ def kill_the_run(project: Project, name: str, api: str) -> None:
 
 
 def kill_the_server(project: Project, name: str, _: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     scheduler = Scheduler(project, *words(), "--port", port, name=name).ready()
     time.sleep(random.uniform(0, SPREAD))
     the(scheduler.family(), "server").kill()
@@ -167,7 +164,7 @@ def main(rounds: int, kinds: list[str]) -> int:
         plain = Project(Path(folder, "plain"))
         plain.run("repro")
 
-        with server(Path(folder, "prefect")) as address:
+        with prefect_server(Path(folder, "prefect")) as address:
             for kind in kinds:
                 if kind == "retrain":
                     retrain(rounds, Path(folder), address)
