@@ -1,12 +1,22 @@
 """Fixtures that the tests of the flows share."""
 
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from dvc_project import ENV, Project, prefect_server
+from scheduler import Scheduler
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """A folder of a name that users have, too: every command here must live with it."""
+    folder = tmp_path / "ü #1 %20"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
 def small(tmp_path: Path) -> Iterator[list[str]]:
     """A disk of 3 MB on `tmp_path / "small"`: the words with which a command sees it."""
     (tmp_path / "small").mkdir()
-    mount = f"mount -t tmpfs -o size=3m disk {tmp_path}/small && echo mounted && exec sleep 900"
+    mount = f"mount -t tmpfs -o size=3m disk '{tmp_path}/small' && echo mounted && exec sleep 900"
     holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", mount], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert holder.stdout is not None
     try:
@@ -63,3 +73,20 @@ def api(prefect_home: Path) -> Iterator[str]:
     """A Prefect server for all the tests that need one."""
     with prefect_server(prefect_home) as address:
         yield address
+
+
+@pytest.fixture
+def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
+    """Starts schedulers of the project; those that are left in the end are killed."""
+    started: list[Scheduler] = []
+
+    def start(*words: str, **environment: str) -> Scheduler:
+        started.append(Scheduler(project, *words, **environment))
+        started[-1].ready()
+        return started[-1]
+
+    yield start
+    for scheduler in started:
+        if scheduler.process.poll() is None:
+            scheduler.process.kill()
+            scheduler.ended(-signal.SIGKILL)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dvc_project import Project, end, post, wait
+from scheduler import NEVER, Scheduler
 
 from flows.prefect_server import database, runs, settings
 
@@ -100,9 +101,9 @@ def guarded(api: str, certificate: Path) -> Iterator[str]:
 
 
 def test_a_profile_names_a_server_with_tls_and_a_key(
-    project: Project, api: str, guarded: str, certificate: Path
+    project: Project, api: str, guarded: str, certificate: Path, start: Callable[..., Scheduler]
 ) -> None:
-    """Prefect's usual file, and nothing else."""
+    """Prefect's usual file, and nothing else: for a rebuild, and for a scheduler and what it starts."""
     home = project.home / "home"
     (home / ".prefect").mkdir(parents=True)
     profile = f'[profiles.lab]\nPREFECT_API_URL = "{guarded}"\nPREFECT_API_SSL_CERT_FILE = "{certificate}"\n'
@@ -112,10 +113,15 @@ def test_a_profile_names_a_server_with_tls_and_a_key(
         "Prefect's server refuses (HTTP 401); set PREFECT_API_KEY, or PREFECT_API_AUTH_STRING to its password"
     )
     (home / ".prefect" / "profiles.toml").write_text(f'active = "lab"\n{profile}PREFECT_API_KEY = "{KEY}"\n')
-    assert project.run("rebuild", HOME=str(home))[-1] == "rebuild: 5 ran"
+    scheduler = start("--cron", NEVER, "--rebuild-cron", NEVER, name="guarded", HOME=str(home))
+    scheduler.api = api  # for the test's own questions
+    run = scheduler.begin("rebuild")
+    scheduler.said("rebuild: completed: 5 ran")
+    wait(lambda: scheduler.state(run)["type"] == "COMPLETED")
+    scheduler.stop()
     mine = f"working-copy:{runs.working_copy_id(project.home)}"
-    (run,) = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [mine]}}})
-    assert run["state_name"] == "Completed"
+    (done,) = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [mine]}}})
+    assert done["state_name"] == "Completed"
     assert not (project.home / ".palimpsest/logs/prefect-server.log").exists(), "no server of its own"
 
 

@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has f
 
 import dvc_project
 from dvc_project import ENV, Project, prefect_server, wait
+from scheduler import Scheduler
 from soak_schedule import overdue, words
 from test_retrain import IDENTITY, Lab, make_template
-from test_schedule import Scheduler
 
 from flows.operations import run_log
 from flows.registry import history

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has f
 
 import dvc_project
 from dvc_project import ENV, Project, prefect_server
+from scheduler import Scheduler
 from soak_rebuild import STAGE
 from soak_schedule import words
-from test_schedule import Scheduler
 
 ROUNDS = 10
 OTHERS = {

@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has f
 
 import dvc_project
 from dvc_project import ENV, Project, free_port, post, prefect_server, wait
+from scheduler import NEVER, Scheduler
 from test_retrain import IDENTITY, Lab, make_template
-from test_schedule import NEVER, Scheduler, the
+from test_schedule import the
 
 from flows.operations import run_log, scheduler_state
 from flows.registry import history
