@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from forked import Forked
+
+Process = Forked | subprocess.Popen[str]
 
 ROOT = Path(__file__).parent.parent
 ENV = {
@@ -23,6 +26,7 @@ ENV = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 PATIENCE = 120  # seconds, on a machine that others use
+FORKED = True  # whether commands are forked from a process that has imported their libraries; not in a soak
 
 STAGE = """
 import os, sys, time
@@ -88,6 +92,17 @@ with open("fill", "wb") as file:
 """
 
 
+def start(module: str, words: Sequence[str], home: Path, env: Mapping[str, str], before: Sequence[str] = ()) -> Process:
+    """`python -m MODULE WORDS` in the folder `home`; words `before` it begin it, as `nsenter` does."""
+    if FORKED and not before:
+        return Forked(module, words, home, env)
+    return _spawned([*before, sys.executable, "-m", module, *words], home, env)
+
+
+def _spawned(words: Sequence[str], home: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(words, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 class Project:
     """A DVC repository in `home`: `gen`, then `mid@a`, `mid@b` and `mid@c` (which takes two cores), then `report`."""
 
@@ -107,16 +122,11 @@ class Project:
     def pipeline(self, stages: dict) -> None:
         (self.home / "dvc.yaml").write_text(json.dumps({"stages": stages}))
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        command = ["dvc", "repro"] if words[0] == "repro" else [sys.executable, "-m", "flows.cli", words[0]]
-        return subprocess.Popen(
-            [*self.words, *command, *words[1:]],
-            cwd=self.home,
-            env={**ENV, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *words: str, **environment: str) -> Process:
+        """`palimpsest WORDS`, or `dvc repro`."""
+        if words[0] == "repro":
+            return _spawned([*self.words, "dvc", *words], self.home, {**ENV, **environment})
+        return start("flows.cli", words, self.home, {**ENV, **environment}, self.words)
 
     def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
         """The lines that the command prints."""
@@ -129,13 +139,13 @@ class Project:
         """Of each stage that has begun, at the last time: its process, its OMP_WAIT_POLICY and its folder."""
         file = self.home / ".palimpsest" / "trace"
         lines = file.read_text().splitlines() if file.exists() else []
-        return {name: rest for name, *rest in map(str.split, lines)}
+        return {name: rest for name, *rest in (line.split(" ", 3) for line in lines)}
 
     def lock(self) -> str:
         return (self.home / "dvc.lock").read_text()
 
 
-def end(process: subprocess.Popen[str], code: int = 0) -> list[str]:
+def end(process: Process, code: int = 0) -> list[str]:
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, out
     return out.splitlines()
@@ -149,7 +159,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def server_of(process: subprocess.Popen[str]) -> psutil.Process:
+def server_of(process: Process) -> psutil.Process:
     """The Prefect server that a command has started for itself."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):

@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import struct
+import urllib.parse
 from pathlib import Path
 
 from flows.process import file_lock, words
@@ -21,14 +22,15 @@ FLOCK = "hhqqi"  # fcntl.h, Linux on 64 bits: type, whence, start, length, proce
 def environment() -> tuple[dict[str, str], list[int]]:
     """What a server's process needs: variables that name the file, and the descriptor of a lock on it.
 
-    It is `prefect.db` in PREFECT_HOME. Where another server uses that, it is `prefect-2.db` or the next that is free,
-    and a line says so. None of this where the user's environment names a database.
+    The file is `prefect.db` in PREFECT_HOME. Where another server uses that, it is `prefect-2.db` or the next that is
+    free, and a line says so. None of this where the user's environment names a database.
     """
     if any(os.environ.get(name) for name in URLS):
         return {}, []
     first = Path(os.environ["PREFECT_HOME"]).expanduser() / NAME
     file, lock = _free(first)
-    return ({} if file == first else {URLS[0]: f"{SQLITE}{file}"}), [lock]
+    # Prefect's own default takes a folder `a%20b` for `a b`, and ends at a `?`.
+    return {URLS[0]: SQLITE + urllib.parse.quote(str(file))}, [lock]
 
 
 @functools.cache  # kept as long as this process is there: a server that is started again goes on with its file

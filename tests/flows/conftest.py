@@ -14,7 +14,7 @@ from scheduler import Scheduler
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Path:
     """A folder of a name that users have, too: every command here must live with it."""
-    folder = tmp_path / "ü #1 %20"
+    folder = tmp_path / "ü #1 %20?"
     folder.mkdir()
     return folder
 

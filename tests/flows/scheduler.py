@@ -1,22 +1,19 @@
 """`palimpsest schedule` in a project, for tests that talk to it."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
+from pathlib import Path
 
 import psutil
-from dvc_project import ENV, PATIENCE, Project, wait
+from dvc_project import ENV, PATIENCE, Project, start, wait
 
 NEVER = "0 3 29 2 *"  # in a test's time
-
-# `palimpsest schedule` that looks more often, so that no test waits for its next look.
-HASTY = "from flows import cli, schedule; schedule.POLL = 0.2; cli.app()"
 
 
 class Scheduler:
@@ -27,14 +24,8 @@ class Scheduler:
         self.name = name
         self.lines: list[str] = []
         self.account: str | None = environment.get("PREFECT_SERVER_API_AUTH_STRING")
-        self.process = subprocess.Popen(
-            [*project.words, sys.executable, "-c", HASTY, "schedule", "--name", name, *words],
-            cwd=project.home,
-            env={**ENV, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        env = {**ENV, "PYTHONPATH": f"{ENV['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}", **environment}
+        self.process = start("hasty", ["schedule", "--name", name, *words], project.home, env, project.words)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.api = ""

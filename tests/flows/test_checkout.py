@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from dvc_project import ENV
 from test_retrain import IDENTITY, STAGE, Lab, finish, job_of, make_template, plant
@@ -112,9 +112,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def status(home: Path) -> str:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", "status"], cwd=home, env={**os.environ}, capture_output=True, text=True
-    ).stdout
+    return forked.run("flows.cli", ["status"], home, os.environ).stdout
 
 
 def test_the_users_git_settings_change_nothing(lab: Lab, trap: Path) -> None:
@@ -238,7 +236,7 @@ def test_a_checkout_that_was_moved_keeps_its_worktree(lab: Lab, tmp_path: Path) 
     tree.prepare(rev)
     assert (moved / "lab-retrain" / "data" / "kept").exists(), "what was made there is not made again"
     assert tree.git("rev-parse", "HEAD") == rev
-    assert f"dir = {moved / 'lab' / '.dvc' / 'cache'}" in (tree.path / ".dvc" / "config.local").read_text()
+    assert str(moved / "lab" / ".dvc" / "cache") in (tree.path / ".dvc" / "config.local").read_text()
 
     # The checkout alone; its worktree is named.
     (moved / "lab").rename(tmp_path / "lab")
@@ -364,10 +362,8 @@ def test_two_projects_of_one_repository(mono: Path, tmp_path: Path, monkeypatch:
     shown = subprocess.run(["gto", "show"], cwd=mono, env=ENV, check=True, capture_output=True, text=True).stdout
     assert "vision/lab:face-net" in shown
     assert "vision/lab:face-net v1.0.0 since" in status(lab.root)
-    assert "nothing to go back to: no other promotion stands" in subprocess.run(
-        [sys.executable, "-m", "flows.cli", "retrain", "--rollback"], cwd=lab.root, env={**os.environ, **IDENTITY},
-        capture_output=True, text=True,
-    ).stderr  # fmt: skip
+    done = forked.run("flows.cli", ["retrain", "--rollback"], lab.root, {**os.environ, **IDENTITY})
+    assert "nothing to go back to: no other promotion stands" in done.stderr
 
 
 def test_projects_are_told_apart_by_names_that_git_and_gto_take() -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+import dvc_project
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -101,9 +102,15 @@ def guarded(api: str, certificate: Path) -> Iterator[str]:
 
 
 def test_a_profile_names_a_server_with_tls_and_a_key(
-    project: Project, api: str, guarded: str, certificate: Path, start: Callable[..., Scheduler]
+    project: Project,
+    api: str,
+    guarded: str,
+    certificate: Path,
+    start: Callable[..., Scheduler],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prefect's usual file, and nothing else: for a rebuild, and for a scheduler and what it starts."""
+    monkeypatch.setattr(dvc_project, "FORKED", False)  # Prefect looks for HOME when it is imported
     home = project.home / "home"
     (home / ".prefect").mkdir(parents=True)
     profile = f'[profiles.lab]\nPREFECT_API_URL = "{guarded}"\nPREFECT_API_SSL_CERT_FILE = "{certificate}"\n'

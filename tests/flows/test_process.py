@@ -49,10 +49,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_a_command_ends_with_its_last_word_though_a_daemon_could_print_on(tmp_path: Path) -> None:
     said: list[str] = []
-    daemon = f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 900' & "
+    daemon = f"""setsid sh -c 'echo $$ > "{tmp_path}/pid"; exec sleep 900' & """
     runner = Runner()
     code, last = runner.run(
-        ["sh", "-c", f"{daemon} echo one; echo; until [ -s {tmp_path}/pid ]; do :; done"], said.append
+        ["sh", "-c", f"{daemon} echo one; echo; until [ -s '{tmp_path}/pid' ]; do :; done"], said.append
     )
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)  # it lives on after a success
     assert (code, last, said) == (0, "one", ["one", ""])
@@ -99,7 +99,8 @@ def test_what_a_command_has_started_ends_with_the_rebuild(tmp_path: Path) -> Non
     """Even what has left its process group and lost its parent, as daemons do."""
     written = tmp_path / "pids"
     script = (
-        f"setsid sh -c 'echo $$ >> {written}; exec sleep 900' & (sh -c 'echo $$ >> {written}; exec sleep 900' &); wait"
+        f"""setsid sh -c 'echo $$ >> "{written}"; exec sleep 900' & """
+        f"""(sh -c 'echo $$ >> "{written}"; exec sleep 900' &); wait"""
     )
     process = supervisor.start(["sh", "-c", script], stdout=subprocess.DEVNULL)
     assert process.stdin is not None

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -166,7 +167,7 @@ def test_a_failure_calls_the_hook_once(
     git("config", "user.email", "me@example.org")
     git("commit", "--quiet", "--allow-empty", "-m", "empty")
     git("tag", "before")
-    words = ["--cron", NEVER, "--rev", "before", "--hook", f"cat >> {events}; echo >> {events}"]
+    words = ["--cron", NEVER, "--rev", "before", "--hook", f"cat >> '{events}'; echo >> '{events}'"]
     scheduler = start(*words, name="hook", PREFECT_API_URL=api)
     git("tag", "--delete", "before")
     run = scheduler.begin("rebuild")
@@ -340,7 +341,9 @@ def test_what_is_deleted_on_prefects_page_is_made_anew(
 
         (tmp_path / runs.ID).unlink()  # as on another machine, where the path is the same
         other = schedule.Scheduler(tmp_path, plan, Steps(), None, said.append)
-        with pytest.raises(InputError, match=rf"is of {tmp_path} of another machine; choose another --name"):
+        with pytest.raises(
+            InputError, match=rf"is of {re.escape(str(tmp_path))} of another machine; choose another --name"
+        ):
             other.register(client)
 
 
@@ -376,7 +379,7 @@ def test_a_full_disk_stops_no_scheduler(
 
 def test_staleness_is_told_once_until_it_is_over(project: Project) -> None:
     told = project.home / "told"
-    hook = f"cat >> {told}; echo >> {told}"
+    hook = f"cat >> '{told}'; echo >> '{told}'"
     said: list[str] = []
     alerts.send(project.home, hook, timedelta(0), said.append)
     assert not told.exists(), "nothing has run yet"

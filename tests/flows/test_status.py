@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from forked import Forked
 
 from flows import status
 from flows.engine import graph
@@ -150,7 +151,7 @@ def test_the_hook_gets_the_event(tmp_path: Path) -> None:
     with webhook(200, account="user:sesame@home") as (url, got):
         notify.send(url.replace("//", "//user:sesame%40home@"), event, said.append)
     assert got == [event]
-    notify.send(f"cat > {tmp_path}/event; echo said", event, said.append)
+    notify.send(f"cat > '{tmp_path}/event'; echo said", event, said.append)
     assert json.loads((tmp_path / "event").read_text()) == event
     assert said == []
 
@@ -179,17 +180,11 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets(caplog: pytest.LogCap
 
 def said(home: Path, *words: str, command: str = "status", code: int = 0, **environment: str) -> str:
     """What `palimpsest status`, or another command, prints in `home`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", command, *words],
-        cwd=home,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    process = Forked("flows.cli", [command, *words], home, env)
+    text, _ = process.communicate()
+    assert process.returncode == code, text
+    return text
 
 
 def git(home: Path, *words: str) -> None:

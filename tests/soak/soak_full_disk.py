@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, prefect_server, wait
+from dvc_project import ENV, Process, Project, prefect_server, wait
 from scheduler import Scheduler
 from soak_schedule import overdue, words
 from test_retrain import IDENTITY, Lab, make_template
@@ -79,7 +79,7 @@ class Filler:
         self._file.unlink(missing_ok=True)
 
 
-def said_clearly(process: subprocess.Popen[str]) -> str:
+def said_clearly(process: Process) -> str:
     """The command's last line; exits where that does not tell of a full disk, and the command has failed."""
     text, _ = process.communicate(timeout=dvc_project.PATIENCE)
     last = text.splitlines()[-1] if text else ""
@@ -153,6 +153,7 @@ if __name__ == "__main__":
     if not os.environ.get("MOUNTS_OF_ITS_OWN"):
         os.execvpe("unshare", ["unshare", "-rm", sys.executable, *sys.argv], {**os.environ, "MOUNTS_OF_ITS_OWN": "1"})
     dvc_project.PATIENCE = 600  # beside whatever else the machine does for so long
+    dvc_project.FORKED = False
     os.environ.update(ENV)
     given = [int(word) for word in sys.argv[1:] if word.isdigit()]
     main(*(given or [ROUNDS]), [word for word in sys.argv[1:] if not word.isdigit()] or [*SIZE])

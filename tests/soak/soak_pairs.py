@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, prefect_server
+from dvc_project import ENV, Process, Project, prefect_server
 from scheduler import Scheduler
 from soak_rebuild import STAGE
 from soak_schedule import words
@@ -36,7 +36,7 @@ REFUSALS = ("is busy", "Unable to acquire lock", "another scheduler runs here") 
 SPREAD = float(os.environ.get("SPREAD", "8"))  # seconds that a rebuild takes
 
 
-def ended(process: subprocess.Popen[str], begun: float) -> tuple[bool, str]:
+def ended(process: Process, begun: float) -> tuple[bool, str]:
     """Whether it has done its work, and how it has ended."""
     text, _ = process.communicate(timeout=dvc_project.PATIENCE)
     if process.returncode and not any(refusal in text for refusal in REFUSALS):
@@ -97,6 +97,7 @@ def main(rounds: int, chosen: list[str]) -> None:
 
 if __name__ == "__main__":
     dvc_project.PATIENCE = 600  # beside whatever else the machine does for so long
+    dvc_project.FORKED = False
     os.environ.update(ENV)
     given = [int(word) for word in sys.argv[1:] if word.isdigit()]
     main(*(given or [ROUNDS]), [word for word in sys.argv[1:] if not word.isdigit()] or [*OTHERS, "schedule"])

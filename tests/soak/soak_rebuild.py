@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flows"))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
 
 import dvc_project
-from dvc_project import ENV, Project, end, prefect_server
+from dvc_project import ENV, Process, Project, end, prefect_server
 from test_rebuild import NAMESPACE
 
 dvc_project.PATIENCE = 600  # seconds: a machine that soaks does other things too
+dvc_project.FORKED = False
 
 ROUNDS = 30
 FORCED = 40
@@ -57,7 +58,7 @@ class Soaked(Project):
         super().__init__(home)
         (home / "stage.py").write_text(STAGE)
 
-    def contained(self, api: str) -> subprocess.Popen[str]:
+    def contained(self, api: str) -> Process:
         """A rebuild in a PID namespace of its own, where it is PID 1; to kill it kills all in there."""
         return subprocess.Popen(
             [*NAMESPACE, sys.executable, "-m", "flows.cli", "rebuild", "--jobs", "2"],
@@ -74,7 +75,7 @@ class Soaked(Project):
         return [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(self.home)]
 
 
-def moment(process: subprocess.Popen[str], project: Project) -> str:
+def moment(process: Process, project: Project) -> str:
     """Wait for a random moment of a rebuild; which one it was."""
 
     def until(reached: Callable[[], object]) -> None:
@@ -99,17 +100,17 @@ def moment(process: subprocess.Popen[str], project: Project) -> str:
     return kind
 
 
-def kill_flow(process: subprocess.Popen[str], project: Project) -> str:
+def kill_flow(process: Process, project: Project) -> str:
     when = moment(process, project)
     process.kill()
     return when
 
 
-def kill_container(process: subprocess.Popen[str], project: Project) -> str:
+def kill_container(process: Process, project: Project) -> str:
     return kill_flow(process, project)
 
 
-def kill_stage(process: subprocess.Popen[str], project: Project) -> str:
+def kill_stage(process: Process, project: Project) -> str:
     victim = random.choice(["gen", "a", "b", "c", "report"])
     while victim not in project.trace() and process.poll() is None:
         time.sleep(0.001)
@@ -119,7 +120,7 @@ def kill_stage(process: subprocess.Popen[str], project: Project) -> str:
     return victim
 
 
-def kill_server(process: subprocess.Popen[str], project: Project) -> str:
+def kill_server(process: Process, project: Project) -> str:
     """The process itself, not its supervisor."""
     home = str(project.home)
     while process.poll() is None:
@@ -133,7 +134,7 @@ def kill_server(process: subprocess.Popen[str], project: Project) -> str:
     return "never"
 
 
-def soak(kill: Callable[[subprocess.Popen[str], Project], str], rounds: int, folder: Path, api: str) -> None:
+def soak(kill: Callable[[Process, Project], str], rounds: int, folder: Path, api: str) -> None:
     plain = Soaked(folder / "plain")
     plain.run("repro")
     begun = collections.Counter[str]()

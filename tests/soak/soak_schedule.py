@@ -191,5 +191,6 @@ def main(rounds: int, kinds: list[str]) -> int:
 
 if __name__ == "__main__":
     dvc_project.PATIENCE = 600  # beside whatever else the machine does for so long
+    dvc_project.FORKED = False
     os.environ.update(ENV)
     sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 30, sys.argv[2:] or [*KINDS, "retrain"]))

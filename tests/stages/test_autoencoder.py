@@ -4,9 +4,9 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -103,12 +103,11 @@ SMALL = {"dataset": "x", "steps": 6, "batch": 8, "width": 4, "ema": 0.5, "log_ev
 def command(stage: str, aligned: Path, home: Path, **changes: object) -> subprocess.CompletedProcess[str]:
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, f"train_{stage}": {"a": SMALL | changes}}))
-    line = [sys.executable, "-m", f"stages.train_{stage}", "a", "--params", str(file)]
+    line = ["a", "--params", str(file)]
     line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
-    env = {**os.environ, **places}
-    return subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    return forked.run(f"stages.train_{stage}", line, Path.cwd(), {**os.environ, **places})
 
 
 def history(home: Path) -> list[dict[str, str]]:

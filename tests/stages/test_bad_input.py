@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pretend
 import pyarrow as pa
@@ -74,12 +75,15 @@ def line(stage: str, home: Path, name: str = "x", **paths: Path) -> list[str]:
     options = re.findall(r"--([a-z-]+)", str(body(stage)["cmd"]))
     given = {option: paths.get(option.replace("-", "_"), home / option) for option in options}
     words = [f"--{option}={path}" for option, path in {"params": home / "params.yaml", **given}.items()]
-    return [sys.executable, "-m", f"stages.{stage}", *([name] if "foreach" in PIPELINE[stage] else []), *words]
+    return [f"stages.{stage}", *([name] if "foreach" in PIPELINE[stage] else []), *words]
 
 
-def run(words: list[str], home: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), "PYTHONPATH": str(home / "path")}
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, **options)
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), "PYTHONPATH": str(home / "path")}
+
+
+def run(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
+    return forked.run(words[0], words[1:], ROOT, environment(home))
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
@@ -419,7 +423,10 @@ def test_a_disk_that_is_full_leaves_what_was_there(old: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 
-    message = said(run(draw_many(old, 3), old, preexec_fn=limit))
+    words = [sys.executable, "-m", *draw_many(old, 3)]
+    message = said(
+        subprocess.run(words, cwd=ROOT, env=environment(old), capture_output=True, text=True, preexec_fn=limit)
+    )
     assert re.search(r"^draw: .*File too large; make room or mend the permissions", message)
     assert untouched(old)
 
@@ -445,7 +452,8 @@ def test_an_output_that_cannot_be_is_named_before_the_work(old: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stage_that_is_stopped_leaves_what_was_there(number: signal.Signals, old: Path) -> None:
-    process = subprocess.Popen(draw_many(old, 100_000), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", *draw_many(old, 100_000)]
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     scratch = ROOT / ".palimpsest" / "tmp" / f"draw.{process.pid}"
     wait_for(lambda: list(scratch.rglob("*.png")), process)
     process.send_signal(number)
@@ -470,7 +478,7 @@ def test_aligns_worker_processes_end_with_it(number: signal.Signals, data: Path,
     (tmp_path / "ingested").mkdir()
     pq.write_table(pa.concat_tables([shard] * 3000), tmp_path / "ingested" / "part-00000.parquet")
     write_params(tmp_path)
-    words = line("align", tmp_path, detector_model=data / "no model")
+    words = [sys.executable, "-m", *line("align", tmp_path, detector_model=data / "no model")]
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     scratch = ROOT / ".palimpsest" / "tmp" / f"align@x.{process.pid}"
     # Its first rows are written when its workers work; the tracker of shared memory is a third child.

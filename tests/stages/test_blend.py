@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -253,9 +254,8 @@ def write_guide(folder: Path, rows: list[tuple[str, str]]) -> None:
 def run(folder: Path, out: str = "blended") -> subprocess.CompletedProcess[str]:
     paths = {option: folder / option for option in ("params.yaml", "aligned", "masks", "inpainted")}
     options = [f"--{option.removesuffix('.yaml')}={path}" for option, path in paths.items()]
-    command = [sys.executable, "-m", "stages.blend", "system", *options, f"--blended={folder / out}"]
-    environment = {**os.environ, "PALIMPSEST_RECORDS": str(folder / "records")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    words = ["system", *options, f"--blended={folder / out}"]
+    return forked.run("stages.blend", words, ROOT, {**os.environ, "PALIMPSEST_RECORDS": str(folder / "records")})
 
 
 def test_the_stage(made: Path) -> None:

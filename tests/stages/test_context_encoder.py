@@ -4,9 +4,9 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -275,11 +275,11 @@ SMALL |= {"log_every": 2, "sample_every": 6, "ema": 0.5}
 def command(aligned: Path, home: Path, **changes: object) -> subprocess.CompletedProcess[str]:
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, "train_context_encoder": {"a": SMALL | changes}}))
-    line = [sys.executable, "-m", "stages.train_context_encoder", "a", "--params", str(file)]
+    line = ["a", "--params", str(file)]
     line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
-    return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)
+    return forked.run("stages.train_context_encoder", line, Path.cwd(), {**os.environ, **places})
 
 
 def history(home: Path) -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ import forked
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from pretend import NO_CHECKPOINT
 from small_training import OUTPUTS
 
@@ -117,15 +118,15 @@ def test_gradients_of_two_processes_are_those_of_one(name: str, home: Path) -> N
     assert np.abs(one - two).max() <= 1e-5
 
 
-def command(home: Path, out: Path, **changes: object) -> tuple[str, list[str], Path, Path, dict[str, str]]:
-    """What `forked` takes: the stage as a command, its outputs and what it says in `out`."""
+def command(home: Path, out: Path, **changes: object) -> tuple[str, list[str], Path, dict[str, str]]:
+    """What `forked` takes: the stage as a command, its outputs in `out`."""
     values = {"runtime": {"threads": 1, "devices": 2}, "train_dmfn": {"a": section(**changes)}}
     (out / "params.yaml").write_text(json.dumps(values))
     words = ["a", "--params", str(out / "params.yaml"), "--train", str(home / "train.arrow")]
     words += ["--start", str(NO_CHECKPOINT)]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(out / "made" / name))]
     places = {STATE: str(out / "state"), "PALIMPSEST_RECORDS": str(out / "records")}
-    return "train_dmfn", words, ROOT, out / "said", {**os.environ, **places}
+    return "stages.train_dmfn", words, ROOT, {**os.environ, **places}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -134,23 +135,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_two_processes_stop_together_and_go_on_to_the_same_bytes(home: Path, tmp_path: Path) -> None:
     asked = command(home, tmp_path)
-    process = forked.start(*asked)
+    process = Forked(*asked)
     while not (states := list((tmp_path / "state").glob("a-*/state.safetensors"))):
-        assert process.is_alive()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.terminate()
-    process.join(60)
-    assert process.exitcode == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
+    said, _ = process.communicate(60)
+    assert process.returncode == 128 + signal.SIGTERM, said
     step = Header(states[0]).inputs["step"]
     assert 5 <= step < STEPS
-    assert forked.run(*asked) == 0
-    assert f"a: step {step};" in (tmp_path / "said").read_text()
+    done = forked.run(*asked)
+    assert done.returncode == 0, done.stderr
+    assert f"a: step {step};" in done.stderr
     assert contents(tmp_path / "made") == contents(home / "whole")
 
 
 def test_a_mistake_ends_all_processes_in_one_line(home: Path, tmp_path: Path) -> None:
     """As those of `together` have ended, which were told by an exception; here by the command."""
-    assert forked.run(*command(home, tmp_path, batch=5)) == 2
-    said = (tmp_path / "said").read_text()
+    done = forked.run(*command(home, tmp_path, batch=5))
+    said = done.stderr
+    assert done.returncode == 2
     assert "batch: 5 is no multiple" in said.splitlines()[-1]
     assert "Traceback" not in said

@@ -4,10 +4,10 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -328,11 +328,11 @@ SMALL |= {"log_every": 2, "sample_every": 4}
 def command(aligned: Path, home: Path, **changes: object) -> subprocess.CompletedProcess[str]:
     values = {"runtime": {"threads": 1}, "train_dmfn": {"a": SMALL | changes}}
     (home / "params.yaml").write_text(json.dumps(values))
-    line = [sys.executable, "-m", "stages.train_dmfn", "a", "--params", str(home / "params.yaml")]
+    line = ["a", "--params", str(home / "params.yaml")]
     line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
-    return subprocess.run(line, env={**os.environ, **places}, capture_output=True, text=True, check=False)
+    return forked.run("stages.train_dmfn", line, Path.cwd(), {**os.environ, **places})
 
 
 def history(home: Path) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pretend
 import pyarrow.parquet as pq
@@ -62,9 +63,8 @@ def run(data: Path, out: Path, params: dict, **environment: str) -> subprocess.C
     (out / "params.yaml").write_text(json.dumps({"evaluate": params, "runtime": {}}))
     options = {**paths(data), **{name: out / file for name, file in FILES.items()}, "params": out / "params.yaml"}
     words = [word for name, path in options.items() for word in (f"--{name}", str(path))]
-    line = [sys.executable, "-m", "stages.evaluate", "soft", *words]
     environment = {"OMP_NUM_THREADS": "1", **environment, "PALIMPSEST_RECORDS": str(out / "records")}
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return forked.run("stages.evaluate", ["soft", *words], ROOT, environment)
 
 
 def test_every_row_is_scored_as_fidelity_scores_it(data, tmp_path):

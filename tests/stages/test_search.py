@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
 import forked
 import numpy as np
@@ -126,14 +126,13 @@ def tables(home: Path, truth: np.ndarray, hole: np.ndarray) -> None:
             writer.append(table.pack(one), f"id{i}", f"{i}.png", "centre", float(one.mean()))
 
 
-def stage(home: Path, model: Path, out: str = "out", **changes: object) -> SimpleNamespace:
+def stage(home: Path, model: Path, out: str = "out", **changes: object) -> subprocess.CompletedProcess[str]:
     section = {"model": "a", "dataset": "x", "iterations": 5, "starts": 8, "batch": 2, **changes}
     (home / "p.yaml").write_text(json.dumps({"runtime": {"threads": 1}, "search": {"a": section}}))
     line = ["a", "--params", str(home / "p.yaml"), "--model", str(model)]
     line += ["--aligned", str(home), "--masks", str(home / "masks"), "--inpainted", str(home / out)]
     env = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records")}
-    code = forked.run("search", line, ROOT, home / "said", env)
-    return SimpleNamespace(returncode=code, stderr=(home / "said").read_text())
+    return forked.run("stages.search", line, ROOT, env)
 
 
 def test_stage_composites_keeps_curves_and_leaks_nothing(model: Path, tmp_path: Path) -> None:

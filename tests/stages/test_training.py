@@ -5,13 +5,13 @@ import json
 import os
 import signal
 import time
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import forked
 import numpy as np
 import pyarrow as pa
 import pytest
+from forked import Forked
 from pretend import NO_CHECKPOINT
 from safetensors.torch import load_file
 from small_training import OUTPUTS, run
@@ -58,20 +58,20 @@ def section(stage: str, **changes: object) -> dict[str, object]:
 
 def command(
     aligned: Path, home: Path, stage: str = "train_dcgan", start: Path = NO_CHECKPOINT, **changes: object
-) -> tuple[str, list[str], Path, Path, dict[str, str]]:
-    """What `forked` takes: the stage as a command, its outputs in `home`/out and what it says in `home`/said."""
+) -> tuple[str, list[str], Path, dict[str, str]]:
+    """What `forked` takes: the stage as a command, its outputs in `home`/out."""
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
     words = ["a", "--params", str(file), "--train", str(aligned / "train.arrow"), "--start", str(start)]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {STATE: str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
-    return stage, words, ROOT, home / "said", {**os.environ, **places}
+    return f"stages.{stage}", words, ROOT, {**os.environ, **places}
 
 
-def begun(home: Path, process: ForkServerProcess) -> Path:
+def begun(home: Path, process: Forked) -> Path:
     """The state that a training has saved, as soon as it has."""
     while not (states := list((home / "state").glob("a-*/state.safetensors"))):
-        assert process.is_alive(), (home / "said").read_text()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     return states[0]
 
@@ -100,46 +100,46 @@ def test_killed_training_goes_on_to_the_same_bytes(
     number: signal.Signals, aligned: Path, tmp_path: Path, unbroken: dict[str, bytes]
 ) -> None:
     asked = command(aligned, tmp_path)
-    process = forked.start(*asked)
+    process = Forked(*asked)
     state = begun(tmp_path, process)
-    assert process.pid is not None
-    os.kill(process.pid, number)
-    process.join()
-    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert not (tmp_path / "out").exists(), "outputs appear whole or not at all"
     goes_on(asked, state)
     assert contents(tmp_path / "out") == unbroken
 
 
-def goes_on(asked: tuple[str, list[str], Path, Path, dict[str, str]], state: Path) -> None:
+def goes_on(asked: tuple[str, list[str], Path, dict[str, str]], state: Path) -> None:
     """The command goes on where the state was saved, and succeeds."""
     step = checkpoint.Checkpoint(state).inputs["step"]
     assert 5 <= step < STEPS
-    code, said = forked.run(*asked), asked[3].read_text()
-    assert code == 0, said
-    assert f"a: step {step};" in said
+    done = forked.run(*asked)
+    assert done.returncode == 0, done.stderr
+    assert f"a: step {step};" in done.stderr
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "train_dcgan"])
 def test_every_training_goes_on_after_a_kill_to_the_same_bytes(stage: str, tmp_path: Path) -> None:
     aligned = write_pictures(tmp_path, 64 if stage == "train_context_encoder" else 32)
     asked = command(aligned, tmp_path, stage)
-    process = forked.start(*asked)
+    process = Forked(*asked)
     state = begun(tmp_path, process)
     process.kill()
-    process.join()
+    process.communicate()
     goes_on(asked, state)
     run(stage, aligned, tmp_path / "whole", section(stage))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole" / "out")
 
 
 def test_state_of_other_inputs_is_not_taken_up(aligned: Path, tmp_path: Path) -> None:
-    process = forked.start(*command(aligned, tmp_path, steps=100000))
+    process = Forked(*command(aligned, tmp_path, steps=100000))
     begun(tmp_path, process)
     process.kill()
-    process.join()
-    assert forked.run(*command(aligned, tmp_path, steps=6, lr=1e-3)) == 0
-    assert "a: step 0;" in (tmp_path / "said").read_text()
+    process.communicate()
+    done = forked.run(*command(aligned, tmp_path, steps=6, lr=1e-3))
+    assert done.returncode == 0, done.stderr
+    assert "a: step 0;" in done.stderr
 
 
 def test_loss_that_is_not_finite_ends_with_its_parts_named(aligned: Path, tmp_path: Path) -> None:
@@ -219,9 +219,10 @@ def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> Non
 
 def test_a_start_of_another_shape_is_one_line(aligned: Path, tmp_path: Path) -> None:
     first = run("train_dcgan", aligned, tmp_path, section("train_dcgan", steps=1)).model
-    assert forked.run(*command(aligned, tmp_path, start=first, width=16)) == 2
-    said = f"train_dcgan@a: start: {first}: of another network: width {section('train_dcgan')['width']} (here 16);"
-    assert (tmp_path / "said").read_text().splitlines()[-1].startswith(said)
+    done = forked.run(*command(aligned, tmp_path, start=first, width=16))
+    assert done.returncode == 2
+    line = f"train_dcgan@a: start: {first}: of another network: width {section('train_dcgan')['width']} (here 16);"
+    assert done.stderr.splitlines()[-1].startswith(line)
 
 
 def test_a_checkpoint_of_an_older_version_is_gone_on_from(aligned: Path, tmp_path: Path) -> None:
