@@ -1,4 +1,4 @@
-"""`palimpsest rebuild`: DVC's graph as a Prefect flow, a task a stage, independent stages at once."""
+"""`palimpsest rebuild`: DVC's graph as a Prefect flow, one task per stage, independent stages at once."""
 
 from __future__ import annotations
 
@@ -179,9 +179,9 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> str |
     """Run a rebuild that is prepared already as a flow when Prefect's server is `ready`; what becomes of it is noted in
     `job`.
 
-    What is returned says why Prefect's page does not tell the end; None where it does. That is no failure: DVC has
+    Returns why Prefect's page does not show how the run ended, or None if it does show it. That is no failure: DVC has
     recorded what every stage made.
-    At Ctrl-C and the like the stages save what they need to go on, and then it goes through. A second one kills them.
+    On Ctrl-C or SIGTERM the stages save what they need to resume; then the exception goes on. A second one kills them.
 
     Raises InputError where Prefect, or what it runs, fails before every stage has been dealt with.
     """

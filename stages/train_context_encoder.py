@@ -43,7 +43,7 @@ class Params(Training):
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5  # the missing box's side over the picture's; report: 0.25
     overlap: Annotated[int, Field(ge=0)] = 4  # pixels of known border that are predicted too; Pathak: 7
     overlap_weight: Weight = 10.0  # of squared error there; Pathak: 10
-    kl: Weight = 0.1  # vae: weight of the divergence beside squared error, both sums a picture; 1 in the report
+    kl: Weight = 0.1  # vae: weight of the divergence relative to the squared error, each summed per picture; report: 1
     reconstruction: Weight = 0.999  # gan: weight of mean squared error
     adversarial: Weight = 0.001  # gan: weight of the discriminator's log-loss
     lr_ratio: Annotated[float, Field(gt=0)] = 10.0  # gan: `lr` over the discriminator's
@@ -72,7 +72,7 @@ def train_context_encoder(
     """
     import torch
 
-    from stages.losses import variational
+    from stages.losses.context_encoder import gan, overlap_weights, patch_sse, vae
     from stages.models.context_encoder import ContextEncoder, Discriminator
     from stages.training.examples import Examples
 
@@ -89,7 +89,7 @@ def train_context_encoder(
     trainer = DiscriminatorTrainer(context, discriminator, params) if params.objective == "gan" else None
     parts = {"network": network, "averaged": averaged, "adam": adam, **(trainer.parts if trainer else {})}
     predict = shared(context, network)
-    weights = variational.overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(context.device)
+    weights = overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(context.device)
     truth, holes = examples.shown(8, context)
     with Run(name, "context_encoder", arguments, params, inputs, parts, examples.sampler, context) as training:
         for step in training.steps():
@@ -103,21 +103,19 @@ def train_context_encoder(
             if trainer:
                 d_loss = trainer.step(target, pixels.detach())
                 logits = trainer.logits(pixels)
-                loss, losses = variational.gan(
-                    pixels, target, weights, logits, params.reconstruction, params.adversarial
-                )
+                loss, losses = gan(pixels, target, weights, logits, params.reconstruction, params.adversarial)
                 losses["d_loss"] = d_loss
             else:
                 assert patch.mean is not None
                 assert patch.log_variance is not None
                 mean, log_variance = patch.mean.float(), patch.log_variance.float()
-                loss, losses = variational.vae(pixels, target, weights, mean, log_variance, params.kl)
+                loss, losses = vae(pixels, target, weights, mean, log_variance, params.kl)
             adam.zero_grad()
             loss.backward()
             adam.step()
 
             ema.average(averaged, network, ema.decay(params.ema, step))
-            training.log(losses | {"patch_sse": variational.patch_sse(pixels.detach(), target, params.overlap).mean()})
+            training.log(losses | {"patch_sse": patch_sse(pixels.detach(), target, params.overlap).mean()})
             if training.sheet_due():
                 training.sheet(_sheet(averaged.eval(), truth, holes, keyed_generator(params.seed, 2)))
         kept = {"network": averaged} | ({"discriminator": trainer.discriminator} if trainer else {})

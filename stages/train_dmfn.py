@@ -80,8 +80,8 @@ def train_dmfn(
 ) -> Callable[[], None]:
     """Train both networks; `stages.training.run.run` says from what, what is written and what is returned.
 
-    History has the discriminator's two parts, l1, and each term that counts, before its weight: with
-    `perceptual_weights` none, self_guided, vgg_matching and alignment are not among them. A sheet's
+    The history records the two parts of the discriminator's loss, l1, and every term that counts, all unweighted:
+    with `perceptual_weights` none, self_guided, vgg_matching and alignment do not count. A sheet's
     rows: what was given, the network's output, the composite, the truth. On several devices each
     process takes the relativistic averages over its own part of the batch.
 

@@ -1,8 +1,8 @@
 """Running the stages of DVC's graph side by side, to the end state of plain `dvc repro`.
 
-DVC runs one stage at a time, since each holds what the next may read: the repository's objects, `dvc.lock`
-and the state database. Here a stage holds DVC's repository lock only before and after its command, as
-`dvc repro` does, and the command runs as a process of its own. Around the command it holds DVC's read-write lock on
+DVC runs one stage at a time, because a running stage holds what the next one may have to read: the repository's
+objects, `dvc.lock` and the state database. Here a stage holds DVC's repository lock only before and after its command,
+as `dvc repro` does, and the command runs as a process of its own. Around the command it holds DVC's read-write lock on
 its deps and outs, so that a `dvc repro` of the user's own never writes the same files.
 """
 

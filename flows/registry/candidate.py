@@ -1,8 +1,8 @@
 """One retraining: a candidate is made in a worktree of its own, compared with what is promoted, and decided about.
 
 Four steps, each done once: refresh, rebuild, decide, record. All that lasts is written by the last one, in one
-transaction of Git (`decisions.record`): a kill before it leaves nothing but DVC's run-cache, which makes the next run
-quick, and a kill after it leaves tags and a push that the next run makes.
+transaction of Git (`decisions.record`). If the process is killed before it, only DVC's run-cache remains, which makes
+the next run quick; if it is killed after it, tags and a push may be missing, and the next run makes them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Retraining:
         self._log: list[Entry] = []
         self._last: Entry | None = None  # the candidate before
         self._always: set[str] = set()  # the stages that run each time
-        self._sure = False  # whether anything else is new
+        self._sure = False  # whether anything is new beside the stages that run each time
         self._moved = False  # the worktree has been brought to another commit
         self._new: list[str] = []  # files of the candidate that Git does not follow yet
         self._done: dict[str, str] = {}
@@ -67,7 +67,7 @@ class Retraining:
         """
         if step not in self._done:
             try:
-                work: Callable[[Say], str] = getattr(self, f"_{step}")
+                work: Callable[[Say], str] = getattr(self, f"_{step}")  # `_refresh`, `_rebuild`, `_decide`, `_record`
                 self.worktree.check()
                 self._done[step] = work(say)
             except (InputError, StepError) as error:
@@ -105,8 +105,8 @@ class Retraining:
         self._read()
         if name := commands.versioned_remote(tree.path):
             raise InputError(
-                f"the DVC remote '{name}' keeps versions of its own (version_aware or worktree): to push there changes "
-                "dvc.lock, and a promotion is pushed after its dvc.lock was decided about; take another as the default"
+                f"the DVC remote '{name}' keeps versions of its own (version_aware or worktree). Pushing to it changes "
+                "dvc.lock, but a promotion is pushed after the decision about its dvc.lock; make another the default"
             )
         now = history.current(self.root)
         if now and default_remote(tree.path) and tree.pushed() != now.commit:
@@ -268,6 +268,7 @@ class Retraining:
         return f"{self.decision.outcome}: {why}"
 
     def _gate(self, content: dict[str, Any], baseline: Baseline, say: Say) -> dict[str, Any]:
+        """What `flows.registry.gate` says, run as a command in the worktree, so that the candidate's code decides."""
         home = self.worktree.path
         verdict = home / ".palimpsest" / "verdict.json"
         verdict.parent.mkdir(exist_ok=True)
@@ -326,8 +327,8 @@ class Retraining:
             there = f" and not on the remote '{remote}'" if remote else ""
             raise InputError(
                 f"{where}{there}, and its commit does not make it again: its data have changed, or the machine; give "
-                f"'{self.bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name: the next candidate is "
-                "then that one's first"
+                f"'{self.bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name: the next candidate "
+                "will be the new system's first"
             )
         return places
 

@@ -1,4 +1,4 @@
-"""Deciding: a candidate is promoted or rejected, a promotion is rolled back, all in one transaction of Git.
+"""Recording decisions, each in one transaction of Git: a candidate is promoted or rejected, or a promotion undone.
 
 GTO's tags follow from the history and are made after it: `settle` makes those that a kill has left out.
 """

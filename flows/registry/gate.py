@@ -106,8 +106,9 @@ def decide(
         numbers = measure(values, bar, work, [candidate.checkpoint, promoted.checkpoint])
     except Unfit as error:
         why = (
-            f"cannot be compared with the promoted checkpoint: {error}; a network of another shape is another system: "
-            f"give '{bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name, to make it that one's first"
+            f"cannot be compared with the promoted checkpoint: {error}; a network of another shape counts as a new "
+            f"system: rename '{bar.system}' in params.yaml and its artifact in dvc.yaml, and the candidate will be the "
+            "new system's first"
         )
         return {"promote": False, "why": why, "metric": bar.metric, "pictures": pictures}
     return verdict(numbers, bar)

@@ -134,8 +134,8 @@ def random_box(
 ) -> np.ndarray:
     """A box anywhere inside the picture.
 
-    Each side is drawn evenly from `smallest` of the largest to the largest, `max_fraction` of the
-    picture's side.
+    A side is at most `max_fraction` of the picture's side, and at least `smallest` times that; its length is drawn
+    evenly between the two.
     """
     hole = np.zeros(size, bool)
     spans = []
@@ -302,6 +302,7 @@ def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: int
     cv2.line(canvas, first, last, color=1, thickness=thickness, lineType=cv2.LINE_8)
 
 
+# Each kind by name: without a random generator; by the eyes' landmarks; by a random generator.
 PLAIN: dict[str, Callable[..., np.ndarray]] = {"centre": centre, "file": file}
 PLACED: dict[str, Callable[..., np.ndarray]] = {"eye_bar": eye_bar}
 RANDOM: dict[str, Callable[..., np.ndarray]] = {

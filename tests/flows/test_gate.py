@@ -223,7 +223,7 @@ def test_a_promoted_checkpoint_of_another_shape_rejects(home: Path) -> None:
         checkpoint.save(home / f"{name}.safetensors", tensors, {"network": network, "arguments": shape})
     checkpoint.save(home / "older.safetensors", {}, {"network": "partial_conv", "arguments": SHAPE})
     for name, line in (
-        ("large", "size was 48, is 32; a network of another shape is another system: give 'net' in params.yaml"),
+        ("large", "size was 48, is 32; a network of another shape counts as a new system: rename 'net' in params.yaml"),
         ("other", "network was autoencoder, is partial_conv, size was 48, is 32; a"),
         ("older", "the code of its network has changed; a"),
     ):

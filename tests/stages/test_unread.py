@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stages import models
-from stages.losses import latent, matching, reconstruction, variational
+from stages.losses import context_encoder, latent, matching, reconstruction
 from stages.models.partial_conv import PartialConv2d, spread
 
 FILLS = (float("nan"), float("inf"), -1e30)
@@ -118,10 +118,10 @@ def liu(term: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def context(verdict: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    weights = variational.overlap_weights(SIDE, BORDER, 0.0)
+    weights = context_encoder.overlap_weights(SIDE, BORDER, 0.0)
     if verdict:
-        return lambda output, target: variational.gan(output, target, weights, Z[:, 0], 0.9, 0.1)[0]
-    return lambda output, target: variational.vae(output, target, weights, Z, Z, 0.1)[0]
+        return lambda output, target: context_encoder.gan(output, target, weights, Z[:, 0], 0.9, 0.1)[0]
+    return lambda output, target: context_encoder.vae(output, target, weights, Z, Z, 0.1)[0]
 
 
 def guided(output: Tensor, target: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = {
     "self_guided": (guided, INSIDE),
     "vae": (context(False), INSIDE),
     "gan": (context(True), INSIDE),
-    "patch_sse": (lambda output, target: variational.patch_sse(output, target, BORDER).sum(), INSIDE),
+    "patch_sse": (lambda output, target: context_encoder.patch_sse(output, target, BORDER).sum(), INSIDE),
     "context": (lambda output, target: latent.context_loss(output, target, WEIGHTS).sum(), WEIGHTS[:, None] > 0),
     "plain context": (
         lambda output, target: latent.context_loss(output, target, latent.known_weights(HOLE.squeeze(1))).sum(), ~HOLE,
