@@ -271,7 +271,8 @@ def _for_people(command: str) -> Iterator[None]:
 
         text = str(error)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"{error.filename}: {error.strerror}" if error.filename else os.strerror(error.errno)
+            file = f"{error.filename}: " if error.filename else ""
+            text = f"{file}{os.strerror(error.errno)}; make room and run it again"
         elif isinstance(error, DvcException):
             text = f"{text}: {error.__cause__}" if error.__cause__ else text  # where in a file, most often
         elif not isinstance(error, InputError):

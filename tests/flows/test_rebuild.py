@@ -154,7 +154,7 @@ def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain:
     run(sys.executable, "-c", FILL, "0")
     at_first = run(*rebuild)
     assert at_first.returncode == 2
-    assert at_first.stderr.splitlines()[-1] == "rebuild: No space left on device"
+    assert at_first.stderr.splitlines()[-1] == "rebuild: No space left on device; make room and run it again"
     run("rm", "fill")
     run(sys.executable, "-c", FILL, "36000")
     midway = run(*rebuild)

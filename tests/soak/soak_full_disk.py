@@ -32,7 +32,7 @@ from flows.operations import run_log
 from flows.registry import history
 
 ROUNDS = 10
-FULL = "No space left on device"
+FULL = ("No space left on device", "Out of diskspace")  # the system's words, and Git's
 SIZE = {"rebuild": 4, "retrain": 64, "schedule": 4}  # MB
 SPREAD = float(os.environ.get("SPREAD", "15"))  # seconds in which a run begins and ends
 
@@ -83,7 +83,7 @@ def said_clearly(process: Process) -> str:
     """The command's last line; exits where that does not tell of a full disk, and the command has failed."""
     text, _ = process.communicate(timeout=dvc_project.PATIENCE)
     last = text.splitlines()[-1] if text else ""
-    if process.returncode and (FULL not in last or "Traceback" in text):
+    if process.returncode and ("Traceback" in text or not any(words in last for words in FULL)):
         sys.exit(f"exit {process.returncode}, and its last line does not name the full disk:\n{text}")
     return f"exit {process.returncode}: {last!r}"
 
