@@ -112,7 +112,7 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def status(home: Path) -> str:
-    return end(command("flows.cli", ["status"], home, os.environ))
+    return "\n".join(end(command("flows.cli", ["status"], home, os.environ)))
 
 
 def test_the_users_git_settings_change_nothing(lab: Lab, trap: Path) -> None:

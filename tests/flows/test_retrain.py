@@ -630,7 +630,7 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
     for kind in ("version_aware", "worktree"):
         remote = f"[core]\n    remote = cloud\n['remote \"cloud\"']\n    url = s3://bucket\n    {kind} = true\n"
         (lab.root / ".dvc" / "config.local").write_text(remote)
-        mistake(lab, r"the DVC remote 'cloud' keeps versions of its own \(version_aware or worktree\): to push there")
+        mistake(lab, r"the DVC remote 'cloud' keeps versions of its own \(version_aware or worktree\). Pushing to it")
         with opened(lab.root) as repo, pytest.raises(InputError, match="keeps versions of its own, and no run-cache"):
             run_cache.remote(repo)
     (lab.root / ".dvc" / "config.local").unlink()
@@ -798,7 +798,7 @@ def test_a_promoted_checkpoint_that_is_gone_for_good(lab: Lab) -> None:
     collect(lab)
     lab.photos("good")
     line = (
-        "is gone from DVC's cache, and its commit does not make it again: .* give 'net' in params.yaml, and its artif"
+        "is gone from DVC's cache, and its commit does not make it again: .* rename 'net' in params.yaml and its artif"
     )
     with pytest.raises(InputError, match=line), job_of(lab) as job:
         job.do("refresh", print)
