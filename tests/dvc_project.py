@@ -92,7 +92,9 @@ with open("fill", "wb") as file:
 """
 
 
-def start(module: str, words: Sequence[str], home: Path, env: Mapping[str, str], before: Sequence[str] = ()) -> Process:
+def command(
+    module: str, words: Sequence[str], home: Path, env: Mapping[str, str], before: Sequence[str] = ()
+) -> Process:
     """`python -m MODULE WORDS` in the folder `home`; words `before` it begin it, as `nsenter` does."""
     if FORKED and not before:
         return Forked(module, words, home, env)
@@ -126,7 +128,7 @@ class Project:
         """`palimpsest WORDS`, or `dvc repro`."""
         if words[0] == "repro":
             return _spawned([*self.words, "dvc", *words], self.home, {**ENV, **environment})
-        return start("flows.cli", words, self.home, {**ENV, **environment}, self.words)
+        return command("flows.cli", words, self.home, {**ENV, **environment}, self.words)
 
     def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
         """The lines that the command prints."""

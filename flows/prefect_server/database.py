@@ -7,12 +7,12 @@ import functools
 import itertools
 import os
 import struct
-import urllib.parse
 from pathlib import Path
 
 from flows.process import file_lock, words
 
 URLS = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+OTHERS = ("PREFECT_SERVER_DATABASE_DRIVER", "PREFECT_API_DATABASE_DRIVER")  # begins a set of variables for PostgreSQL
 NAME = "prefect.db"
 SQLITE = "sqlite+aiosqlite:///"
 IN_USE = 128  # the byte of SQLite's `-shm` file that every connection locks as long as it lasts (os_unix.c, DMS)
@@ -25,12 +25,14 @@ def environment() -> tuple[dict[str, str], list[int]]:
     The file is `prefect.db` in PREFECT_HOME. Where another server uses that, it is `prefect-2.db` or the next that is
     free, and a line says so. None of this where the user's environment names a database.
     """
-    if any(os.environ.get(name) for name in URLS):
+    if any(os.environ.get(name) for name in (*URLS, *OTHERS)):
         return {}, []
     first = Path(os.environ["PREFECT_HOME"]).expanduser() / NAME
     file, lock = _free(first)
-    # Prefect's own default takes a folder `a%20b` for `a b`, and ends at a `?`.
-    return {URLS[0]: SQLITE + urllib.parse.quote(str(file))}, [lock]
+    if file == first and not {"%", "?"} & set(str(file)):
+        return {}, [lock]  # Prefect's own default, or what its files of settings say
+    # In an address, `a%20b` is `a b`, and `?` ends the path.
+    return {URLS[0]: SQLITE + str(file).replace("%", "%25").replace("?", "%3F")}, [lock]
 
 
 @functools.cache  # kept as long as this process is there: a server that is started again goes on with its file

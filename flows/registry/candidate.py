@@ -326,9 +326,9 @@ class Retraining:
                 raise StepError(f"{where}; run it again: it is brought back; nothing was promoted")
             there = f" and not on the remote '{remote}'" if remote else ""
             raise InputError(
-                f"{where}{there}, and its commit does not make it again: its data have changed, or the machine; give "
-                f"'{self.bar.system}' in params.yaml, and its artifact in dvc.yaml, a new name: the next candidate "
-                "will be the new system's first"
+                f"{where}{there}, and its commit does not make it again: its data have changed, or the machine; "
+                f"rename '{self.bar.system}' in params.yaml and its artifact in dvc.yaml, and the next candidate will "
+                "be the new system's first"
             )
         return places
 

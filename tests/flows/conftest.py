@@ -13,9 +13,12 @@ from scheduler import Scheduler
 
 @pytest.fixture
 def tmp_path(tmp_path: Path) -> Path:
-    """A folder of a name that users have, too: every command here must live with it."""
-    folder = tmp_path / "ü #1 %20?"
-    folder.mkdir()
+    """A folder with names such as users have: every command here must live with them.
+
+    Who decodes the `%20`, or ends the path at the `?`, looks into a folder that is not there.
+    """
+    folder = tmp_path / "ü%20a" / "#1 ?"
+    folder.mkdir(parents=True)
     return folder
 
 

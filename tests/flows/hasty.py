@@ -2,5 +2,6 @@
 
 from flows import cli, schedule
 
-schedule.POLL = 0.2
-cli.app()
+if __name__ == "__main__":
+    schedule.POLL = 0.2
+    cli.app()

@@ -11,7 +11,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import psutil
-from dvc_project import ENV, PATIENCE, Project, start, wait
+from dvc_project import ENV, PATIENCE, Project, command, wait
 
 NEVER = "0 3 29 2 *"  # in a test's time
 
@@ -25,7 +25,7 @@ class Scheduler:
         self.lines: list[str] = []
         self.account: str | None = environment.get("PREFECT_SERVER_API_AUTH_STRING")
         env = {**ENV, "PYTHONPATH": f"{ENV['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}", **environment}
-        self.process = start("hasty", ["schedule", "--name", name, *words], project.home, env, project.words)
+        self.process = command("hasty", ["schedule", "--name", name, *words], project.home, env, project.words)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.api = ""

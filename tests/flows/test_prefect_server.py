@@ -129,6 +129,8 @@ def test_a_profile_names_a_server_with_tls_and_a_key(
     mine = f"working-copy:{runs.working_copy_id(project.home)}"
     (done,) = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [mine]}}})
     assert done["state_name"] == "Completed"
+    assert project.run("rebuild", "--force", HOME=str(home))[-1] == "rebuild: 5 ran"
+    assert len(post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [mine]}}})) == 2
     assert not (project.home / ".palimpsest/logs/prefect-server.log").exists(), "no server of its own"
 
 
@@ -371,3 +373,6 @@ def test_two_servers_do_not_share_a_database(
     wait(lambda: not database.in_use(prefect_home / "prefect-2.db"))
     os.environ[database.URLS[0]] = "postgresql+asyncpg://lab/prefect"
     assert database.environment() == ({}, []), "its own matter"
+    del os.environ[database.URLS[0]]
+    os.environ[database.OTHERS[0]] = "postgresql+asyncpg"
+    assert database.environment() == ({}, [])

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import dvc_project
 import pytest
-from forked import Forked
 
 from flows import status
 from flows.engine import graph
@@ -181,7 +181,7 @@ def test_a_hook_that_fails_is_one_line_without_its_secrets(caplog: pytest.LogCap
 def said(home: Path, *words: str, command: str = "status", code: int = 0, **environment: str) -> str:
     """What `palimpsest status`, or another command, prints in `home`."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    process = Forked("flows.cli", [command, *words], home, env)
+    process = dvc_project.command("flows.cli", [command, *words], home, env)
     text, _ = process.communicate()
     assert process.returncode == code, text
     return text

@@ -56,7 +56,7 @@ class Filler:
         self.wait, self.rest = random.uniform(0, SPREAD), random.choice([0, 0, random.randrange(40_000)])
         self._file = home / "fill"
         self._free = threading.Event()
-        self._thread = threading.Thread(target=self._fill)
+        self._thread = threading.Thread(target=self._fill, daemon=True)
         self._thread.start()
 
     def _fill(self) -> None:

@@ -82,6 +82,11 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), "PYTHONPATH": str(home / "path")}
 
 
+def spawned(words: list[str]) -> list[str]:
+    """For a new interpreter, which is told of limits and groups of processes."""
+    return [sys.executable, "-m", *words]
+
+
 def run(words: list[str], home: Path) -> subprocess.CompletedProcess[str]:
     return forked.run(words[0], words[1:], ROOT, environment(home))
 
@@ -423,7 +428,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(old: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
 
-    words = [sys.executable, "-m", *draw_many(old, 3)]
+    words = spawned(draw_many(old, 3))
     message = said(
         subprocess.run(words, cwd=ROOT, env=environment(old), capture_output=True, text=True, preexec_fn=limit)
     )
@@ -452,7 +457,7 @@ def test_an_output_that_cannot_be_is_named_before_the_work(old: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stage_that_is_stopped_leaves_what_was_there(number: signal.Signals, old: Path) -> None:
-    words = [sys.executable, "-m", *draw_many(old, 100_000)]
+    words = spawned(draw_many(old, 100_000))
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     scratch = ROOT / ".palimpsest" / "tmp" / f"draw.{process.pid}"
     wait_for(lambda: list(scratch.rglob("*.png")), process)
@@ -478,7 +483,7 @@ def test_aligns_worker_processes_end_with_it(number: signal.Signals, data: Path,
     (tmp_path / "ingested").mkdir()
     pq.write_table(pa.concat_tables([shard] * 3000), tmp_path / "ingested" / "part-00000.parquet")
     write_params(tmp_path)
-    words = [sys.executable, "-m", *line("align", tmp_path, detector_model=data / "no model")]
+    words = spawned(line("align", tmp_path, detector_model=data / "no model"))
     process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     scratch = ROOT / ".palimpsest" / "tmp" / f"align@x.{process.pid}"
     # Its first rows are written when its workers work; the tracker of shared memory is a third child.

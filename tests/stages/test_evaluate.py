@@ -60,10 +60,10 @@ def evaluated(data: Path, out: Path, **changes) -> tuple[dict, Means, list[dict]
 def run(data: Path, out: Path, params: dict, **environment: str) -> subprocess.CompletedProcess:
     """The stage as `dvc.yaml` runs it, from the repository's root."""
     out.mkdir(exist_ok=True)
-    (out / "params.yaml").write_text(json.dumps({"evaluate": params, "runtime": {}}))
+    (out / "params.yaml").write_text(json.dumps({"evaluate": params, "runtime": {"threads": 1}}))
     options = {**paths(data), **{name: out / file for name, file in FILES.items()}, "params": out / "params.yaml"}
     words = [word for name, path in options.items() for word in (f"--{name}", str(path))]
-    environment = {"OMP_NUM_THREADS": "1", **environment, "PALIMPSEST_RECORDS": str(out / "records")}
+    environment["PALIMPSEST_RECORDS"] = str(out / "records")
     return forked.run("stages.evaluate", ["soft", *words], ROOT, environment)
 
 
