@@ -27,7 +27,7 @@ from rich.text import Text
 
 from flows.checkout.git import Git
 from flows.lineage import cache, locks
-from flows.registry import history
+from flows.registry import gto, history
 from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.header import Header
@@ -104,55 +104,62 @@ def checkpoint(root: Path, asked: str) -> Checkpoint:
     Raises InputError where there is no such checkpoint, or where the file is none.
     """
     every = locks.every(root)
-    log = history.read(Git(root))
-    md5, file = _named(root, asked, every, log)
+    git = Git(root)
+    log = history.read(git)
     facts: list[Fact] = []
-    if file is not None:
+    file: Path | None = Path(asked)
+    if file and file.is_file():
+        Header(file, "name a checkpoint's file")
+        md5 = record.digest(file)
+    else:
+        md5, path = _named(root, git, asked, every, log)
+        try:
+            file = cache.find(root, md5, path)
+        except cache.Altered as error:
+            file = None
+            facts.append(Fact("bytes", str(error), "DIFFERS"))
+    if file:
         place = file.relative_to(root) if file.is_relative_to(root) else file
         facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
     trainings = _trainings(root, every, md5)
     if not trainings:
-        facts.append(
-            Fact("made by", f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}",
-                 "cannot tell")
-        )  # fmt: skip
+        said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"
+        facts.append(Fact("made by", said, "cannot tell"))
     for training in trainings:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
         facts += _evaluations(root, every, md5)
-        facts.append(
-            Fact("selected on", "which validation pictures retrain compared it on is not recorded", "cannot tell")
-        )
-    if file is not None:
+    decisions = [entry for entry in log if entry.decision.md5 == md5]
+    for entry in decisions:
+        gate = entry.decision.gate
+        if gate and entry.decision.outcome != "rolled back":
+            said = f"{gate.get('pictures')} validation pictures, by retrain; which ones is not recorded"
+            facts.append(Fact("selected on", said, "cannot tell"))
+        said = f"{entry.time:%Y-%m-%d %H:%M}, commit {entry.commit[:10]}: {entry.decision.why}"
+        facts.append(Fact(entry.decision.outcome, said, "recorded"))
+    if file:
         facts += _claims(Header(file), trainings)
-    decisions = [
-        {"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)}
-        for entry in log
-        if entry.decision.md5 == md5
-    ]
-    facts += [Fact(d["outcome"], f"{d['time']:%Y-%m-%d %H:%M}: {d['why']}", "recorded") for d in decisions]
-    return Checkpoint(asked, md5, facts, trainings, decisions)
+    told = [{"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)} for entry in decisions]
+    return Checkpoint(asked, md5, facts, trainings, told)
 
 
-def _named(root: Path, asked: str, every: list[locks.Lock], log: list[history.Entry]) -> tuple[str, Path | None]:
-    """The digest of the checkpoint, and its file where that was hashed now."""
-    if (file := Path(asked)).is_file():
-        Header(file, "name a checkpoint's file")
-        return record.digest(file), file
+def _named(root: Path, git: Git, asked: str, every: list[locks.Lock], log: list[history.Entry]) -> tuple[str, str]:
+    """The digest and the path of a checkpoint that is named as a promoted version or as an entry of `dvc.lock`."""
     name, at, version = asked.partition("@")
     if at:
-        git = Git(root)
-        commit = git.commit(f"refs/tags/{asked}")
         for entry in log:
-            if entry.commit == commit and entry.decision.artifact.rpartition(":")[2] == name:
-                md5, path = entry.decision.md5, entry.decision.path
-                return md5, cache.find(root, md5, path)
+            decision = entry.decision
+            if decision.artifact.rpartition(":")[2] == name and version in gto.versions(
+                git, decision.artifact, entry.commit
+            ):
+                return decision.md5, decision.path
         raise InputError(f"{asked}: no version '{version}' of a promoted '{name}'; `gto show {name}` lists them")
     path = f"{MODELS}{name}{CHECKPOINT}"
     own = root / locks.NAME
     last = [locks.Lock(None, None, own.read_bytes())] if own.is_file() else every[-1:]
-    if digest := next((lock.files()[path] for lock in last if path in lock.files()), None):
-        return digest, cache.find(root, digest, path)
+    for lock in last:
+        if path in (files := lock.files()):
+            return files[path], path
     raise InputError(
         f"{asked}: no file, and no {path} in the last dvc.lock; name a file, an entry of it, or NAME@VERSION"
     )
