@@ -36,6 +36,10 @@ REV = Annotated[
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+audit = typer.Typer(no_args_is_help=True, help="Which data produced which checkpoint, and the reverse.")
+app.add_typer(audit, name="audit")
+
+
 @app.callback()
 def palimpsest() -> None:
     """Palimpsest, an image-inpainting laboratory.
@@ -224,6 +228,42 @@ def status(
         else:
             state.show(found)
     raise typer.Exit(int(bool(found.alarms)))
+
+
+@audit.command()
+def checkpoint(
+    what: Annotated[str, typer.Argument(help="A checkpoint's file, its name in data/models/, or NAME@VERSION.")],
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """What a checkpoint comes from: its training, the pictures that were read, evaluations and decisions.
+
+    Exit code 1 where something is not as it is recorded; 0 otherwise.
+    """
+    with _for_people("audit checkpoint"):
+        from flows import audit as auditor
+        from flows.checkout.root import repository
+
+        answer = auditor.checkpoint(repository(), what)
+        print(auditor.machine(answer)) if json else auditor.show_checkpoint(answer)
+        raise typer.Exit(int(answer.found))
+
+
+@audit.command()
+def image(
+    what: Annotated[str, typer.Argument(help="A picture's file, or the sha256 of one.")],
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Which checkpoints were trained on a picture's file.
+
+    Exit code 1 where there are some, or where a list of pictures that would tell is missing; 0 otherwise.
+    """
+    with _for_people("audit image"):
+        from flows import audit as auditor
+        from flows.checkout.root import repository
+
+        answer = auditor.image(repository(), what)
+        print(auditor.machine(answer)) if json else auditor.show_image(answer)
+        raise typer.Exit(int(answer.found))
 
 
 def _dask() -> ModuleType:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from configobj import ConfigObj, ConfigObjError
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from flows.checkout.git import GitError
 from flows.checkout.root import retrain_worktree
+from flows.lineage import cache
 from flows.operations import alerts, run_log, scheduler_state
 from stages.runs.errors import InputError
 
@@ -159,7 +159,7 @@ def _stale(asked: subprocess.Popen[str], end: float) -> tuple[list[str] | None, 
 def _disk(root: Path, end: float) -> tuple[dict[str, int], bool]:
     """Bytes under each place, and whether `end` came first."""
     places = {
-        "DVC's cache": _cache(root),
+        "DVC's cache": cache.folder(root),
         "training states": root / os.environ.get("PALIMPSEST_STATE", ".palimpsest/state"),
         "records": root / os.environ.get("PALIMPSEST_RECORDS", ".palimpsest/records"),
         "logs": root / ".palimpsest/logs",
@@ -188,22 +188,6 @@ def _worktree(root: Path) -> Path:
     with contextlib.suppress(GitError):
         return retrain_worktree(root)
     return root.with_name(f"{root.name}-retrain")
-
-
-def _cache(root: Path) -> Path:
-    """The folder of DVC's cache, by DVC's four configuration files, but without DVC, which takes long to import."""
-    own, system = os.environ.get("XDG_CONFIG_HOME") or "~/.config", os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
-    files = [
-        root / ".dvc" / "config.local",
-        root / ".dvc" / "config",
-        Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(own, "dvc")).expanduser() / "config",
-        Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or Path(system.split(os.pathsep)[0], "dvc")) / "config",
-    ]
-    for file in files:
-        with contextlib.suppress(OSError, ConfigObjError, KeyError):
-            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            return file.parent / Path(ConfigObj(lines, interpolation=False)["cache"]["dir"]).expanduser()
-    return root / ".dvc" / "cache"
 
 
 def _local(at: datetime) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from stages.runs.errors import InputError
@@ -135,6 +136,19 @@ class Git:
             if kind == "blob" and name == path:
                 return self("cat-file", "blob", blob)
         return None
+
+    def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of objects by their names, read by one process."""
+        wanted = list(names)
+        if not wanted:
+            return {}
+        printed = self("cat-file", "--batch", stdin="".join(f"{name}\n" for name in wanted))
+        rest, found = printed.encode("utf-8", "surrogateescape"), {}
+        for name in wanted:
+            head, _, rest = rest.partition(b"\n")
+            size = int(head.split()[2])
+            found[name], rest = rest[:size], rest[size + 1 :]
+        return found
 
 
 def environment() -> dict[str, str]:

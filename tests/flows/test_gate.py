@@ -60,8 +60,8 @@ def write_dcgan(path: Path, seed: int) -> Path:
 
 
 def write_members(path: Path, numbers: range) -> Path:
-    ids = [pretend.key(number)[0] for number in numbers]
-    rows = pa.table({"image_id": pa.array(ids, pa.string())})
+    ids, paths = zip(*(pretend.key(number) for number in numbers), strict=True)
+    rows = pa.table({"image_id": pa.array(ids, pa.string()), "path": pa.array(paths, pa.string())})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     return path

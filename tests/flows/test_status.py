@@ -16,10 +16,10 @@ from pathlib import Path
 import dvc_project
 import pytest
 
-from flows import status
 from flows.engine import graph
 from flows.engine.repository import opened
 from flows.engine.workspace import workspace
+from flows.lineage import cache
 from flows.operations import alerts, notify, run_log, scheduler_state
 from flows.registry import history
 
@@ -224,12 +224,12 @@ def test_the_cache_is_where_dvc_has_it(home: Path, level: str, monkeypatch: pyte
         monkeypatch.setenv(f"DVC_{name}_CONFIG_DIR", str(home / name))
     place = home.parent / "a, b #1 %20 ü"
     with opened(home) as repo:
-        assert status._cache(home) == Path(repo.cache.local.path).parents[1]
+        assert cache.folder(home) == Path(repo.cache.local.path).parents[1]
         file = Path(repo.config.files[level.strip("-").replace("project", "repo")])
     file.parent.mkdir(exist_ok=True)
     file.write_text(f'[core]\nanalytics = false\n[cache]\ndir = "{place}"\n', encoding="utf-8")
     with opened(home) as repo:
-        assert status._cache(home) == Path(repo.cache.local.path).parents[1] == place
+        assert cache.folder(home) == Path(repo.cache.local.path).parents[1] == place
 
 
 def ran(home: Path, command: str, outcome: str, message: str = "") -> None:

@@ -1,0 +1,361 @@
+"""`palimpsest audit`: which data produced which checkpoint, and the reverse.
+
+From Git's history, DVC's cache and the files alone: no server, no network. What an answer rests on is said with it, in
+one of four words:
+
+- claimed: the checkpoint's own metadata say so;
+- recorded: a `dvc.lock` in Git's history says so;
+- verified: the bytes were hashed now, and have the digest that is recorded;
+- cannot tell: what would say it is not here; a remedy is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.checkout.git import Git
+from flows.lineage import cache, locks
+from flows.registry import gto, history
+from stages.runs import record
+from stages.runs.errors import InputError
+from stages.runs.header import Header
+
+MODELS = "data/models/"
+CHECKPOINT = ".safetensors"
+TABLE = ".parquet"  # ends the table of a system's scores, a row per picture and hole
+MEANS = ".means.parquet"
+SHOWN = 5  # pictures of a list that people see; `--json` has all
+HERE = "bring it with `dvc fetch --all-commits` and `git fetch --all --tags`"
+
+Word = Literal["claimed", "recorded", "verified", "cannot tell", "DIFFERS"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One line of an answer."""
+
+    about: str
+    said: str
+    word: Word
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A stage run that made a checkpoint, and the pictures that it has read."""
+
+    checkpoint: str  # path
+    md5: str
+    stage: str
+    commit: str | None  # whose `dvc.lock` has it first; None: the working copy's, not committed
+    time: datetime | None  # of that commit
+    params: dict[str, Any]  # of the stage, as the lock has them
+    members: str | None  # md5 of the list of pictures; None: there is none in the lock
+    pictures: list[dict[str, str]] | None  # `image_id` and `path` of each; None: the list is not here, or altered
+    fact: Fact  # what `pictures` rests on
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What there is to say of a checkpoint."""
+
+    asked: str
+    md5: str
+    facts: list[Fact]
+    trainings: list[Training]  # its own, and those of the checkpoints that it has gone on from
+    decisions: list[dict[str, Any]]  # of retrain's, about these bytes
+
+    @property
+    def found(self) -> bool:
+        """Whether something is not as it is recorded."""
+        return any(fact.word == "DIFFERS" for fact in self.facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Where a picture's file has been used."""
+
+    asked: str
+    image_id: str  # sha256 of the file
+    uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `path` of the picture, `commit`, `time`
+    lists: int  # lists of pictures that were searched
+    missing: list[dict[str, str]]  # lists that are not here, or altered: `md5`, `path`, and `why` nothing is known
+
+    @property
+    def found(self) -> bool:
+        return bool(self.uses or self.missing)
+
+
+def checkpoint(root: Path, asked: str) -> Checkpoint:
+    """What a checkpoint comes from. `asked` is a file, `NAME` (of `data/models/NAME.safetensors` in `dvc.lock`) or
+    `NAME@VERSION` (of a promoted one).
+
+    Raises InputError where there is no such checkpoint, or where the file is none.
+    """
+    every = locks.every(root)
+    git = Git(root)
+    log = history.read(git)
+    facts: list[Fact] = []
+    file: Path | None = Path(asked)
+    if file and file.is_file():
+        Header(file, "name a checkpoint's file")
+        md5 = record.digest(file)
+    else:
+        md5, path = _named(root, git, asked, every, log)
+        try:
+            file = cache.find(root, md5, path)
+        except cache.Altered as error:
+            file = None
+            facts.append(Fact("bytes", str(error), "DIFFERS"))
+    if file:
+        place = file.relative_to(root) if file.is_relative_to(root) else file
+        facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
+    trainings = _trainings(root, every, md5)
+    if not trainings:
+        said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"
+        facts.append(Fact("made by", said, "cannot tell"))
+    for training in trainings:
+        facts += _facts_of(training, training.md5 != md5)
+    if trainings:
+        facts += _evaluations(root, every, md5)
+    decisions = [entry for entry in log if entry.decision.md5 == md5]
+    for entry in decisions:
+        gate = entry.decision.gate
+        if gate and entry.decision.outcome != "rolled back":
+            said = f"{gate.get('pictures')} validation pictures, by retrain; which ones is not recorded"
+            facts.append(Fact("selected on", said, "cannot tell"))
+        said = f"{entry.time:%Y-%m-%d %H:%M}, commit {entry.commit[:10]}: {entry.decision.why}"
+        facts.append(Fact(entry.decision.outcome, said, "recorded"))
+    if file:
+        facts += _claims(Header(file), trainings)
+    told = [{"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)} for entry in decisions]
+    return Checkpoint(asked, md5, facts, trainings, told)
+
+
+def _named(root: Path, git: Git, asked: str, every: list[locks.Lock], log: list[history.Entry]) -> tuple[str, str]:
+    """The digest and the path of a checkpoint that is named as a promoted version or as an entry of `dvc.lock`."""
+    name, at, version = asked.partition("@")
+    if at:
+        for entry in log:
+            decision = entry.decision
+            if decision.artifact.rpartition(":")[2] == name and version in gto.versions(
+                git, decision.artifact, entry.commit
+            ):
+                return decision.md5, decision.path
+        raise InputError(f"{asked}: no version '{version}' of a promoted '{name}'; `gto show {name}` lists them")
+    path = f"{MODELS}{name}{CHECKPOINT}"
+    own = root / locks.NAME
+    last = [locks.Lock(None, None, own.read_bytes())] if own.is_file() else every[-1:]
+    for lock in last:
+        if path in (files := lock.files()):
+            return files[path], path
+    raise InputError(
+        f"{asked}: no file, and no {path} in the last dvc.lock; name a file, an entry of it, or NAME@VERSION"
+    )
+
+
+def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
+    found: list[Training] = []
+    todo, seen = [md5], set[str]()
+    while todo:
+        wanted = todo.pop(0)
+        if wanted in seen or (made := next(locks.makers(every, wanted), None)) is None:
+            continue
+        seen.add(wanted)
+        outs = {out["path"]: out.get("md5", "") for out in made.entry.get("outs", [])}
+        members = next((md5 for path, md5 in outs.items() if path.endswith(history.MEMBERS)), None)
+        todo += [dep["md5"] for dep in made.entry.get("deps", []) if dep["path"].endswith(CHECKPOINT)]
+        params = made.entry.get("params", {}).get("params.yaml", {})
+        pictures, fact = _pictures(
+            root, made.stage, members, next((p for p in outs if p.endswith(history.MEMBERS)), "")
+        )
+        lock = made.lock
+        found.append(Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact))
+    return found
+
+
+def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[dict[str, str]] | None, Fact]:
+    about = "trained on"
+    if md5 is None:
+        return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
+    try:
+        file = cache.find(root, md5, path)
+    except cache.Altered as error:
+        return None, Fact(about, str(error), "DIFFERS")
+    if file is None:
+        said = f"the list of pictures {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
+        return None, Fact(about, said, "cannot tell")
+    pictures: list[dict[str, str]] = _list(file).to_pylist()
+    names = ", ".join(row["path"] for row in pictures[:SHOWN])
+    more = len(pictures) - SHOWN
+    rest = f" and {more} more (--json lists them)" if more > 0 else ""
+    return pictures, Fact(about, f"{len(pictures)} pictures: {names}{rest}", "verified")
+
+
+def _list(file: Path) -> Any:
+    """A list of pictures as a table of Arrow: `image_id` and `path`. Raises InputError where it is none."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_file(source).read_all().select(["image_id", "path"])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise InputError(f"{file}: not a list of pictures ({' '.join(str(error).split())[:100]})") from None
+
+
+def _facts_of(training: Training, before: bool) -> list[Fact]:
+    since = f"commit {training.commit[:10]}, {training.time:%Y-%m-%d %H:%M}" if training.commit and training.time else (
+        "the working copy, not committed"
+    )  # fmt: skip
+    name = f"{training.checkpoint} {training.md5[:10]}"
+    facts = [
+        Fact("gone on from" if before else "made by", f"{training.stage}, {name}; dvc.lock of {since}", "recorded")
+    ]
+    return [*facts, training.fact]
+
+
+def _evaluations(root: Path, every: list[locks.Lock], md5: str) -> list[Fact]:
+    """The tables of scores that follow from the checkpoint in the last lock that has it."""
+    lock = next(lock for lock in reversed(every) if md5.encode() in lock.text)
+    stages = (lock.content().get("stages") or {}).items()
+    known = {out["path"] for _, entry in stages for out in entry.get("outs", []) if out.get("md5") == md5}
+    grown = True
+    while grown:
+        grown = False
+        for _, entry in stages:
+            outs = {out["path"] for out in entry.get("outs", [])}
+            if not outs <= known and any(dep["path"] in known for dep in entry.get("deps", [])):
+                known |= outs
+                grown = True
+    facts = []
+    for name, entry in stages:
+        for out in entry.get("outs", []):
+            path = out["path"]
+            if name.startswith("evaluate@") and path in known and path.endswith(TABLE) and not path.endswith(MEANS):
+                facts.append(_evaluation(root, name, path, out["md5"]))
+    return facts
+
+
+def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
+    import pyarrow.parquet as pq
+
+    about = "evaluated on"
+    try:
+        file = cache.find(root, md5, path)
+    except cache.Altered as error:
+        return Fact(about, str(error), "DIFFERS")
+    if file is None:
+        return Fact(
+            about, f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}", "cannot tell"
+        )
+    count = len(set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()))
+    return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
+
+
+def _claims(header: Header, trainings: list[Training]) -> list[Fact]:
+    facts = [Fact("network", str(header.inputs.get("network")), "claimed")]
+    if trainings and "members" in header.inputs and header.inputs["members"] != trainings[0].members:
+        said = f"its metadata name the list {header.inputs['members']}, dvc.lock {trainings[0].members}"
+        facts.append(Fact("trained on", said, "DIFFERS"))
+    return facts
+
+
+def image(root: Path, asked: str) -> Image:
+    """Which checkpoints were trained on a picture: a file, or the sha256 of one. Exactly these bytes are looked for.
+
+    Raises InputError where `asked` is neither.
+    """
+    import pyarrow.compute as pc
+
+    if (file := Path(asked)).is_file():
+        with file.open("rb") as stream:
+            wanted = hashlib.file_digest(stream, "sha256").hexdigest()
+    elif re.fullmatch("[0-9a-fA-F]{64}", asked):
+        wanted = asked.lower()
+    else:
+        raise InputError(f"{asked}: neither a file nor the sha256 of one, which has 64 digits of 0-9 and a-f")
+    every = locks.every(root)
+    lists = {md5: path for lock in every for path, md5 in lock.files().items() if path.endswith(history.MEMBERS)}
+    uses: list[dict[str, Any]] = []
+    missing = []
+    for members, path in lists.items():
+        try:
+            kept, why = cache.find(root, members, path), f"it is not here; {HERE}"
+        except cache.Altered as error:
+            kept, why = None, str(error)
+        if kept is None:
+            missing.append({"md5": members, "path": path, "why": why})
+            continue
+        rows = _list(kept)
+        at = pc.index(rows["image_id"], wanted).as_py()
+        if at < 0:
+            continue
+        name = rows["path"][at].as_py()
+        made: dict[str, dict[str, Any]] = {}
+        for lock in every:
+            files = lock.files()
+            for list_path, md5 in files.items():
+                trained = list_path.removesuffix(history.MEMBERS) + CHECKPOINT
+                if md5 == members and list_path.endswith(history.MEMBERS) and trained in files:
+                    made.setdefault(
+                        files[trained],
+                        {"checkpoint": trained, "md5": files[trained], "path": name, "commit": lock.commit,
+                         "time": lock.time},
+                    )  # fmt: skip
+        uses += made.values()
+    return Image(asked, wanted, uses, len(lists), missing)
+
+
+def machine(answer: Checkpoint | Image) -> str:
+    """An answer as JSON."""
+    return json.dumps(dataclasses.asdict(answer), default=lambda value: value.isoformat(), indent=1)
+
+
+def show_checkpoint(answer: Checkpoint) -> None:
+    """An answer on the terminal: in one line first, then what it rests on."""
+    own = answer.trainings[0] if answer.trainings else None
+    if own is None:
+        print(f"{answer.asked}: cannot tell what it comes from")
+    else:
+        known = all(training.pictures is not None for training in answer.trainings)
+        ids = {row["image_id"] for training in answer.trainings for row in training.pictures or []}
+        count = f"{len(ids)} pictures" if known else "pictures whose list is not here"
+        print(f"{answer.asked}: made by {own.stage} from {count}")
+    _page([(fact.about, fact.word, fact.said) for fact in answer.facts])
+
+
+def show_image(answer: Image) -> None:
+    """An answer on the terminal: in one line first, then what it rests on."""
+    searched = f"{answer.lists - len(answer.missing)} of {answer.lists} lists of training pictures were searched"
+    if answer.uses:
+        print(f"{answer.asked}: trained on by {len(answer.uses)} checkpoints ({searched})")
+    elif answer.missing:
+        print(f"{answer.asked}: cannot tell ({searched})")
+    else:
+        print(f"{answer.asked}: no checkpoint was trained on these bytes ({searched})")
+    rows = []
+    for use in answer.uses:
+        where = f"commit {use['commit'][:10]}, {use['time']:%Y-%m-%d %H:%M}" if use["commit"] else "not committed"
+        rows.append((use["checkpoint"], "verified", f"{use['md5'][:10]}, as {use['path']}; dvc.lock of {where}"))
+    rows += [(f"list {gone['md5'][:10]}", "cannot tell", f"{gone['path']}: {gone['why']}") for gone in answer.missing]
+    _page(rows)
+
+
+def _page(rows: Iterable[tuple[str, str, str]]) -> None:
+    page = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for column in range(3):
+        page.add_column(overflow="fold", no_wrap=column < 2)
+    for about, word, said in rows:
+        page.add_row(Text(about, "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(said))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(page)

@@ -1,0 +1,51 @@
+"""DVC's cache, read without DVC, which takes long to import: where an object lies, and whether it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from configobj import ConfigObj, ConfigObjError
+
+from stages.runs import record
+from stages.runs.errors import InputError
+
+
+def folder(root: Path) -> Path:
+    """The folder of the cache, by DVC's four configuration files."""
+    own, system = os.environ.get("XDG_CONFIG_HOME") or "~/.config", os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
+    files = [
+        root / ".dvc" / "config.local",
+        root / ".dvc" / "config",
+        Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(own, "dvc")).expanduser() / "config",
+        Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or Path(system.split(os.pathsep)[0], "dvc")) / "config",
+    ]
+    for file in files:
+        with contextlib.suppress(OSError, ConfigObjError, KeyError):
+            lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            return file.parent / Path(ConfigObj(lines, interpolation=False)["cache"]["dir"]).expanduser()
+    return root / ".dvc" / "cache"
+
+
+class Altered(InputError):
+    """An object of the cache has not the bytes that its name promises."""
+
+
+def find(root: Path, md5: str, path: str) -> Path | None:
+    """Where the bytes of a file with this digest lie: in the working copy, else in the cache; None where in neither.
+
+    They are hashed now. Raises Altered where the cache has other bytes under this digest.
+    """
+    file = root / path
+    if file.is_file() and record.digest(file) == md5:
+        return file
+    kept = folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+    if not kept.is_file():
+        return None
+    if (found := record.digest(kept)) != md5:
+        raise Altered(
+            f"{kept}: its bytes have the digest {found[:10]}, and should have {md5[:10]}; remove it, then "
+            "`dvc fetch --all-commits` brings it from a remote"
+        )
+    return kept

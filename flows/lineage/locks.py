@@ -1,0 +1,88 @@
+"""Every `dvc.lock` that Git knows, and the outputs in them, by their digests.
+
+A hundred locks are searched for a digest in a hundredth of a second, and parsed in half a minute: so their bytes are
+searched, and only those in which the digest occurs are parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.checkout.git import Git, GitError
+from flows.lineage import dvc_lock
+
+NAME = "dvc.lock"
+# An output or an input, as DVC writes it.
+FILE = re.compile(rb"^ *- path: (?P<path>.+)\n(?: +hash: md5\n)? +md5: (?P<md5>[0-9a-f]{32}(?:\.dir)?)$", re.M)
+
+
+class Lock(NamedTuple):
+    """A `dvc.lock`, and where it stands."""
+
+    commit: str | None  # that brought it first; None: it is the working copy's, and in no commit
+    time: datetime | None  # of that commit
+    text: bytes
+
+    def content(self) -> dict[str, Any]:
+        """It, parsed. Raises InputError where it is damaged."""
+        where = f"of commit {self.commit[:10]}" if self.commit else "of the working copy"
+        return dvc_lock.parse(self.text.decode(errors="replace"), f"{NAME} {where}")
+
+    def files(self) -> dict[str, str]:
+        """md5 by path of all that it names, inputs and outputs, without parsing it."""
+        return {found["path"].decode(): found["md5"].decode() for found in FILE.finditer(self.text)}
+
+
+class Maker(NamedTuple):
+    """A stage run that has made an output, as a lock tells it."""
+
+    lock: Lock
+    stage: str
+    entry: dict[str, Any]  # the stage's, in the lock
+    path: str  # the output's
+
+
+def every(root: Path) -> list[Lock]:
+    """All locks, oldest first: of every branch, tag and experiment, of what the reflog still knows, and last that of
+    the working copy where no commit has it.
+
+    Raises GitError outside of a Git repository.
+    """
+    git = Git(root)
+    first: dict[str, tuple[str, datetime]] = {}  # the commit that brought a blob
+    try:
+        lines = git("log", "--all", "--reflog", "--full-history", "-m", "--reverse", "--raw", "--no-abbrev",
+                    "--no-renames", "--format=commit %H %ct", "--", NAME).splitlines()  # fmt: skip
+    except GitError as error:
+        if "does not have any commits yet" not in str(error):
+            raise
+        lines = []
+    commit, time = "", datetime.fromtimestamp(0, UTC)
+    for line in lines:
+        if line.startswith("commit "):
+            _, commit, seconds = line.split()
+            time = datetime.fromtimestamp(int(seconds), UTC)
+        elif line.startswith(":"):
+            blob = line.split()[3]
+            if blob.strip("0"):  # else it was removed
+                first.setdefault(blob, (commit, time))
+    locks = [Lock(*first[blob], text) for blob, text in git.blobs(first).items()]
+    locks.sort(key=lambda lock: lock.time or datetime.max)
+    file = root / NAME
+    if file.is_file() and (own := file.read_bytes()) not in {lock.text for lock in locks}:
+        locks.append(Lock(None, None, own))
+    return locks
+
+
+def makers(locks: list[Lock], md5: str) -> Iterator[Maker]:
+    """The stage runs that have made an output of this digest, in the order of the locks."""
+    for lock in locks:
+        if md5.encode() in lock.text:
+            for stage, entry in (lock.content().get("stages") or {}).items():
+                for out in entry.get("outs", []):
+                    if out.get("md5") == md5:
+                        yield Maker(lock, stage, entry, out["path"])
