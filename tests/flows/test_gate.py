@@ -60,8 +60,9 @@ def write_dcgan(path: Path, seed: int) -> Path:
 
 
 def write_members(path: Path, numbers: range) -> Path:
-    ids, paths = zip(*(pretend.key(number) for number in numbers), strict=True)
-    rows = pa.table({"image_id": pa.array(ids, pa.string()), "path": pa.array(paths, pa.string())})
+    keys = [pretend.key(number) for number in numbers]
+    columns = {name: pa.array([key[i] for key in keys], pa.string()) for i, name in enumerate(("image_id", "path"))}
+    rows = pa.table(columns)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)
     return path
