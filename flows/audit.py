@@ -1,12 +1,13 @@
 """`palimpsest audit`: which data produced which checkpoint, and the reverse.
 
 From Git's history, DVC's cache and the files alone: no server, no network. What an answer rests on is said with it, in
-one of four words:
+one of five words:
 
 - claimed: the checkpoint's own metadata say so;
 - recorded: a `dvc.lock` in Git's history says so;
 - verified: the bytes were hashed now, and have the digest that is recorded;
-- cannot tell: what would say it is not here; a remedy is named.
+- cannot tell: what would say it is not here; a remedy is named;
+- DIFFERS: the bytes are others than recorded, or the metadata and `dvc.lock` contradict each other.
 """
 
 from __future__ import annotations
@@ -109,10 +110,10 @@ def checkpoint(root: Path, asked: str) -> Checkpoint:
     facts: list[Fact] = []
     file: Path | None = Path(asked)
     if file and file.is_file():
-        Header(file, "name a checkpoint's file")
+        Header(file, "name a checkpoint's file")  # refuses what is none, before it is hashed
         md5 = record.digest(file)
     else:
-        md5, path = _named(root, git, asked, every, log)
+        md5, path = _named(root, git, asked, log)
         try:
             file = cache.find(root, md5, path)
         except cache.Altered as error:
@@ -135,7 +136,7 @@ def checkpoint(root: Path, asked: str) -> Checkpoint:
         if gate and entry.decision.outcome != "rolled back":
             said = f"{gate.get('pictures')} validation pictures, by retrain; which ones is not recorded"
             facts.append(Fact("selected on", said, "cannot tell"))
-        said = f"{entry.time:%Y-%m-%d %H:%M}, commit {entry.commit[:10]}: {entry.decision.why}"
+        said = f"{entry.time:%Y-%m-%d %H:%M} UTC, commit {entry.commit[:10]}: {entry.decision.why}"
         facts.append(Fact(entry.decision.outcome, said, "recorded"))
     if file:
         facts += _claims(Header(file), trainings)
@@ -143,7 +144,7 @@ def checkpoint(root: Path, asked: str) -> Checkpoint:
     return Checkpoint(asked, md5, facts, trainings, told)
 
 
-def _named(root: Path, git: Git, asked: str, every: list[locks.Lock], log: list[history.Entry]) -> tuple[str, str]:
+def _named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[str, str]:
     """The digest and the path of a checkpoint that is named as a promoted version or as an entry of `dvc.lock`."""
     name, at, version = asked.partition("@")
     if at:
@@ -156,13 +157,10 @@ def _named(root: Path, git: Git, asked: str, every: list[locks.Lock], log: list[
         raise InputError(f"{asked}: no version '{version}' of a promoted '{name}'; `gto show {name}` lists them")
     path = f"{MODELS}{name}{CHECKPOINT}"
     own = root / locks.NAME
-    last = [locks.Lock(None, None, own.read_bytes())] if own.is_file() else every[-1:]
-    for lock in last:
-        if path in (files := lock.files()):
-            return files[path], path
-    raise InputError(
-        f"{asked}: no file, and no {path} in the last dvc.lock; name a file, an entry of it, or NAME@VERSION"
-    )
+    files = locks.files(own.read_bytes()) if own.is_file() else {}
+    if path in files:
+        return files[path], path
+    raise InputError(f"{asked}: no file, and no {path} in dvc.lock; name a file, an entry of it, or NAME@VERSION")
 
 
 def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
@@ -174,12 +172,10 @@ def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
             continue
         seen.add(wanted)
         outs = {out["path"]: out.get("md5", "") for out in made.entry.get("outs", [])}
-        members = next((md5 for path, md5 in outs.items() if path.endswith(history.MEMBERS)), None)
+        path, members = next(((path, md5) for path, md5 in outs.items() if path.endswith(history.MEMBERS)), ("", None))
         todo += [dep["md5"] for dep in made.entry.get("deps", []) if dep["path"].endswith(CHECKPOINT)]
         params = made.entry.get("params", {}).get("params.yaml", {})
-        pictures, fact = _pictures(
-            root, made.stage, members, next((p for p in outs if p.endswith(history.MEMBERS)), "")
-        )
+        pictures, fact = _pictures(root, made.stage, members, path)
         lock = made.lock
         found.append(Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact))
     return found
@@ -189,18 +185,24 @@ def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[
     about = "trained on"
     if md5 is None:
         return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
-    try:
-        file = cache.find(root, md5, path)
-    except cache.Altered as error:
-        return None, Fact(about, str(error), "DIFFERS")
-    if file is None:
-        said = f"the list of pictures {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
-        return None, Fact(about, said, "cannot tell")
+    file = _whole(root, md5, path, about)
+    if isinstance(file, Fact):
+        return None, file
     pictures: list[dict[str, str]] = _list(file).to_pylist()
     names = ", ".join(row["path"] for row in pictures[:SHOWN])
     more = len(pictures) - SHOWN
     rest = f" and {more} more (--json lists them)" if more > 0 else ""
     return pictures, Fact(about, f"{len(pictures)} pictures: {names}{rest}", "verified")
+
+
+def _whole(root: Path, md5: str, path: str, about: str) -> Path | Fact:
+    """Where the bytes of a recorded file lie, hashed now; or why nothing can be told by them."""
+    try:
+        file = cache.find(root, md5, path)
+    except cache.Altered as error:
+        return Fact(about, str(error), "DIFFERS")
+    said = f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
+    return file or Fact(about, said, "cannot tell")
 
 
 def _list(file: Path) -> Any:
@@ -215,14 +217,15 @@ def _list(file: Path) -> Any:
 
 
 def _facts_of(training: Training, before: bool) -> list[Fact]:
-    since = f"commit {training.commit[:10]}, {training.time:%Y-%m-%d %H:%M}" if training.commit and training.time else (
-        "the working copy, not committed"
-    )  # fmt: skip
     name = f"{training.checkpoint} {training.md5[:10]}"
-    facts = [
-        Fact("gone on from" if before else "made by", f"{training.stage}, {name}; dvc.lock of {since}", "recorded")
-    ]
-    return [*facts, training.fact]
+    said = f"{training.stage}, {name}; {_since(training.commit, training.time)}"
+    return [Fact("gone on from" if before else "made by", said, "recorded"), training.fact]
+
+
+def _since(commit: str | None, time: datetime | None) -> str:
+    if commit is None or time is None:
+        return "dvc.lock of the working copy, not committed"
+    return f"dvc.lock of commit {commit[:10]}, {time:%Y-%m-%d %H:%M} UTC"
 
 
 def _evaluations(root: Path, every: list[locks.Lock], md5: str) -> list[Fact]:
@@ -251,14 +254,9 @@ def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
     import pyarrow.parquet as pq
 
     about = "evaluated on"
-    try:
-        file = cache.find(root, md5, path)
-    except cache.Altered as error:
-        return Fact(about, str(error), "DIFFERS")
-    if file is None:
-        return Fact(
-            about, f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}", "cannot tell"
-        )
+    file = _whole(root, md5, path, about)
+    if isinstance(file, Fact):
+        return file
     count = len(set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()))
     return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
 
@@ -286,16 +284,14 @@ def image(root: Path, asked: str) -> Image:
     else:
         raise InputError(f"{asked}: neither a file nor the sha256 of one, which has 64 digits of 0-9 and a-f")
     every = locks.every(root)
-    lists = {md5: path for lock in every for path, md5 in lock.files().items() if path.endswith(history.MEMBERS)}
+    named = [(lock, lock.files()) for lock in every]
+    lists = {md5: path for _, files in named for path, md5 in files.items() if path.endswith(history.MEMBERS)}
     uses: list[dict[str, Any]] = []
     missing = []
     for members, path in lists.items():
-        try:
-            kept, why = cache.find(root, members, path), f"it is not here; {HERE}"
-        except cache.Altered as error:
-            kept, why = None, str(error)
-        if kept is None:
-            missing.append({"md5": members, "path": path, "why": why})
+        kept = _whole(root, members, path, "trained on")
+        if isinstance(kept, Fact):
+            missing.append({"md5": members, "path": path, "why": kept.said})
             continue
         rows = _list(kept)
         at = pc.index(rows["image_id"], wanted).as_py()
@@ -303,8 +299,7 @@ def image(root: Path, asked: str) -> Image:
             continue
         name = rows["path"][at].as_py()
         made: dict[str, dict[str, Any]] = {}
-        for lock in every:
-            files = lock.files()
+        for lock, files in named:
             for list_path, md5 in files.items():
                 trained = list_path.removesuffix(history.MEMBERS) + CHECKPOINT
                 if md5 == members and list_path.endswith(history.MEMBERS) and trained in files:
@@ -346,9 +341,9 @@ def show_image(answer: Image) -> None:
         print(f"{answer.asked}: no checkpoint was trained on these bytes ({searched})")
     rows = []
     for use in answer.uses:
-        where = f"commit {use['commit'][:10]}, {use['time']:%Y-%m-%d %H:%M}" if use["commit"] else "not committed"
-        rows.append((use["checkpoint"], "verified", f"{use['md5'][:10]}, as {use['path']}; dvc.lock of {where}"))
-    rows += [(f"list {gone['md5'][:10]}", "cannot tell", f"{gone['path']}: {gone['why']}") for gone in answer.missing]
+        said = f"{use['md5'][:10]}, as {use['path']}; {_since(use['commit'], use['time'])}"
+        rows.append((use["checkpoint"], "recorded", said))  # the list was hashed; that it is this one's, the lock says
+    rows += [(f"list {gone['md5'][:10]}", "cannot tell", gone["why"]) for gone in answer.missing]
     _page(rows)
 
 

@@ -34,7 +34,7 @@ class Lock(NamedTuple):
 
     def files(self) -> dict[str, str]:
         """md5 by path of all that it names, inputs and outputs, without parsing it."""
-        return {found["path"].decode(): found["md5"].decode() for found in FILE.finditer(self.text)}
+        return files(self.text)
 
 
 class Maker(NamedTuple):
@@ -44,6 +44,11 @@ class Maker(NamedTuple):
     stage: str
     entry: dict[str, Any]  # the stage's, in the lock
     path: str  # the output's
+
+
+def files(text: bytes) -> dict[str, str]:
+    """md5 by path of all that a `dvc.lock` names."""
+    return {found["path"].decode(): found["md5"].decode() for found in FILE.finditer(text)}
 
 
 def every(root: Path) -> list[Lock]:
@@ -70,8 +75,8 @@ def every(root: Path) -> list[Lock]:
             blob = line.split()[3]
             if blob.strip("0"):  # else it was removed
                 first.setdefault(blob, (commit, time))
-    locks = [Lock(*first[blob], text) for blob, text in git.blobs(first).items()]
-    locks.sort(key=lambda lock: lock.time or datetime.max)
+    texts = git.blobs(sorted(first, key=lambda blob: first[blob][1]))
+    locks = [Lock(*first[blob], text) for blob, text in texts.items()]
     file = root / NAME
     if file.is_file() and (own := file.read_bytes()) not in {lock.text for lock in locks}:
         locks.append(Lock(None, None, own))

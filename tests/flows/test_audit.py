@@ -215,7 +215,7 @@ def test_commands_end_by_what_they_find(made: History, tmp_path: Path) -> None:
     assert lines[0].startswith("test/t.png: no checkpoint was trained on these bytes (4 of 4 lists")
     for asked, why in {
         ("image", "nosuch.png"): "nosuch.png: neither a file nor the sha256 of one",
-        ("checkpoint", "nosuch"): "nosuch: no file, and no data/models/nosuch.safetensors in the last dvc.lock",
+        ("checkpoint", "nosuch"): "nosuch: no file, and no data/models/nosuch.safetensors in dvc.lock",
         ("checkpoint", "net@v1.0.0"): "net@v1.0.0: no version 'v1.0.0' of a promoted 'net'",
         ("checkpoint", "stage.py"): "stage.py: not a checkpoint of Palimpsest",
     }.items():
@@ -256,10 +256,12 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
         (tmp_path / "dvc.lock").write_text(text)
         if number == 39:
             break  # not committed
-        if number % 7 == 3:  # a branch of its own, which a rebase would leave behind
-            subprocess.run([*git, "checkout", "-q", "--detach"], cwd=tmp_path, check=True)
         subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
         subprocess.run([*git, "commit", "-qm", "made"], cwd=tmp_path, check=True)
+        if number % 7 == 5:  # an experiment, as DVC keeps it
+            subprocess.run(["git", "update-ref", f"refs/exps/ab/trial{number}", "HEAD"], cwd=tmp_path, check=True)
+        if number % 7 in (3, 5):  # the other is left behind, as by a rebase: only the reflog knows it
+            subprocess.run(["git", "reset", "-q", "--soft", "HEAD~1"], cwd=tmp_path, check=True)
     assert len(locks.every(tmp_path)) == 40
     for picture, checkpoints in truth.items():
         answer = audit.image(tmp_path, picture)
@@ -273,6 +275,8 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
         with pa.memory_map(str(file)) as source:
             ids = set(pa.ipc.open_file(source).read_all()["image_id"].to_pylist())
         assert ids == {picture for picture, known in truth.items() if checkpoint in known}
+    subprocess.run(["git", "reflog", "expire", "--expire=now", "--all"], cwd=tmp_path, check=True)
+    assert len(locks.every(tmp_path)) == 40 - 6, "experiments are there; what nothing points at is not"
 
 
 def test_outside_of_a_repository_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
