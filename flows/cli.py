@@ -230,8 +230,8 @@ def status(
     raise typer.Exit(int(bool(found.alarms)))
 
 
-@audit.command()
-def checkpoint(
+@audit.command("checkpoint")
+def audit_checkpoint(
     what: Annotated[str, typer.Argument(help="A checkpoint's file, its name in data/models/, or NAME@VERSION.")],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -240,16 +240,16 @@ def checkpoint(
     Exit code 1 where something is not as it is recorded; 0 otherwise.
     """
     with _for_people("audit checkpoint"):
-        from flows import audit as auditor
+        from flows.audit import checkpoint, facts
         from flows.checkout.root import repository
 
-        answer = auditor.checkpoint(repository(), what)
-        print(auditor.machine(answer)) if json else auditor.show_checkpoint(answer)
+        answer = checkpoint.ask(repository(), what)
+        print(facts.machine(answer)) if json else checkpoint.show(answer)
         raise typer.Exit(int(answer.found))
 
 
-@audit.command()
-def image(
+@audit.command("image")
+def audit_image(
     what: Annotated[str, typer.Argument(help="A picture's file, or the sha256 of one.")],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
@@ -258,11 +258,11 @@ def image(
     Exit code 1 where there are some, or where a list of pictures that would tell is missing; 0 otherwise.
     """
     with _for_people("audit image"):
-        from flows import audit as auditor
+        from flows.audit import facts, image
         from flows.checkout.root import repository
 
-        answer = auditor.image(repository(), what)
-        print(auditor.machine(answer)) if json else auditor.show_image(answer)
+        answer = image.ask(repository(), what)
+        print(facts.machine(answer)) if json else image.show(answer)
         raise typer.Exit(int(answer.found))
 
 

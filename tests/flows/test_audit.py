@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from dvc_project import ENV, Project
 
-from flows import audit
+from flows.audit import checkpoint, image
 from flows.lineage import cache, locks
 from stages.runs.errors import InputError
 
@@ -105,12 +105,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> History:
     return History(home)
 
 
-def names(training: audit.Training) -> list[str]:
+def names(training: checkpoint.Training) -> list[str]:
     assert training.pictures is not None
     return [row["path"] for row in training.pictures]
 
 
-def words(answer: audit.Checkpoint) -> dict[str, list[str]]:
+def words(answer: checkpoint.Checkpoint) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for fact in answer.facts:
         found.setdefault(fact.word, []).append(fact.about)
@@ -121,7 +121,7 @@ def words(answer: audit.Checkpoint) -> dict[str, list[str]]:
     ("which", "pictures"), [(0, ["a.png", "b.png"]), (1, ["a.png", "b.png", "c.png"]), (2, ["b.png", "c.png"])]
 )
 def test_a_bare_file_is_told_by_its_bytes(made: History, which: int, pictures: list[str]) -> None:
-    answer = audit.checkpoint(made.home, str(made.nets[which]))
+    answer = checkpoint.ask(made.home, str(made.nets[which]))
     (training,) = answer.trainings
     assert (training.stage, names(training)) == ("train_net", pictures)
     assert training.commit == ([*made.commits, None])[which]
@@ -138,7 +138,7 @@ def test_a_bare_file_is_told_by_its_bytes(made: History, which: int, pictures: l
 
 
 def test_what_a_checkpoint_has_gone_on_from_counts(made: History) -> None:
-    answer = audit.checkpoint(made.home, "more")
+    answer = checkpoint.ask(made.home, "more")
     assert [(training.stage, names(training)) for training in answer.trainings] == [
         ("train_more", ["x.png"]), ("train_net", ["b.png", "c.png"]),
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_picture_is_found_in_exactly_the_checkpoints_that_have_read_it(
 ) -> None:
     (tmp_path / "renamed.jpg").write_text(f"picture {name}")
     for asked in (str(tmp_path / "renamed.jpg"), sha256(f"picture {name}".encode()).hexdigest().upper()):
-        answer = audit.image(made.home, asked)
+        answer = image.ask(made.home, asked)
         digests = {md5(Path(made.nets[number]).read_bytes()).hexdigest() for number in which}
         assert {use["md5"] for use in answer.uses} == digests
         assert all(
@@ -162,30 +162,30 @@ def test_a_picture_is_found_in_exactly_the_checkpoints_that_have_read_it(
 def test_what_is_missing_or_altered_is_no_silent_no(made: History, tmp_path: Path) -> None:
     home = tmp_path / "clone"
     shutil.copytree(made.home, home)
-    (first,) = audit.checkpoint(home, str(made.nets[0])).trainings
+    (first,) = checkpoint.ask(home, str(made.nets[0])).trainings
     kept = cache.find(home, str(first.members), "")
     assert kept is not None
     kept.chmod(0o644)
     whole = kept.read_bytes()
     kept.write_bytes(whole.replace(b"a.png", b"z.png"))
-    answer = audit.checkpoint(home, str(made.nets[0]))
+    answer = checkpoint.ask(home, str(made.nets[0]))
     assert (answer.trainings[0].pictures, answer.found, words(answer)["DIFFERS"]) == (None, True, ["trained on"])
-    unseen = audit.image(home, "0" * 64)
+    unseen = image.ask(home, "0" * 64)
     assert [(gone["md5"], str(kept) in gone["why"]) for gone in unseen.missing] == [(first.members, True)]
     assert unseen.found
 
     kept.unlink()
-    answer = audit.checkpoint(home, str(made.nets[0]))
+    answer = checkpoint.ask(home, str(made.nets[0]))
     assert (answer.trainings[0].pictures, answer.found) == (None, False)
     assert words(answer)["cannot tell"] == ["trained on"]
-    assert [gone["md5"] for gone in audit.image(home, "0" * 64).missing] == [first.members]
+    assert [gone["md5"] for gone in image.ask(home, "0" * 64).missing] == [first.members]
 
     (home / "pictures" / "new.png").write_text("new")
     stranger = shutil.copy(made.nets[0], tmp_path / "stranger.safetensors")
     bytes_ = bytearray(Path(stranger).read_bytes())
     bytes_[-1] ^= 1  # in the numbers
     Path(stranger).write_bytes(bytes_)
-    answer = audit.checkpoint(home, str(stranger))
+    answer = checkpoint.ask(home, str(stranger))
     assert (answer.trainings, words(answer)["cannot tell"]) == ([], ["made by"])
 
 
@@ -197,10 +197,10 @@ def test_a_clone_alone_answers(made: History) -> None:
         words = ["dvc", "remote", "add", "-q", "--local", "-d", "store", "../store"]
         subprocess.run(words, cwd=home, env=ENV, check=True)
     subprocess.run(["dvc", "push", "-q", "--all-commits"], cwd=made.home, env=ENV, check=True)
-    before = audit.image(clone, sha256(b"picture a").hexdigest())
+    before = image.ask(clone, sha256(b"picture a").hexdigest())
     assert (before.uses, len(before.missing)) == ([], 3)
     subprocess.run(["dvc", "fetch", "-q", "--all-commits"], cwd=clone, env=ENV, check=True)
-    after = audit.image(clone, sha256(b"picture a").hexdigest())
+    after = image.ask(clone, sha256(b"picture a").hexdigest())
     assert (len(after.uses), after.missing) == (2, [])
 
 
@@ -264,7 +264,7 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
             subprocess.run(["git", "reset", "-q", "--soft", "HEAD~1"], cwd=tmp_path, check=True)
     assert len(locks.every(tmp_path)) == 40
     for picture, checkpoints in truth.items():
-        answer = audit.image(tmp_path, picture)
+        answer = image.ask(tmp_path, picture)
         assert {use["md5"] for use in answer.uses} == checkpoints
         assert not answer.missing
     for checkpoint in set().union(*truth.values()):
@@ -282,5 +282,5 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
 def test_outside_of_a_repository_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     with pytest.raises(InputError, match="not a git repository"):
-        audit.image(tmp_path, "0" * 64)
+        image.ask(tmp_path, "0" * 64)
     assert not list(tmp_path.iterdir())

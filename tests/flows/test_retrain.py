@@ -21,7 +21,7 @@ from configobj import ConfigObj
 from dvc_project import ENV, Process, command, end, gone, post, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
-from flows import audit
+from flows.audit import checkpoint
 from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands, run_cache
@@ -256,7 +256,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert better.version == "v2.0.0"
     assert better.commit == lab.git.commit("promoted") != now.commit
     assert better.data != now.data
-    answer = audit.checkpoint(lab.root, "face-net@v1.0.0")
+    answer = checkpoint.ask(lab.root, "face-net@v1.0.0")
     assert (answer.md5, [told["outcome"] for told in answer.decisions]) == (now.md5, ["promoted"])
     assert [(made.stage, made.commit) for made in answer.trainings] == [("train@net", now.commit)]
 
@@ -293,7 +293,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     returned = history.current(lab.root)
     assert returned is not None
     assert (returned.commit, returned.md5) == (now.commit, now.md5)
-    told = [told["outcome"] for told in audit.checkpoint(lab.root, "face-net@v1.0.0").decisions]
+    told = [told["outcome"] for told in checkpoint.ask(lab.root, "face-net@v1.0.0").decisions]
     assert told == ["promoted", "rolled back"]
     assert lab.git("diff", "promoted", now.commit) == ""
     lab.git("merge-base", "--is-ancestor", better.commit, "promoted")  # its history is kept

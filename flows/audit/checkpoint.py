@@ -1,31 +1,13 @@
-"""`palimpsest audit`: which data produced which checkpoint, and the reverse.
-
-From Git's history, DVC's cache and the files alone: no server, no network. What an answer rests on is said with it, in
-one of five words:
-
-- claimed: the checkpoint's own metadata say so;
-- recorded: a `dvc.lock` in Git's history says so;
-- verified: the bytes were hashed now, and have the digest that is recorded;
-- cannot tell: what would say it is not here; a remedy is named;
-- DIFFERS: the bytes are others than recorded, or the metadata and `dvc.lock` contradict each other.
-"""
+"""What a checkpoint comes from, by Git's history, DVC's cache and the file alone."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
-import sys
-from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, locks
 from flows.registry import gto, history
@@ -38,18 +20,6 @@ CHECKPOINT = ".safetensors"
 TABLE = ".parquet"  # ends the table of a system's scores, a row per picture and hole
 MEANS = ".means.parquet"
 SHOWN = 5  # pictures of a list that people see; `--json` has all
-HERE = "bring it with `dvc fetch --all-commits` and `git fetch --all --tags`"
-
-Word = Literal["claimed", "recorded", "verified", "cannot tell", "DIFFERS"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fact:
-    """One line of an answer."""
-
-    about: str
-    said: str
-    word: Word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +53,7 @@ class Checkpoint:
         return any(fact.word == "DIFFERS" for fact in self.facts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """Where a picture's file has been used."""
-
-    asked: str
-    image_id: str  # sha256 of the file
-    uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `path` of the picture, `commit`, `time`
-    lists: int  # lists of pictures that were searched
-    missing: list[dict[str, str]]  # lists that are not here, or altered: `md5`, `path`, and `why` nothing is known
-
-    @property
-    def found(self) -> bool:
-        return bool(self.uses or self.missing)
-
-
-def checkpoint(root: Path, asked: str) -> Checkpoint:
+def ask(root: Path, asked: str) -> Checkpoint:
     """What a checkpoint comes from. `asked` is a file, `NAME` (of `data/models/NAME.safetensors` in `dvc.lock`) or
     `NAME@VERSION` (of a promoted one).
 
@@ -185,47 +140,20 @@ def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[
     about = "trained on"
     if md5 is None:
         return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
-    file = _whole(root, md5, path, about)
+    file = whole(root, md5, path, about)
     if isinstance(file, Fact):
         return None, file
-    pictures: list[dict[str, str]] = _list(file).to_pylist()
+    pictures: list[dict[str, str]] = read_list(file).to_pylist()
     names = ", ".join(row["path"] for row in pictures[:SHOWN])
     more = len(pictures) - SHOWN
     rest = f" and {more} more (--json lists them)" if more > 0 else ""
     return pictures, Fact(about, f"{len(pictures)} pictures: {names}{rest}", "verified")
 
 
-def _whole(root: Path, md5: str, path: str, about: str) -> Path | Fact:
-    """Where the bytes of a recorded file lie, hashed now; or why nothing can be told by them."""
-    try:
-        file = cache.find(root, md5, path)
-    except cache.Altered as error:
-        return Fact(about, str(error), "DIFFERS")
-    said = f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
-    return file or Fact(about, said, "cannot tell")
-
-
-def _list(file: Path) -> Any:
-    """A list of pictures as a table of Arrow: `image_id` and `path`. Raises InputError where it is none."""
-    import pyarrow as pa
-
-    try:
-        with pa.memory_map(str(file)) as source:
-            return pa.ipc.open_file(source).read_all().select(["image_id", "path"])
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise InputError(f"{file}: not a list of pictures ({' '.join(str(error).split())[:100]})") from None
-
-
 def _facts_of(training: Training, before: bool) -> list[Fact]:
     name = f"{training.checkpoint} {training.md5[:10]}"
-    said = f"{training.stage}, {name}; {_since(training.commit, training.time)}"
+    said = f"{training.stage}, {name}; {since(training.commit, training.time)}"
     return [Fact("gone on from" if before else "made by", said, "recorded"), training.fact]
-
-
-def _since(commit: str | None, time: datetime | None) -> str:
-    if commit is None or time is None:
-        return "dvc.lock of the working copy, not committed"
-    return f"dvc.lock of commit {commit[:10]}, {time:%Y-%m-%d %H:%M} UTC"
 
 
 def _evaluations(root: Path, every: list[locks.Lock], md5: str) -> list[Fact]:
@@ -254,7 +182,7 @@ def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
     import pyarrow.parquet as pq
 
     about = "evaluated on"
-    file = _whole(root, md5, path, about)
+    file = whole(root, md5, path, about)
     if isinstance(file, Fact):
         return file
     count = len(set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()))
@@ -269,55 +197,7 @@ def _claims(header: Header, trainings: list[Training]) -> list[Fact]:
     return facts
 
 
-def image(root: Path, asked: str) -> Image:
-    """Which checkpoints were trained on a picture: a file, or the sha256 of one. Exactly these bytes are looked for.
-
-    Raises InputError where `asked` is neither.
-    """
-    import pyarrow.compute as pc
-
-    if (file := Path(asked)).is_file():
-        with file.open("rb") as stream:
-            wanted = hashlib.file_digest(stream, "sha256").hexdigest()
-    elif re.fullmatch("[0-9a-fA-F]{64}", asked):
-        wanted = asked.lower()
-    else:
-        raise InputError(f"{asked}: neither a file nor the sha256 of one, which has 64 digits of 0-9 and a-f")
-    every = locks.every(root)
-    named = [(lock, lock.files()) for lock in every]
-    lists = {md5: path for _, files in named for path, md5 in files.items() if path.endswith(history.MEMBERS)}
-    uses: list[dict[str, Any]] = []
-    missing = []
-    for members, path in lists.items():
-        kept = _whole(root, members, path, "trained on")
-        if isinstance(kept, Fact):
-            missing.append({"md5": members, "path": path, "why": kept.said})
-            continue
-        rows = _list(kept)
-        at = pc.index(rows["image_id"], wanted).as_py()
-        if at < 0:
-            continue
-        name = rows["path"][at].as_py()
-        made: dict[str, dict[str, Any]] = {}
-        for lock, files in named:
-            for list_path, md5 in files.items():
-                trained = list_path.removesuffix(history.MEMBERS) + CHECKPOINT
-                if md5 == members and list_path.endswith(history.MEMBERS) and trained in files:
-                    made.setdefault(
-                        files[trained],
-                        {"checkpoint": trained, "md5": files[trained], "path": name, "commit": lock.commit,
-                         "time": lock.time},
-                    )  # fmt: skip
-        uses += made.values()
-    return Image(asked, wanted, uses, len(lists), missing)
-
-
-def machine(answer: Checkpoint | Image) -> str:
-    """An answer as JSON."""
-    return json.dumps(dataclasses.asdict(answer), default=lambda value: value.isoformat(), indent=1)
-
-
-def show_checkpoint(answer: Checkpoint) -> None:
+def show(answer: Checkpoint) -> None:
     """An answer on the terminal: in one line first, then what it rests on."""
     own = answer.trainings[0] if answer.trainings else None
     if own is None:
@@ -327,30 +207,4 @@ def show_checkpoint(answer: Checkpoint) -> None:
         ids = {row["image_id"] for training in answer.trainings for row in training.pictures or []}
         count = f"{len(ids)} pictures" if known else "pictures whose list is not here"
         print(f"{answer.asked}: made by {own.stage} from {count}")
-    _page([(fact.about, fact.word, fact.said) for fact in answer.facts])
-
-
-def show_image(answer: Image) -> None:
-    """An answer on the terminal: in one line first, then what it rests on."""
-    searched = f"{answer.lists - len(answer.missing)} of {answer.lists} lists of training pictures were searched"
-    if answer.uses:
-        print(f"{answer.asked}: trained on by {len(answer.uses)} checkpoints ({searched})")
-    elif answer.missing:
-        print(f"{answer.asked}: cannot tell ({searched})")
-    else:
-        print(f"{answer.asked}: no checkpoint was trained on these bytes ({searched})")
-    rows = []
-    for use in answer.uses:
-        said = f"{use['md5'][:10]}, as {use['path']}; {_since(use['commit'], use['time'])}"
-        rows.append((use["checkpoint"], "recorded", said))  # the list was hashed; that it is this one's, the lock says
-    rows += [(f"list {gone['md5'][:10]}", "cannot tell", gone["why"]) for gone in answer.missing]
-    _page(rows)
-
-
-def _page(rows: Iterable[tuple[str, str, str]]) -> None:
-    page = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    for column in range(3):
-        page.add_column(overflow="fold", no_wrap=column < 2)
-    for about, word, said in rows:
-        page.add_row(Text(about, "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(said))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(page)
+    page([(fact.about, fact.word, fact.said) for fact in answer.facts])

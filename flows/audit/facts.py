@@ -1,0 +1,81 @@
+"""What answers are made of: lines, each with the word that says what it rests on.
+
+- claimed: the checkpoint's own metadata say so;
+- recorded: a `dvc.lock` in Git's history says so;
+- verified: the bytes were hashed now, and have the digest that is recorded;
+- cannot tell: what would say it is not here; a remedy is named;
+- DIFFERS: the bytes are others than recorded, or the metadata and `dvc.lock` contradict each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.lineage import cache
+from stages.runs.errors import InputError
+
+HERE = "bring it with `dvc fetch --all-commits` and `git fetch --all --tags`"
+
+Word = Literal["claimed", "recorded", "verified", "cannot tell", "DIFFERS"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One line of an answer."""
+
+    about: str
+    said: str
+    word: Word
+
+
+def whole(root: Path, md5: str, path: str, about: str) -> Path | Fact:
+    """Where the bytes of a recorded file lie, hashed now; or why nothing can be told by them."""
+    try:
+        file = cache.find(root, md5, path)
+    except cache.Altered as error:
+        return Fact(about, str(error), "DIFFERS")
+    said = f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
+    return file or Fact(about, said, "cannot tell")
+
+
+def read_list(file: Path) -> Any:
+    """A list of pictures as a table of Arrow: `image_id` and `path`. Raises InputError where it is none."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(file)) as source:
+            return pa.ipc.open_file(source).read_all().select(["image_id", "path"])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise InputError(f"{file}: not a list of pictures ({' '.join(str(error).split())[:100]})") from None
+
+
+def since(commit: str | None, time: datetime | None) -> str:
+    """Whose `dvc.lock` has something first."""
+    if commit is None or time is None:
+        return "dvc.lock of the working copy, not committed"
+    return f"dvc.lock of commit {commit[:10]}, {time:%Y-%m-%d %H:%M} UTC"
+
+
+def machine(answer: Any) -> str:
+    """An answer, a dataclass, as JSON."""
+    return json.dumps(dataclasses.asdict(answer), default=lambda value: value.isoformat(), indent=1)
+
+
+def page(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Print lines, each of what it is about, its word and what is said."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    for column in range(3):
+        table.add_column(overflow="fold", no_wrap=column < 2)
+    for about, word, said in rows:
+        table.add_row(Text(about, "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(said))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
