@@ -266,6 +266,24 @@ def audit_image(
         raise typer.Exit(int(answer.found))
 
 
+@audit.command("rebuild")
+def audit_rebuild(
+    what: Annotated[str, typer.Argument(help="A checkpoint, named as for `audit checkpoint`.")],
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Make a checkpoint again from the commit that has it, with an empty cache, and compare all that comes out.
+
+    Exit code 0 where everything is identical; 1 where it is different, or not comparable.
+    """
+    with _for_people("audit rebuild"):
+        from flows.audit import facts, rebuild
+        from flows.checkout.root import repository
+
+        answer = rebuild.ask(repository(), what, _say)
+        print(facts.machine(answer)) if json else rebuild.show(answer)
+        raise typer.Exit(int(answer.found))
+
+
 def _dask() -> ModuleType:
     """The module for `--runner dask=`. Raises InputError where what it needs is not installed."""
     if any(find_spec(name) is None for name in ("distributed", "prefect_dask")):

@@ -118,6 +118,15 @@ def _named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[
     raise InputError(f"{asked}: no file, and no {path} in dvc.lock; name a file, an entry of it, or NAME@VERSION")
 
 
+def digest_of(root: Path, asked: str) -> str:
+    """The md5 of a checkpoint that is named as in `ask`. Raises InputError where there is none."""
+    if (file := Path(asked)).is_file():
+        Header(file, "name a checkpoint's file")
+        return record.digest(file)
+    git = Git(root)
+    return _named(root, git, asked, history.read(git))[0]
+
+
 def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
     found: list[Training] = []
     todo, seen = [md5], set[str]()

@@ -33,16 +33,16 @@ class StepError(Exception):
 class Worktree:
     """The worktree at `top` of the repository in which the user's project `root` lies.
 
-    `path` is the project in it; `lock` is one that its commands inherit.
+    `path` is the project in it; `locks` are descriptors of file locks that its commands inherit.
     """
 
-    def __init__(self, root: Path, top: Path, lock: int) -> None:
+    def __init__(self, root: Path, top: Path, *locks: int) -> None:
         self.root, self.top = root, top
         self._main = Git(root)
         self.path = top / self._main.prefix
         self.git = Git(self.path)
         self._tree = Git(top)
-        self._runner = Runner(lock)
+        self._runner = Runner(*locks)
 
     def prepare(self, commit: str) -> None:
         """Bring the worktree to a commit, whatever a killed run has left; it is made where there is none.

@@ -87,6 +87,23 @@ def check_out(root: Path, say: Say, pointers: Sequence[str] = ()) -> None:
             _do(root, functools.partial(Repo.checkout, targets=targets, force=True, allow_missing=True), say)
 
 
+def check_out_sources(root: Path, say: Say) -> None:
+    """Lay out the data that `.dvc` files name, and nothing that stages make, from the cache or the default remote.
+
+    Raises DvcException where neither has them.
+    """
+
+    def work(repo: Repo) -> None:
+        sources = [stage for stage in repo.index.stages if stage.is_data_source]
+        names = [stage.addressing for stage in sources]
+        if names:
+            repo.checkout(targets=names, force=True, allow_missing=True)
+            if not all(out.exists for stage in sources for out in stage.outs):
+                repo.pull(targets=names, force=True)
+
+    _do(root, work, say)
+
+
 def update(root: Path, names: Sequence[str], say: Say) -> None:
     """`dvc update` of imports. Raises DvcException where a source cannot be reached."""
     _do(root, lambda repo: repo.update([str(root / name) for name in names]), say)

@@ -156,17 +156,17 @@ def default_remote(root: Path) -> str | None:
     return Config(str(root / ".dvc"), validate=False)["core"].get("remote")
 
 
-def copy_configuration(source: Path, target: Path) -> None:
+def copy_configuration(source: Path, target: Path, cache: Path | None = None) -> None:
     """Give the worktree at `target` the configuration of the working copy `source`, its paths made absolute.
 
-    A worktree has none of its own. Both use one cache. What the user or the system has configured for all repositories
-    holds in the worktree by itself.
+    A worktree has none of its own. Both use one cache, unless another folder is named. What the user or the system has
+    configured for all repositories holds in the worktree by itself.
     """
     theirs = Config(str(source / ".dvc"), validate=False)
     values: dict[str, Any] = theirs.load_one("repo")
     merge(values, theirs.load_one("local"))
-    if not theirs.get("cache", {}).get("dir"):
-        values["cache"]["dir"] = str(source / ".dvc" / "cache")
+    if cache or not theirs.get("cache", {}).get("dir"):
+        values["cache"]["dir"] = str(cache or source / ".dvc" / "cache")
     file = target / ".dvc" / Config.CONFIG_LOCAL
     file.parent.mkdir(exist_ok=True)
     os.close(os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))  # it may hold a remote's password

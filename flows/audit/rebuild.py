@@ -1,0 +1,208 @@
+"""Whether a checkpoint can be made again, bit for bit: that is done, and all that comes out on the way is compared.
+
+In a Git worktree of its own beside the checkout, at the commit whose `dvc.lock` has the checkpoint first, with an empty
+DVC cache, no run-cache and no resume state. The worktree is removed afterwards. What came of it is left as a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from flows.audit import checkpoint
+from flows.audit.facts import HERE, page, since
+from flows.checkout import snapshot
+from flows.checkout.git import Git
+from flows.checkout.worktree import Worktree
+from flows.engine import commands
+from flows.engine.repository import copy_configuration
+from flows.lineage import dvc_lock, locks, records
+from flows.process.command import Say
+from stages.runs import record
+from stages.runs.errors import InputError
+
+STAGE = "audit_rebuild"  # the folder of the records
+
+Verdict = Literal["identical", "different", "not comparable"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rebuilt:
+    """What came of making a checkpoint again."""
+
+    asked: str
+    checkpoint: str  # path
+    md5: str
+    commit: str | None  # that was used; None: the working copy as it is, not committed
+    time: datetime | None  # of that commit
+    verdict: Verdict
+    why: str  # one line
+    outputs: list[dict[str, str | None]]  # on the way, upstream first: `stage`, `path`, `recorded` and `made` (md5)
+    incomparable: list[str]  # what differs between there and here that can change bytes
+    environment: dict[str, Any]  # here
+
+    @property
+    def found(self) -> bool:
+        return self.verdict != "identical"
+
+
+def ask(root: Path, asked: str, say: Say) -> Rebuilt:
+    """Make a checkpoint again and compare it. `asked` is as in `checkpoint.ask`; `say` gets a line on each step.
+
+    Raises InputError where there is no such checkpoint, or no `dvc.lock` here that has it.
+    """
+    md5 = checkpoint.digest_of(root, asked)
+    made = next(locks.makers(locks.every(root), md5), None)
+    if made is None:
+        raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}")
+    recorded = made.lock.content()
+    git = Git(root)
+    with _worktree(root, made.lock.commit or _uncommitted(git), say) as tree:
+        say(f"{made.path} {md5[:10]} is made again in {tree.path}, by the {since(made.lock.commit, made.lock.time)}")
+        failed = _run(tree, made.stage, say)
+        again = dvc_lock.read(tree.path / locks.NAME)
+        outputs, verdict, why = compare(recorded, again, made.path)
+        first = next((out for out in outputs if out["recorded"] != out["made"]), outputs[-1])
+        where, reasons = _environments(root, tree.path, first)
+    if failed:
+        verdict, why = "not comparable", failed
+    elif verdict == "different" and reasons:
+        verdict, why = "not comparable", f"{why}; but other than there: {'; '.join(reasons)}"
+    answer = Rebuilt(asked, made.path, md5, made.lock.commit, made.lock.time, verdict, why, outputs, reasons, where)
+    _leave(root, answer)
+    return answer
+
+
+def compare(
+    recorded: dict[str, Any], again: dict[str, Any], path: str
+) -> tuple[list[dict[str, str | None]], Verdict, str]:
+    """Two `dvc.lock`s on the way to the output at `path`: its outputs, upstream first; the first thing that differs.
+
+    Where that is an input that no stage makes, a parameter or a command, nothing that follows is comparable.
+    """
+    before, now = recorded.get("stages") or {}, again.get("stages") or {}
+    every = dvc_lock.outputs(recorded)
+    outputs: list[dict[str, str | None]] = []
+    first: tuple[Verdict, str] | None = None
+    for stage in dvc_lock.makers(recorded, [path], every):
+        old, new = before[stage], now.get(stage)
+        if new is None:
+            first = first or ("not comparable", f"{stage} did not run to its end")
+        else:
+            first = first or _other_inputs(stage, old, new, every)
+        made = dvc_lock.outputs({"stages": {stage: new}}) if new else {}
+        for out in old.get("outs", []):
+            outputs.append({"stage": stage, "path": out["path"], "recorded": out["md5"], "made": made.get(out["path"])})
+            if new and made.get(out["path"]) != out["md5"]:
+                first = first or ("different", f"{out['path']}, by {stage}, is the first output that differs")
+    outputs.sort(key=lambda out: out["path"] == path)  # what was asked for comes last of its stage
+    count = len(outputs)
+    return outputs, *(first or ("identical", f"all {count} outputs on the way have the digests that are recorded"))
+
+
+def _other_inputs(
+    stage: str, old: dict[str, Any], new: dict[str, Any], made: dict[str, str]
+) -> tuple[Verdict, str] | None:
+    there = {dep["path"]: dep.get("md5") for dep in new.get("deps", [])}
+    for dep in old.get("deps", []):
+        if dep["path"] not in made and there.get(dep["path"]) != dep.get("md5"):
+            return "not comparable", f"{dep['path']}, which {stage} reads, is not as it was when it ran"
+    for key in ("params", "cmd"):
+        if old.get(key) != new.get(key):
+            return "not comparable", f"{stage} has another {'command' if key == 'cmd' else 'value of a parameter'} now"
+    return None
+
+
+def _run(tree: Worktree, stage: str, say: Say) -> str | None:
+    """Make it: why that failed, in one line, or None."""
+    words = [sys.executable, "-m", "dvc", "repro", "--no-run-cache", stage]
+    own = tree.path / ".palimpsest"
+    code, last = tree.run(
+        words, say, PALIMPSEST_RECORDS=str(own / "records"), PALIMPSEST_STATE=str(own / "state"), PREFECT_API_URL=None
+    )
+    return f"`dvc repro {stage}` failed: {last}" if code else None
+
+
+@contextlib.contextmanager
+def _worktree(root: Path, commit: str, say: Say) -> Iterator[Worktree]:
+    """A new worktree at a commit, with the data that no stage makes, and an empty cache. It is removed in the end."""
+    git = Git(root)
+    top = git.top()
+    try:  # beside the checkout: `../photos` is the same folder then
+        home = Path(tempfile.mkdtemp(prefix=f"{top.name}-audit-", dir=top.parent))
+    except OSError as error:
+        raise InputError(f"{top.parent}: {error.strerror}; a checkpoint is made again in a new folder there") from None
+    try:
+        tree = Worktree(root, home)
+        tree.prepare(commit)
+        tree.link(say)
+        commands.check_out_sources(tree.path, say)
+        copy_configuration(root, tree.path, cache=tree.path / ".dvc" / "cache")
+        yield tree
+    finally:
+        with contextlib.suppress(InputError):
+            git("worktree", "remove", "--force", "--force", str(home))
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _uncommitted(git: Git) -> str:
+    """The working copy as it is, as a commit that no branch has."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = Git(git.home, GIT_INDEX_FILE=str(Path(folder, "index")), **snapshot.AUTHOR, **snapshot.DATES)
+        if head := git.commit("HEAD"):
+            own("read-tree", head)
+        own("add", "--all", "--", ".", *(f":(exclude){path}" for path in snapshot.OWN))
+        return own("commit-tree", own("write-tree"), "-m", "palimpsest")
+
+
+def _environments(root: Path, again: Path, out: dict[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    """Where an output was made now; and what of that and of where it was made first can change bytes."""
+    path = str(out["path"])
+    ours = _records(again / ".palimpsest" / "records", {path: str(out["made"])})
+    here = ours[0]["environment"] if ours else record.environment()
+    there = _records(root / record.home(), {path: str(out["recorded"])})
+    if not there:
+        return here, [f"no record of the run that made {path} is here, so where that was is not known"]
+    reasons = [record.incomparable(one["environment"], here) for one in there]
+    return here, min(reasons, key=len)  # one like this machine is enough
+
+
+def _records(folder: Path, outputs: dict[str, str]) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in records.of_outputs(folder, outputs).values()]
+
+
+def _leave(root: Path, answer: Rebuilt) -> None:
+    """Leave a record: who asks later learns that it was made again, when and where."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    notes = {
+        key: getattr(answer, key)
+        for key in ("checkpoint", "md5", "commit", "verdict", "why", "incomparable")
+    }  # fmt: skip
+    facts = {
+        "inputs": {},
+        "outputs": {},
+        "params": {},
+        "environment": answer.environment,
+        "notes": {**notes, "at": now},
+    }
+    record.write(root / record.home(), STAGE, facts, {"ended": now})
+
+
+def show(answer: Rebuilt) -> None:
+    """An answer on the terminal."""
+    print(f"{answer.asked}: {answer.verdict}: {answer.why}")
+    rows = []
+    for out in answer.outputs:
+        same = out["recorded"] == out["made"]
+        word = "verified" if same else "cannot tell" if out["made"] is None else "DIFFERS"
+        said = f"{out['recorded']}" if same else f"recorded {out['recorded']}, made {out['made'] or 'nothing'}"
+        rows.append((str(out["path"]), word, said))
+    page(rows)
