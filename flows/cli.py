@@ -38,6 +38,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 audit = typer.Typer(no_args_is_help=True, help="Which data produced which checkpoint, and the reverse.")
 app.add_typer(audit, name="audit")
+key = typer.Typer(no_args_is_help=True, help="Who signs records, and whose signatures count.")
+audit.add_typer(key, name="key")
 
 
 @app.callback()
@@ -170,6 +172,7 @@ def schedule(
         str | None, typer.Option(help="When to retrain: minute, hour, day, month, weekday, as '0 3 * * *'.")
     ] = None,
     rebuild_cron: Annotated[str | None, typer.Option(help="When to rebuild the working copy itself.")] = None,
+    audit_cron: Annotated[str | None, typer.Option(help="When to run `palimpsest audit verify`.")] = None,
     timezone: Annotated[
         str | None, typer.Option(help="Of these times, as Europe/Berlin; default: the machine's.")
     ] = None,
@@ -181,9 +184,11 @@ def schedule(
     stale_after: STALE_AFTER = None,
     host: Annotated[str | None, typer.Option(help="Where Prefect's page is served; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="And at which port; default: 4200.")] = None,
-    name: Annotated[str, typer.Option(help="Of the deployments retrain/NAME and rebuild/NAME.")] = "palimpsest",
+    name: Annotated[
+        str, typer.Option(help="Of the deployments retrain/NAME, rebuild/NAME and audit/NAME.")
+    ] = "palimpsest",
 ) -> None:
-    """Retrain, and rebuild, by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
+    """Retrain, rebuild and verify by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
     with _for_people("schedule"):
         from flows.checkout.git import Git
         from flows.checkout.root import working_copy
@@ -199,7 +204,7 @@ def schedule(
         os.environ["PALIMPSEST_REV"] = rev  # for the runs, which are commands of their own
         from flows.schedule import Plan, checked, serve
 
-        crons, zone = checked({"retrain": cron, "rebuild": rebuild_cron}, timezone)
+        crons, zone = checked({"retrain": cron, "rebuild": rebuild_cron, "audit": audit_cron}, timezone)
         code = serve(root, Plan(crons, zone, name, host, port, hook, after), _say)
     raise typer.Exit(code)
 
@@ -282,6 +287,56 @@ def audit_rebuild(
         answer = rebuild.ask(repository(), what, _say)
         print(facts.machine(answer)) if json else rebuild.show(answer)
         raise typer.Exit(int(answer.found))
+
+
+@key.command("new")
+def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Lovelace <ada@example.org>`.")]) -> None:
+    """Make a key that signs your records; its public half goes into signers.yaml, to be committed.
+
+    The passphrase is asked for, or taken from PALIMPSEST_PASSPHRASE; an empty one leaves the key unlocked.
+    """
+    with _for_people("audit key new"):
+        from flows.checkout.root import repository
+        from flows.lineage import keys
+
+        root = repository()
+        passphrase = os.environ.get(keys.PASSPHRASE)
+        if passphrase is None:
+            passphrase = typer.prompt(
+                "Passphrase", default="", hide_input=True, confirmation_prompt=True, show_default=False
+            )
+        file = keys.new(root, name, passphrase)
+        print(
+            f"{file}: keep it to yourself; `git add {keys.SIGNERS}` and commit, so that others can check what you sign"
+        )
+
+
+@key.command("trust")
+def key_trust(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    file: Annotated[Path, typer.Argument(help="The public key: PEM, or a file such as id_ed25519.pub.")],
+) -> None:
+    """Let somebody's signatures count: their public key goes into signers.yaml, to be committed."""
+    with _for_people("audit key trust"):
+        from flows.checkout.root import repository
+        from flows.lineage import keys
+
+        keys.trust(repository(), name, file)
+        print(f"{name}: trusted; `git add {keys.SIGNERS}` and commit")
+
+
+@key.command("list")
+def key_list() -> None:
+    """Whose signatures count, and where your own key is."""
+    with _for_people("audit key list"):
+        from flows.checkout.root import repository
+        from flows.lineage import keys
+
+        for name, public in keys.trusted(repository()).items():
+            print(f"{name}: {public.keytype}, {public.keyid[:10]}")
+        print(
+            f"your key: {keys.place()}" if keys.place().exists() else "your key: none; `palimpsest audit key new NAME`"
+        )
 
 
 def _dask() -> ModuleType:

@@ -1,4 +1,4 @@
-"""`palimpsest schedule`: rebuild and retrain by the clock, as Prefect deployments, one at a time and unattended.
+"""`palimpsest schedule`: rebuild, retrain and verify by the clock, as Prefect deployments, one at a time.
 
 Prefect's server keeps the deployments, their cron lines and the runs. The scheduler here takes runs that are due and
 does them. (Prefect's own worker, tried with 3.8.8, keeps its place through a lost server, but SIGTERM makes it kill its
@@ -83,6 +83,12 @@ def retrain() -> State[Any]:
 def rebuild() -> State[Any]:
     """`palimpsest rebuild` in the working copy."""
     return _work("rebuild")
+
+
+@flow(name="audit", persist_result=False)
+def audit() -> State[Any]:
+    """`palimpsest audit verify` in the working copy."""
+    return _work("audit")
 
 
 def _work(command: str) -> State[Any]:
@@ -221,7 +227,7 @@ class Scheduler:
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)] if schedule else [],
             path=str(self._root),
             entrypoint=f"flows/schedule.py:{command}",
-            description=f"`palimpsest {command}` in the working copy of `palimpsest schedule`",
+            description=f"`palimpsest {' '.join(COMMANDS[command])}` in the working copy of `palimpsest schedule`",
             tags=[mine],
             paused=False,
         )
@@ -528,7 +534,9 @@ def checked(crons: dict[str, str | None], zone: str | None) -> tuple[dict[str, s
     Raises InputError for a cron line or a zone that there is not, and where there is no cron line at all.
     """
     if not any(crons.values()):
-        raise InputError("--cron: say when to retrain, as '0 3 * * *', or by --rebuild-cron when to rebuild")
+        raise InputError(
+            "--cron: say when to retrain, as '0 3 * * *'; or what else is to run: --rebuild-cron, --audit-cron"
+        )
     zone = zone or get_localzone_name()
     try:
         ZoneInfo(zone)

@@ -15,6 +15,7 @@ from typing import Any
 from prefect.states import Cancelled, Completed, Failed, State
 
 from flows.operations import run_log
+from flows.operations.scheduler_state import COMMANDS
 from flows.prefect_server import server
 from flows.process.command import Command, Say
 
@@ -73,7 +74,7 @@ class ScheduledRun:
     def start(self, lock: int, say: Say) -> None:
         """Start it. `say` gets every line that it prints, from another thread; it holds `lock`, a descriptor, too."""
         self._process = Command(
-            [sys.executable, "-m", "flows.cli", self.command],
+            [sys.executable, "-m", "flows.cli", *COMMANDS[self.command]],
             cwd=self._root,
             # What Prefect tells the process of a flow is not for the flows that the command runs.
             env={

@@ -13,7 +13,8 @@ from pathlib import Path
 from flows.process import atomic_file
 from flows.process.identity import process_name
 
-COMMANDS = ("retrain", "rebuild")  # that can be scheduled
+# What can be scheduled, and the words of its command line.
+COMMANDS = {"retrain": ("retrain",), "rebuild": ("rebuild",), "audit": ("audit", "verify")}
 FILE = Path(".palimpsest/schedule.json")
 
 

@@ -199,7 +199,10 @@ def test_a_failure_calls_the_hook_once(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "schedule: --cron: say when to retrain, as '0 3 * * *', or by --rebuild-cron when to rebuild"),
+        (
+            [],
+            "schedule: --cron: say when to retrain, as '0 3 * * *'; or what else is to run: --rebuild-cron, --audit-cron",
+        ),
         (["--cron", NEVER, "--rev", "nosuch"], "schedule: --rev: no commit 'nosuch'"),
         (["--cron", "0 3 * *"], "schedule: --cron '0 3 * *': no cron line"),
         (["--cron", NEVER, "--host", "0.0.0.0"], "schedule: --host 0.0.0.0: others could reach Prefect's server"),

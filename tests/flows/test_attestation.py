@@ -1,0 +1,230 @@
+"""Attestations: made, read and held against records; openssl checks what securesystemslib has signed."""
+
+import base64
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from flows.lineage import attestation, evidence, keys
+from stages.runs.errors import InputError
+
+
+def record(number: int) -> tuple[str, str]:
+    body = {
+        "stage": "train",
+        "digest": f"{number:032x}",
+        "inputs": {"data/aligned/faces": "a" * 32 + ".dir", "stages/train.py": "b" * 32},
+        "outputs": {"data/models/net.safetensors": f"{number:032x}", "data/samples/net": "c" * 32 + ".dir"},
+        "params": {"train.net": {"lr": 0.1}},
+        "ended": f"2026-11-27T00:00:{number:02}+00:00",
+    }
+    return f"train/{number:032x}.json", json.dumps(body, indent=1, sort_keys=True) + "\n"
+
+
+RECORDS = dict(record(number) for number in range(5))
+
+
+@pytest.fixture(scope="module")
+def ada() -> CryptoSigner:
+    return CryptoSigner.generate_ecdsa()
+
+
+@pytest.fixture(scope="module")
+def chain(ada: CryptoSigner) -> dict[str, bytes]:
+    """Five attestations, by name, in the order in which they were made."""
+    return evidence.sign_new(RECORDS, {}, ada)
+
+
+def checked(
+    attestations: dict[str, bytes], ada: CryptoSigner, records: dict[str, str] | None = None, *anchors: str
+) -> evidence.Checked:
+    return evidence.check(RECORDS if records is None else records, attestations, {"Ada": ada.public_key}, anchors)
+
+
+def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    found = checked(chain, ada, None, [*chain][-1])
+    assert found == evidence.Checked(dict.fromkeys(RECORDS, "Ada"), [], [])
+    first = json.loads(base64.b64decode(json.loads(next(iter(chain.values())))["payload"]))
+    assert first["subject"] == [
+        {"name": "data/models/net.safetensors", "digest": {"md5": f"{0:032x}"}},
+        {"name": "data/samples/net", "digest": {"dvcDir": "c" * 32}},
+    ]
+    assert evidence.sign_new(RECORDS, chain, ada) == {}, "nothing is signed twice"
+
+
+def test_unsigned_records_are_no_fault(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    path, text = record(9)
+    assert checked(chain, ada, {**RECORDS, path: text}) == (dict.fromkeys(RECORDS, "Ada"), [path], [])
+
+
+def test_two_chains_are_joined_by_the_next_one(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    six, seven, eight = (dict([record(number)]) for number in (6, 7, 8))
+    both = {**chain, **evidence.sign_new(six, chain, ada), **evidence.sign_new(seven, chain, ada)}  # two clones
+    third = evidence.sign_new(eight, both, ada)
+    (last,) = (attestation.read(data, name) for name, data in third.items())
+    assert len(last.previous) == 2
+    every = {**both, **third}
+    assert checked(every, ada, {**RECORDS, **six, **seven, **eight}).faults == []
+    for name in both:
+        less = {key: data for key, data in every.items() if key != name}
+        assert checked(less, ada, {**RECORDS, **six, **seven, **eight}).faults == [
+            f"attestation {name[:10]}: gone, though others or Git's history name it"
+        ]
+
+
+def test_one_that_is_taken_out_is_missed(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    for name in chain:
+        less = {key: data for key, data in chain.items() if key != name}
+        found = checked(less, ada, None, [*chain][-1])  # the last one is anchored
+        assert [fault[:22] for fault in found.faults] == [f"attestation {name[:10]}"]
+
+
+def test_cutting_off_the_end_is_seen_by_the_anchor_alone(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    names = [*chain]
+    less = {name: chain[name] for name in names[:2]}
+    records = dict([*RECORDS.items()][:2])
+    assert checked(less, ada, records).faults == []
+    assert len(checked(less, ada, records, names[3]).faults) == 1
+
+
+def resigned(data: bytes, signer: CryptoSigner) -> bytes:
+    payload = json.loads(base64.b64decode(json.loads(data)["payload"]))
+    (about,) = payload["predicate"]["runDetails"]["byproducts"]
+    previous = payload["predicate"]["runDetails"]["metadata"][attestation.PREVIOUS]
+    return attestation.sign(about["name"], RECORDS[about["name"]], previous, signer)
+
+
+def test_strangers_and_liars_are_named(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    stranger = CryptoSigner.generate_ecdsa()
+    last, data = [*chain.items()][-1]
+    by_stranger = resigned(data, stranger)
+    lie = json.loads(by_stranger)
+    lie["signatures"][0]["keyid"] = ada.public_key.keyid
+    by_liar = f"{attestation.canonical(lie)}\n".encode()
+    for forged, why in ((by_stranger, "somebody who is not trusted"), (by_liar, "not Ada's, though it says so")):
+        others = {name: data for name, data in chain.items() if name != last}
+        found = checked({**others, attestation.name_of(forged): forged}, ada)
+        assert len(found.faults) == 1
+        assert why in found.faults[0]
+        assert len(found.unsigned) == 1
+
+
+def rewritten(data: bytes) -> dict[str, bytes]:
+    """The envelope in other words: each verifies as a signature."""
+    found = json.loads(data)
+    text = data.decode().rstrip()
+    payload, sig = found["payload"], found["signatures"][0]["sig"]
+    odd = base64.b64encode(base64.b64decode(payload)).decode().replace("+", "-").replace("/", "_")
+    return {
+        "spaces": json.dumps(found, indent=1).encode(),
+        "an unknown field": json.dumps({**found, "note": 1}).encode(),
+        "a key twice": (text[:-1] + ',"payloadType":"' + found["payloadType"] + '"}\n').encode(),
+        "one more": json.dumps({**found, "signatures": [*found["signatures"], {"keyid": "x", "sig": sig}]}).encode(),
+        "a line less": text.encode(),
+        "urlsafe base64": data.replace(payload.encode(), odd.encode()) if odd != payload else b"{}",
+        "padding": data.replace(sig.encode(), sig.rstrip("=").encode()) if "=" in sig else b"{}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "how", rewritten(json.dumps({"payload": "", "payloadType": "", "signatures": [{"sig": ""}]}).encode())
+)
+def test_one_way_of_writing_is_accepted(how: str, chain: dict[str, bytes]) -> None:
+    other = rewritten(next(iter(chain.values())))[how]
+    with pytest.raises(attestation.Forged):
+        attestation.read(other, attestation.name_of(other))
+
+
+def forged(data: bytes, name: str, ada: CryptoSigner) -> bool:
+    try:
+        attestation.read(data, name)
+        attestation.signed_by(data, {"Ada": ada.public_key})
+    except attestation.Forged:
+        return True
+    return False
+
+
+def test_each_changed_byte_is_found(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    draw = random.Random(1)
+    name, data = [*chain.items()][2]
+    for _ in range(100):
+        at = draw.randrange(len(data))
+        changed = data[:at] + bytes([data[at] ^ 1 << draw.randrange(8)]) + data[at + 1 :]
+        for called in (name, attestation.name_of(changed)):
+            assert forged(changed, called, ada)
+
+
+def test_a_record_that_was_changed_or_removed_is_named(chain: dict[str, bytes], ada: CryptoSigner) -> None:
+    path = [*RECORDS][1]
+    assert checked(chain, ada, {**RECORDS, path: RECORDS[path].replace("0.1", "0.2")}).faults == [
+        f"record {path}: not as Ada has signed it"
+    ]
+    less = {name: text for name, text in RECORDS.items() if name != path}
+    assert checked(chain, ada, less).faults == [f"record {path}: gone, though Ada has signed it"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PALIMPSEST_KEY", str(tmp_path / "own" / "key.pem"))
+    return tmp_path
+
+
+def test_a_key_is_made_locked_and_trusted_and_openssl_agrees(home: Path) -> None:
+    file = keys.new(home, "Ada's own: #1", "secret")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert b"ENCRYPTED" in file.read_bytes()
+    signer = keys.signer("secret")
+    assert signer is not None
+    made = evidence.sign_new(RECORDS, {}, signer)
+    found = evidence.check(RECORDS, made, keys.trusted(home))
+    assert found.signed == dict.fromkeys(RECORDS, "Ada's own: #1")
+    _name, data = next(iter(made.items()))
+    envelope = json.loads(data)
+    payload = base64.b64decode(envelope["payload"])
+    kind = envelope["payloadType"]
+    (home / "signed").write_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind.encode(), len(payload), payload))
+    (home / "sig").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    public = ["openssl", "pkey", "-in", str(file), "-passin", "pass:secret", "-pubout", "-out", str(home / "pub.pem")]
+    subprocess.run(public, check=True)
+    words = ["openssl", "dgst", "-sha256", "-verify", str(home / "pub.pem"), "-signature", str(home / "sig")]
+    said = subprocess.run([*words, str(home / "signed")], check=True, capture_output=True, text=True)
+    assert said.stdout.strip() == "Verified OK"
+    (home / "signed").write_bytes((home / "signed").read_bytes()[:-1])
+    assert subprocess.run([*words, str(home / "signed")], check=False, capture_output=True).returncode == 1
+
+
+def test_an_ssh_key_signs_as_well(home: Path) -> None:
+    file = keys.place()
+    file.parent.mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    keys.trust(home, "Bob", Path(f"{file}.pub"))
+    signer = keys.signer(None)
+    assert signer is not None
+    made = evidence.sign_new(RECORDS, {}, signer)
+    assert evidence.check(RECORDS, made, keys.trusted(home)).signed == dict.fromkeys(RECORDS, "Bob")
+
+
+def test_bad_keys_end_in_one_line(home: Path) -> None:
+    assert keys.signer(None) is None, "unsigned is allowed"
+    assert keys.trusted(home) == {}
+    file = keys.new(home, "Ada", "secret")
+    kept = file.read_bytes()
+    cases: dict[str, Callable[[], object]] = {
+        "the passphrase is wrong": lambda: keys.signer("guess"),
+        "needs its passphrase; set PALIMPSEST_PASSPHRASE": lambda: keys.signer(None),
+        "there is a key already": lambda: keys.new(home, "Ada", ""),
+        "no public key that can be used": lambda: keys.trust(home, "Eve", file),
+        "no such file|No such file": lambda: keys.trust(home, "Eve", home / "none"),
+    }
+    for why, attempt in cases.items():
+        with pytest.raises(InputError, match=why):
+            attempt()
+    assert file.read_bytes() == kept
+    (home / keys.SIGNERS).write_text("Ada: nonsense\n")
+    with pytest.raises(InputError, match=r"signers\.yaml: Ada: no public key"):
+        keys.trusted(home)
