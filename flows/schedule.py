@@ -534,9 +534,7 @@ def checked(crons: dict[str, str | None], zone: str | None) -> tuple[dict[str, s
     Raises InputError for a cron line or a zone that there is not, and where there is no cron line at all.
     """
     if not any(crons.values()):
-        raise InputError(
-            "--cron: say when to retrain, as '0 3 * * *'; or what else is to run: --rebuild-cron, --audit-cron"
-        )
+        raise InputError("--cron: say when to retrain, as '0 3 * * *'; or name --rebuild-cron or --audit-cron")
     zone = zone or get_localzone_name()
     try:
         ZoneInfo(zone)

@@ -201,7 +201,7 @@ def test_a_failure_calls_the_hook_once(
     [
         (
             [],
-            "schedule: --cron: say when to retrain, as '0 3 * * *'; or what else is to run: --rebuild-cron, --audit-cron",
+            "schedule: --cron: say when to retrain, as '0 3 * * *'; or name --rebuild-cron or --audit-cron",
         ),
         (["--cron", NEVER, "--rev", "nosuch"], "schedule: --rev: no commit 'nosuch'"),
         (["--cron", "0 3 * *"], "schedule: --cron '0 3 * *': no cron line"),
