@@ -159,7 +159,8 @@ def _uncommitted(git: Git) -> str:
         own = Git(git.home, GIT_INDEX_FILE=str(Path(folder, "index")), **snapshot.AUTHOR, **snapshot.DATES)
         if head := git.commit("HEAD"):
             own("read-tree", head)
-        own("add", "--all", "--", ".", *(f":(exclude){path}" for path in snapshot.OWN))
+        own("add", "--all", "--", ".")
+        own("rm", "-r", "--quiet", "--cached", "--ignore-unmatch", "--", *snapshot.OWN)
         return own("commit-tree", own("write-tree"), "-m", "palimpsest")
 
 

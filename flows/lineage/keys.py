@@ -92,7 +92,7 @@ def signer(passphrase: str | None) -> CryptoSigner | None:
         load = serialization.load_ssh_private_key
     try:
         private = load(data, passphrase.encode() if passphrase else None)
-        return CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))  # type: ignore[arg-type]
+        return CryptoSigner(private, SSlibKey.from_crypto(private.public_key()))
     except TypeError:  # a passphrase is asked for and was not given, or the reverse
         said = f"has no passphrase; unset {PASSPHRASE}" if passphrase else f"needs its passphrase; set {PASSPHRASE}"
         raise InputError(f"{file}: {said}") from None
@@ -124,6 +124,6 @@ def _public(text: str, where: str) -> Key:
     data = text.strip().encode()
     try:
         load = serialization.load_pem_public_key if data.startswith(b"-----") else serialization.load_ssh_public_key
-        return SSlibKey.from_crypto(load(data))  # type: ignore[arg-type]
+        return SSlibKey.from_crypto(load(data))
     except Exception as error:
         raise InputError(f"{where}: no public key that can be used ({' '.join(str(error).split())[:100]})") from None

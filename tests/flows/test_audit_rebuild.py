@@ -89,7 +89,7 @@ def ask(lab: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., rebuild.
 
 def test_the_same_bytes_are_made_again_and_leave_a_record(lab: Project, ask: Callable[..., rebuild.Rebuilt]) -> None:
     lines: list[str] = []
-    answer = ask(say=lines.append)
+    answer = ask(say=lines.append, PROCESSOR="other")  # equal bytes are equal, wherever
     assert (answer.verdict, answer.found) == ("identical", False)
     assert [(out["path"], out["recorded"] == out["made"]) for out in answer.outputs] == [
         ("data/prepared", True), (NET, True),
@@ -109,7 +109,6 @@ def test_the_first_output_that_differs_is_named(ask: Callable[..., rebuild.Rebui
 
 
 def test_on_another_cpu_other_bytes_are_not_called_different(ask: Callable[..., rebuild.Rebuilt]) -> None:
-    assert ask(PROCESSOR="other").verdict == "identical", "equal bytes are equal, wherever"
     answer = ask(NOISE_train="!", PROCESSOR="other")
     assert answer.verdict == "not comparable"
     assert answer.incomparable == ["processor: one, other"]
@@ -121,10 +120,6 @@ def test_what_was_not_committed_is_taken_as_it_lies_there(lab: Project, ask: Cal
         lab.run("repro")
         answer = ask()
         assert (answer.verdict, answer.commit) == ("identical", None)
-        (lab.home / "seed").write_text("edited again")
-        answer = ask()
-        assert answer.verdict == "not comparable"
-        assert answer.why == "seed, which prepare reads, is not as it was when it ran"
     finally:
         git(lab.home, "checkout", "-q", ".")
         subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
