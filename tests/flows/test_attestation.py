@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from flows.lineage import attestation, evidence, keys
+from flows.lineage import attestation, keys, signatures
 from stages.runs.errors import InputError
 
 
@@ -37,24 +37,24 @@ def ada() -> CryptoSigner:
 @pytest.fixture(scope="module")
 def chain(ada: CryptoSigner) -> dict[str, bytes]:
     """Five attestations, by name, in the order in which they were made."""
-    return evidence.sign_new(RECORDS, {}, ada)
+    return signatures.sign_new(RECORDS, {}, ada)
 
 
 def checked(
     attestations: dict[str, bytes], ada: CryptoSigner, records: dict[str, str] | None = None, *anchors: str
-) -> evidence.Checked:
-    return evidence.check(RECORDS if records is None else records, attestations, {"Ada": ada.public_key}, anchors)
+) -> signatures.Checked:
+    return signatures.check(RECORDS if records is None else records, attestations, {"Ada": ada.public_key}, anchors)
 
 
 def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigner) -> None:
     found = checked(chain, ada, None, [*chain][-1])
-    assert found == evidence.Checked(dict.fromkeys(RECORDS, "Ada"), [], [])
+    assert found == signatures.Checked(dict.fromkeys(RECORDS, "Ada"), [], [])
     first = json.loads(base64.b64decode(json.loads(next(iter(chain.values())))["payload"]))
     assert first["subject"] == [
         {"name": "data/models/net.safetensors", "digest": {"md5": f"{0:032x}"}},
         {"name": "data/samples/net", "digest": {"dvcDir": "c" * 32}},
     ]
-    assert evidence.sign_new(RECORDS, chain, ada) == {}, "nothing is signed twice"
+    assert signatures.sign_new(RECORDS, chain, ada) == {}, "nothing is signed twice"
 
 
 def test_unsigned_records_are_no_fault(chain: dict[str, bytes], ada: CryptoSigner) -> None:
@@ -64,8 +64,8 @@ def test_unsigned_records_are_no_fault(chain: dict[str, bytes], ada: CryptoSigne
 
 def test_two_chains_are_joined_by_the_next_one(chain: dict[str, bytes], ada: CryptoSigner) -> None:
     six, seven, eight = (dict([record(number)]) for number in (6, 7, 8))
-    both = {**chain, **evidence.sign_new(six, chain, ada), **evidence.sign_new(seven, chain, ada)}  # two clones
-    third = evidence.sign_new(eight, both, ada)
+    both = {**chain, **signatures.sign_new(six, chain, ada), **signatures.sign_new(seven, chain, ada)}  # two clones
+    third = signatures.sign_new(eight, both, ada)
     (last,) = (attestation.read(data, name) for name, data in third.items())
     assert len(last.previous) == 2
     every = {**both, **third}
@@ -180,8 +180,8 @@ def test_a_key_is_made_locked_and_trusted_and_openssl_agrees(home: Path) -> None
     assert b"ENCRYPTED" in file.read_bytes()
     signer = keys.signer("secret")
     assert signer is not None
-    made = evidence.sign_new(RECORDS, {}, signer)
-    found = evidence.check(RECORDS, made, keys.trusted(home))
+    made = signatures.sign_new(RECORDS, {}, signer)
+    found = signatures.check(RECORDS, made, keys.trusted(home))
     assert found.signed == dict.fromkeys(RECORDS, "Ada's own: #1")
     _name, data = next(iter(made.items()))
     envelope = json.loads(data)
@@ -205,8 +205,8 @@ def test_an_ssh_key_signs_as_well(home: Path) -> None:
     keys.trust(home, "Bob", Path(f"{file}.pub"))
     signer = keys.signer(None)
     assert signer is not None
-    made = evidence.sign_new(RECORDS, {}, signer)
-    assert evidence.check(RECORDS, made, keys.trusted(home)).signed == dict.fromkeys(RECORDS, "Bob")
+    made = signatures.sign_new(RECORDS, {}, signer)
+    assert signatures.check(RECORDS, made, keys.trusted(home)).signed == dict.fromkeys(RECORDS, "Bob")
 
 
 def test_bad_keys_end_in_one_line(home: Path) -> None:

@@ -51,6 +51,7 @@ def check(
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
+    known = {hashlib.sha256(text.encode()).hexdigest(): path for path, text in records.items()}
     for name, data in attestations.items():
         try:
             one = attestation.read(data, name)
@@ -59,15 +60,14 @@ def check(
         except Forged as error:
             faults.append(str(error))
             continue
-        text = records.get(one.record)
-        if text is None:
-            faults.append(f"record {one.record}: gone, though {who} has signed it")
-        elif hashlib.sha256(text.encode()).hexdigest() != one.sha256:
-            faults.append(f"record {one.record}: not as {who} has signed it")
-        elif json.loads(text)["outputs"] != one.outputs:
-            faults.append(f"attestation {name[:10]}: names other outputs than record {one.record}")
+        path = known.get(one.sha256)  # where branches were united, it may lie under another name
+        if path is None:
+            became = "not as" if one.record in records else "gone, though"
+            faults.append(f"record {one.record}: {became} {who} has signed it")
+        elif json.loads(records[path])["outputs"] != one.outputs:
+            faults.append(f"attestation {name[:10]}: names other outputs than record {path}")
         else:
-            signed[one.record] = who
+            signed[path] = who
     faults += [
         f"attestation {name[:10]}: gone, though others or Git's history name it"
         for name in attestation.missing(read, anchors)
