@@ -130,7 +130,7 @@ def _code(git: Git, ran: Run, record: Mapping[str, Any]) -> Fact:
     files = f"{len(sources)} source files by their sha256 (--json)"
     state = record.get("git")
     if state is None or state["commit"] is None:
-        why = "it ran outside of a Git repository" if state is None else "nothing was committed yet"
+        why = "it ran outside of a Git repository, or Git refused" if state is None else "nothing was committed yet"
         return Fact("code", f"{files}; no commit: {why}", "recorded")
     commit = f"commit {state['commit'][:10]}" + ("" if git.commit(state["commit"]) else ", which is not in this clone")
     if not state["dirty"]:

@@ -116,4 +116,4 @@ def _one_of_many(
     try:
         return function(DistributedContext(runtime, fabric), *arguments), record.weights()
     except (InputError, KeyboardInterrupt, SystemExit) as ending:  # all processes come here together
-        return ending, {}
+        return ending, record.weights()
