@@ -107,6 +107,7 @@ def rebuild(
                 job = Rebuild(work, jobs)
                 job.begin()
                 untold = launch(job, targets or [], ready)
+            _collect(plan.root, "rebuild")
             entry.end("failed" if job.failed else "completed", job.summary())
             if untold:
                 _say(f"rebuild: {untold} does not tell the end, dvc.lock does")
@@ -155,6 +156,7 @@ def retrain(
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
                 _say(f"retrain: {job.trouble or said}", sys.stdout)
                 raise typer.Exit(int(bool(job.trouble)))
+            _collect(root, "retrain")
             failed = bool(job.error or job.trouble)
             outcome = job.decision.outcome if job.decision and not failed else "failed"
             decision = dataclasses.asdict(job.decision) if job.decision else None
@@ -253,6 +255,20 @@ def audit_checkpoint(
         raise typer.Exit(int(answer.found))
 
 
+@audit.command("collect")
+def audit_collect(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Bring the records of stage runs to the Git branch by which they travel, together with those of other clones.
+
+    `rebuild` and `retrain` do so at their end; after a plain `dvc repro`, and after `git fetch`, this does.
+    """
+    with _for_people("audit collect"):
+        from flows.audit import collect, facts
+        from flows.checkout.root import repository
+
+        done = collect.collect(repository())
+        print(facts.machine(done)) if json else collect.show(done)
+
+
 @audit.command("image")
 def audit_image(
     what: Annotated[str, typer.Argument(help="A picture's file, or the sha256 of one.")],
@@ -337,6 +353,21 @@ def key_list() -> None:
         print(
             f"your key: {keys.place()}" if keys.place().exists() else "your key: none; `palimpsest audit key new NAME`"
         )
+
+
+def _collect(root: Path, command: str) -> None:
+    """Bring the records of what ran to their branch. A run does not fail for it."""
+    from flows.checkout.git import Git, GitError
+    from flows.lineage import record_branch
+
+    try:
+        Git(root).top()
+    except GitError:
+        return  # a project without Git has no branches
+    try:
+        record_branch.collect(root)
+    except InputError as error:
+        _say(f"{command}: records stay in {root}, and are not on their branch: {error}")
 
 
 def _dask() -> ModuleType:

@@ -46,6 +46,7 @@ SHARD_ROWS = 2000
 SHARD_BYTES = 64 << 20
 
 SHOWN = 20  # pictures that the log names one by one
+TERMS = 20  # pairs of licence and consent that the record names: those of most pictures
 
 Words = Annotated[str, Field(min_length=1)]
 
@@ -281,8 +282,8 @@ class Shards:
 def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: str) -> dict[str, Any]:
     """Read every picture below `root` into the table `ingested`, a folder of parquet shards.
 
-    Returns the record's notes: counts, which pictures lie on another side than they would alone, and
-    how many of those kept had a colour profile, several frames or another oddity.
+    Returns the record's notes: counts, which pictures lie on another side than they would alone, under which licence
+    and consent how many are kept, and how many of those had a colour profile, several frames or another oddity.
 
     Raises InputError where the folder is missing or empty, a list in it cannot be read, a picture changes
     meanwhile, or none can be used.
@@ -320,7 +321,21 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
     odd = Counter(r for each, verdict in zip(examined, verdicts, strict=True) if verdict.split for r in each.remarks)
     for remark, count in odd.most_common(SHOWN):
         print(f"ingest {name}: {count} kept: {remark}", file=sys.stderr)
-    return {"kept": kept, "rejected": dict(rejected), "moved": moved, "remarks": dict(odd)}
+    terms = Counter(
+        (item.licence or params.licence, item.consent or params.consent)
+        for item, verdict in zip(items, verdicts, strict=True)
+        if verdict.split
+    )
+    return {
+        "kept": kept,
+        "rejected": dict(rejected),
+        "moved": moved,
+        "remarks": dict(odd),
+        "terms": [
+            {"licence": licence, "consent": consent, "pictures": count}
+            for (licence, consent), count in terms.most_common(TERMS)
+        ],
+    }
 
 
 def kind(reason: str) -> str:

@@ -63,8 +63,11 @@ def draw_holes(pictures: table.Table, chosen: set[batches.Key], params: Params, 
                 skipped[label] += 1
 
 
-def mask(aligned: Path, masks: Path, params: Params, name: str) -> None:
-    """Draw and freeze the holes of a dataset: train.arrow, val.arrow and test.arrow of `masks`."""
+def mask(aligned: Path, masks: Path, params: Params, name: str) -> dict[str, Any]:
+    """Draw and freeze the holes of a dataset: train.arrow, val.arrow and test.arrow of `masks`.
+
+    Returns the record's notes: how many pictures a kind of hole could not be drawn on, by its label.
+    """
     masks.mkdir()
     skipped: Counter[str] = Counter()
     for split in table.SPLITS:
@@ -79,6 +82,7 @@ def mask(aligned: Path, masks: Path, params: Params, name: str) -> None:
                 raise InputError(f"params.yaml: datasets.{name}.mask.kinds: {error}") from None
     for label, count in sorted(skipped.items()):
         print(f"mask@{name}: {label}: no hole for {count} pictures without usable landmarks", file=sys.stderr)
+    return {"skipped": dict(skipped)}
 
 
 if __name__ == "__main__":

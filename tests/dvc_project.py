@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -111,7 +112,7 @@ class Project:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.words: list[str] = []  # by which its commands are begun
-        home.mkdir(exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "init", "-q", str(home)], check=True)
         for folder in (".dvc", ".palimpsest", "control"):
             (home / folder).mkdir()
@@ -145,6 +146,22 @@ class Project:
 
     def lock(self) -> str:
         return (self.home / "dvc.lock").read_text()
+
+
+def drawing(home: Path, way: str = "") -> Project:
+    """The stage `draw`, which leaves records, committed in a repository at `home` whose folder `way` is the project."""
+    project = Project(home / way)
+    root = project.home
+    shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "params.yaml").write_text("draw: {count: 1, size: 64, seed: 1}\n")
+    draw = {"cmd": "python -m stages.draw --portraits data/raw/portraits", "params": ["draw"],
+            "deps": ["stages/draw.py"], "outs": ["data/raw/portraits"]}  # fmt: skip
+    project.pipeline({"draw": draw})
+    if way:
+        shutil.move(root / ".git", home)
+    for words in (["add", "-A"], ["-c", "user.name=Ada", "-c", "user.email=a@example.org", "commit", "-qm", "first"]):
+        subprocess.run(["git", *words], cwd=home, check=True)
+    return project
 
 
 def end(process: Process, code: int = 0) -> list[str]:

@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flows.audit import evidence
 from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, locks
+from flows.lineage.records import Records
 from flows.registry import gto, history
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -35,6 +37,8 @@ class Training:
     members: str | None  # md5 of the list of pictures; None: there is none in the lock
     pictures: list[dict[str, str]] | None  # `image_id` and `path` of each; None: the list is not here, or altered
     fact: Fact  # what `pictures` rests on
+    run: evidence.Run
+    datasets: list[evidence.Dataset]  # that it comes from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +81,8 @@ def ask(root: Path, asked: str) -> Checkpoint:
     if file:
         place = file.relative_to(root) if file.is_relative_to(root) else file
         facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
-    trainings = _trainings(root, every, md5)
+    records = Records(root)
+    trainings = _trainings(root, every, md5, records)
     if not trainings:
         said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"
         facts.append(Fact("made by", said, "cannot tell"))
@@ -85,18 +90,39 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
         facts += _evaluations(root, every, md5)
+        facts += evidence.of_training(git, trainings[0].run, trainings[0].params, records.unread)
+        known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
+        facts += [fact for each in known.values() for fact in evidence.of_dataset(each)]
     decisions = [entry for entry in log if entry.decision.md5 == md5]
+    told = []
     for entry in decisions:
-        gate = entry.decision.gate
-        if gate and entry.decision.outcome != "rolled back":
-            said = f"{gate.get('pictures')} validation pictures, by retrain; which ones is not recorded"
-            facts.append(Fact("selected on", said, "cannot tell"))
+        measured, more = _selection(git, entry)
+        facts += more
+        about = {"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)}
+        told.append({**about, "pictures": measured})
         said = f"{entry.time:%Y-%m-%d %H:%M} UTC, commit {entry.commit[:10]}: {entry.decision.why}"
         facts.append(Fact(entry.decision.outcome, said, "recorded"))
     if file:
         facts += _claims(Header(file), trainings)
-    told = [{"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)} for entry in decisions]
     return Checkpoint(asked, md5, facts, trainings, told)
+
+
+def _selection(git: Git, entry: history.Entry) -> tuple[list[dict[str, Any]] | None, list[Fact]]:
+    """The pictures that a decision rests on, and a line about them; none where nothing was measured."""
+    gate, about = entry.decision.gate, "selected on"
+    if not gate or entry.decision.outcome == "rolled back":
+        return None, []
+    count = f"{gate.get('pictures')} validation pictures"
+    try:
+        measured = history.validation(git, entry)
+    except InputError as error:
+        return None, [Fact(about, str(error), "DIFFERS")]
+    if measured is None:
+        return None, [Fact(about, f"{count}, by retrain; which ones is not recorded", "cannot tell")]
+    ids = ", ".join(row["image_id"][:10] for row in measured[:SHOWN])
+    more = len(measured) - SHOWN
+    rest = f" and {more} more (--json lists them)" if more > 0 else ""
+    return measured, [Fact(about, f"{count}, by retrain: {ids}{rest}", "verified")]
 
 
 def _named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[str, str]:
@@ -127,7 +153,7 @@ def digest_of(root: Path, asked: str) -> str:
     return _named(root, git, asked, history.read(git))[0]
 
 
-def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
+def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) -> list[Training]:
     found: list[Training] = []
     todo, seen = [md5], set[str]()
     while todo:
@@ -141,7 +167,10 @@ def _trainings(root: Path, every: list[locks.Lock], md5: str) -> list[Training]:
         params = made.entry.get("params", {}).get("params.yaml", {})
         pictures, fact = _pictures(root, made.stage, members, path)
         lock = made.lock
-        found.append(Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact))
+        run, data = evidence.run(records, made.path, wanted, made.entry), evidence.datasets(records, made)
+        found.append(
+            Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact, run, data)
+        )
     return found
 
 

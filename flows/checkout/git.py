@@ -128,6 +128,17 @@ class Git:
         """What a reference points at by its full name, there or not; None where there is no such reference."""
         return self("for-each-ref", "--format=%(objectname)", name) or None
 
+    def checked_out(self) -> dict[str, str]:
+        """Where branches are checked out: the folder of the working copy by the branch's name."""
+        found, place = {}, ""
+        for line in self("worktree", "list", "--porcelain").splitlines():
+            key, _, value = line.partition(" ")
+            if key == "worktree":
+                place = value
+            elif key == "branch":
+                found[value.removeprefix("refs/heads/")] = place
+        return found
+
     def file(self, commit: str, path: str) -> str | None:
         """The text of a file as the commit has it, or None."""
         for entry in self.paths("ls-tree", commit, "--", path):

@@ -32,9 +32,8 @@ from flows.engine.repository import DvcException, Repo, opened
 from flows.engine.workspace import Outcome, Stage, StageError, Workspace
 from flows.lineage import records
 from flows.process.command import Say
-from stages.runs import kernels, params
+from stages.runs import git, kernels, params, record
 from stages.runs.errors import InputError
-from stages.runs.record import home as records_folder
 
 PREFIX = "dask="
 CONNECT = 10  # seconds
@@ -84,6 +83,7 @@ class ClusterWorkspace(Workspace):
         self._client = client
         self._say = say
         self._snapshot = taken
+        self._state = git.state(self.plan.root, record.SOURCES)  # what the clones are of, which have no history
         self._topic = f"palimpsest-{uuid.uuid4()}"
         self._streams: dict[str, queue.SimpleQueue[list[str] | None]] = {}  # of the stages that workers run
         self._workers: dict[str, dict[str, Any]] = {}  # by address: what `hello` says
@@ -228,7 +228,7 @@ class ClusterWorkspace(Workspace):
         """Write the run's log and records where a run on this machine leaves them."""
         if "log" in answer:
             self.log(node.name).write_text(answer["log"], encoding="utf-8", errors="backslashreplace")
-        records.add(self.plan.root / records_folder(), answer.get("records", {}))
+        records.add(self.plan.root / record.home(), answer.get("records", {}), self._state)
 
     @contextlib.contextmanager
     def _taken(self, node: Node) -> Iterator[str]:

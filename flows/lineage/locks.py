@@ -44,6 +44,7 @@ class Maker(NamedTuple):
     stage: str
     entry: dict[str, Any]  # the stage's, in the lock
     path: str  # the output's
+    content: dict[str, Any]  # of the lock
 
 
 def files(text: bytes) -> dict[str, str]:
@@ -87,7 +88,8 @@ def makers(locks: list[Lock], md5: str) -> Iterator[Maker]:
     """The stage runs that have made an output of this digest, in the order of the locks."""
     for lock in locks:
         if md5.encode() in lock.text:
-            for stage, entry in (lock.content().get("stages") or {}).items():
+            content = lock.content()
+            for stage, entry in (content.get("stages") or {}).items():
                 for out in entry.get("outs", []):
                     if out.get("md5") == md5:
-                        yield Maker(lock, stage, entry, out["path"])
+                        yield Maker(lock, stage, entry, out["path"], content)

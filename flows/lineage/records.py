@@ -1,12 +1,20 @@
-"""The records of stage runs, which `stages/runs/record.py` writes: a JSON file each, under `STAGE/`."""
+"""The records of stage runs, which `stages/runs/record.py` writes: a JSON file each, under `STAGE/`.
+
+They are looked for in the folder of records, then on the branch that carries them (`record_branch.py`).
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from flows.checkout.git import Git
+from flows.lineage import record_branch
 from flows.process import atomic_file
-from stages.runs import record
+from stages.runs import git, record
+from stages.runs.errors import InputError
 
 
 def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:
@@ -18,8 +26,72 @@ def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def add(folder: Path, records: Mapping[str, str]) -> None:
-    """Write records that the folder does not have: text by path."""
+def add(folder: Path, records: Mapping[str, str], state: git.State | None) -> None:
+    """Write records of another clone that the folder does not have: text by path.
+
+    `state` is that of this checkout, of which the other one was a copy without history.
+    """
     for name, text in records.items():
         if not (folder / name).exists():
-            atomic_file.write(folder / name, text)
+            body = json.loads(text) | {"git": record.keep(folder, state)}
+            atomic_file.write(folder / name, json.dumps(body, indent=1, sort_keys=True) + "\n")
+
+
+class Found(NamedTuple):
+    """A record, and where it is."""
+
+    body: dict[str, Any]
+    where: str  # its path in the folder of records, or on the branch
+
+
+class Records:
+    """All records that the project at `root` has: those in its folder, then those on the branch alone."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / record.home()
+        self._git = Git(root)
+        self.unread: list[str] = []  # why a record could not be read, a line each
+        self._texts: dict[str, bytes] | None = None
+
+    def of(self, path: str, md5: str, inputs: Mapping[str, str]) -> Found | None:
+        """The record of the run that made this output at this path.
+
+        Of several, one whose inputs are these (md5 by path), and of those the first. None where there is none.
+        """
+        found = []
+        for where, text in self._all().items():
+            if md5.encode() in text:  # most are not parsed
+                try:
+                    body = record.parse(text, where)
+                except InputError as error:
+                    self.unread.append(str(error))
+                    continue
+                if body["outputs"].get(path) == md5:
+                    found.append(Found(body, where))
+        return min(found, key=lambda one: (not _fits(one.body, inputs), one.body["ended"]), default=None)
+
+    def diff(self, body: Mapping[str, Any]) -> bytes | None:
+        """What was not committed when a record was made, as a patch; None where there is nothing, or it is not here."""
+        name = (body.get("git") or {}).get("diff")
+        if not name:
+            return None
+        file = self._folder / name
+        return file.read_bytes() if file.is_file() else record_branch.files(self._git, name).get(name)
+
+    def _all(self) -> dict[str, bytes]:
+        if self._texts is None:
+            folder = self._folder
+            self._texts = {
+                file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.glob("*/*.json"))
+            }
+            known = set(self._texts.values())
+            for name, text in record_branch.files(self._git, ".json").items():
+                if text not in known:
+                    self._texts[f"{record_branch.name(self._git)}:{name}"] = text
+        return self._texts
+
+
+def _fits(body: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether a run has read these files, of those that its record names."""
+    read = body.get("inputs") or {}
+    return all(inputs.get(path, md5) == md5 for path, md5 in read.items())

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,8 @@ class Retraining:
         home = self.worktree.path
         verdict = home / ".palimpsest" / "verdict.json"
         verdict.parent.mkdir(exist_ok=True)
-        verdict.unlink(missing_ok=True)
+        for old in (verdict, home / history.VALIDATION):
+            old.unlink(missing_ok=True)
         lists = history.members(self._git, self._log, self.rev, content, self._checkpoint)
         words: dict[str, Sequence[Path | str]] = {
             "candidate": [self._checkpoint],
@@ -288,7 +290,13 @@ class Retraining:
             raise InputError(last)
         if code:
             raise StepError(f"compare: exit code {code}: {last}; nothing was promoted")
-        return dict(json.loads(verdict.read_text()))
+        result = dict(json.loads(verdict.read_text()))
+        if rows := result.pop("validation", None):  # none from the code of an older commit
+            lines = [history.COLUMNS, *rows]
+            text = "".join(",".join(map(str, line)) + "\n" for line in lines)
+            self.worktree.write(history.VALIDATION, text)
+            result["validation"] = sha256(text.encode()).hexdigest()
+        return result
 
     def _promoted(self, say: Say, rebuild: bool = False) -> Baseline | None:
         """The system's promotion that stands, and where its bytes are; None where there is none.
@@ -350,9 +358,10 @@ class Retraining:
     # --- record ---
 
     def _record(self, say: Say) -> str:
-        tree = self.worktree.tree(self._new)
         while True:
             assert self.decision is not None
+            measured = [history.VALIDATION] if self.decision.gate else []
+            tree = self.worktree.tree([*self._new, *measured])
             try:
                 self.commit = decisions.record(self._git, tree, self.decision, self._log, self.rev)
                 break

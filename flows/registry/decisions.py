@@ -81,13 +81,8 @@ def ready(git: Git) -> None:
             "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
             f"({str(error).rpartition('fatal: ')[2]})"
         ) from None
-    place = ""
-    for line in git("worktree", "list", "--porcelain").splitlines():
-        key, _, value = line.partition(" ")
-        if key == "worktree":
-            place = value
-        elif key == "branch" and value.removeprefix("refs/heads/") in branches:
-            name = value.removeprefix("refs/heads/")
+    for name, place in git.checked_out().items():
+        if name in branches:
             raise InputError(
                 f"branch '{name}' is checked out in {place}, which would be upset when it moves: "
                 f"`git -C {place} switch --detach`"

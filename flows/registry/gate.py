@@ -91,7 +91,8 @@ def checkpoint(found: search.Params | infer.Params) -> str:
 def decide(
     values: dict[str, Any], candidate: Contender, promoted: Contender, aligned: Path, masks: Path
 ) -> dict[str, Any]:
-    """`promote` (bool), `why` (one line) and the numbers behind it.
+    """`promote` (bool), `why` (one line) and the numbers behind it; `validation` has those of each picture: its
+    image_id, the candidate's and the promoted one's.
 
     A promoted checkpoint that does not fit the system or the pictures any more rejects the candidate. Raises InputError
     for a candidate that does not.
@@ -103,7 +104,7 @@ def decide(
         why = f"{pictures} validation pictures that neither has trained on, and retrain.minimum is {bar.minimum}"
         return {"promote": False, "why": why, "metric": bar.metric, "pictures": pictures}
     try:
-        numbers = measure(values, bar, work, [candidate.checkpoint, promoted.checkpoint])
+        ids, numbers = measure(values, bar, work, [candidate.checkpoint, promoted.checkpoint])
     except Unfit as error:
         why = (
             f"cannot be compared with the promoted checkpoint: {error}; a network of another shape counts as a new "
@@ -111,7 +112,8 @@ def decide(
             "new system's first"
         )
         return {"promote": False, "why": why, "metric": bar.metric, "pictures": pictures}
-    return verdict(numbers, bar)
+    rows = [[one, *both] for one, both in zip(ids, numbers.tolist(), strict=True)]
+    return {**verdict(numbers, bar), "validation": rows}
 
 
 def unseen(values: dict[str, Any], bar: Rule, members: Sequence[Path], aligned: Path, masks: Path) -> Work | None:
@@ -141,8 +143,8 @@ def read_members(path: Path) -> set[str]:
         raise InputError(f"{path}: not a list of the pictures of a training; `dvc repro` or `dvc pull`") from None
 
 
-def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence[Path]) -> np.ndarray:
-    """The metric of each checkpoint for each picture: float pictures x checkpoints.
+def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence[Path]) -> tuple[list[str], np.ndarray]:
+    """The image_ids of the pictures, and the metric of each checkpoint for each: float pictures x checkpoints.
 
     Holes that one of them cannot complete count for none. The first is the candidate: what does not fit the system as
     it does raises Unfit.
@@ -179,9 +181,10 @@ def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence
         for column, contender in enumerate(contenders):
             made = composite(batch.known, contender.complete(batch), batch.hole)
             scores[rows, column] = fidelity.score(made, truth, batch.hole)[bar.metric]
-    _, picture = np.unique(["\0".join(key) for key in work.keys], return_inverse=True)
+    keys, picture = np.unique(["\0".join(key) for key in work.keys], return_inverse=True)
     counts = np.bincount(picture)
-    return np.stack([np.bincount(picture, column) / counts for column in scores.T], axis=1)
+    means = np.stack([np.bincount(picture, column) / counts for column in scores.T], axis=1)
+    return [key.partition("\0")[0] for key in keys.tolist()], means
 
 
 def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int]) -> infer.System:

@@ -11,10 +11,12 @@ forward: both can be pushed. A project in the repository's folder `sub` has bran
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,6 +29,10 @@ from stages.runs.errors import InputError
 MARK = "Palimpsest: "  # begins the line of a commit's message that is for machines
 START = "data/start"  # where a warm start lies, added to DVC
 MEMBERS = ".members.arrow"  # ends the list beside a checkpoint
+# In a candidate's commit, the pictures that decided: image_id, and what was measured on the candidate and the promoted
+# checkpoint. No paths: what is in Git's history stays there, and a path may name a person.
+VALIDATION = "data/validation.csv"
+COLUMNS = ("image_id", "candidate", "promoted")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Decision:
     md5: str
     rev: str  # the commit whose code and parameters were used
     against: str | None = None  # the promotion that it was compared with
-    gate: dict[str, Any] | None = None  # what was measured; None where there was nothing to measure
+    # What was measured, with the sha256 of VALIDATION as `validation`; None where there was nothing to measure.
+    gate: dict[str, Any] | None = None
 
 
 class Branches(NamedTuple):
@@ -157,6 +164,22 @@ def active(log: Sequence[Entry]) -> list[Entry]:
 def last_move(log: Sequence[Entry]) -> Entry:
     """The last promotion or rollback: where branch `promoted` belongs."""
     return next(entry for entry in reversed(log) if entry.decision.outcome != "rejected")
+
+
+def validation(git: Git, entry: Entry) -> list[dict[str, Any]] | None:
+    """The pictures that a decision rests on, and what was measured on each, by COLUMNS; None where it does not say.
+
+    Raises InputError where they are not those that the decision names.
+    """
+    gate = entry.decision.gate
+    if not gate or "validation" not in gate or entry.decision.outcome == "rolled back":
+        return None
+    text = git.file(entry.commit, VALIDATION)
+    where = f"{VALIDATION} of commit {entry.commit[:10]}"
+    if text is None or sha256(f"{text}\n".encode()).hexdigest() != gate["validation"]:  # Git takes off the last newline
+        raise InputError(f"{where}: not the pictures that the decision names (sha256 {gate['validation'][:10]})")
+    rows = csv.DictReader(text.splitlines())
+    return [{**row, "candidate": float(row["candidate"]), "promoted": float(row["promoted"])} for row in rows]
 
 
 def candidate(log: Sequence[Entry]) -> Entry | None:

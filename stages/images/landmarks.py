@@ -14,6 +14,7 @@ alone: nose and mouth are then placed as the template has them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.images.opencv import cv2
+from stages.runs import record
 from stages.runs.errors import InputError
 
 # As fractions of the crop's side. Eyes and nose lie around the middle; brow, chin and some hair are inside.
@@ -174,9 +176,10 @@ class YuNet:
 
     def __init__(self, model: Path, score_threshold: float = 0.9, key: str = "detector_model"):
         try:
-            network = np.frombuffer(model.read_bytes(), np.uint8)
+            content = model.read_bytes()
         except OSError as error:
             raise InputError(f"{key}: {model}: {error.strerror}; give the path of YuNet's .onnx file") from None
+        network = np.frombuffer(content, np.uint8)
         level = cv2.utils.logging.getLogLevel()
         # OpenCV would print its own lines beside the one that is raised.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -190,6 +193,7 @@ class YuNet:
             ) from None
         finally:
             cv2.utils.logging.setLogLevel(level)
+        record.note_weights(model.name, sha256(content).hexdigest())
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         return ordered(self._closer(picture, self._find(picture)))
@@ -256,7 +260,9 @@ class Haar:
                 f"detector haar: OpenCV {cv2.__version__} has no {name}; "
                 "install opencv-python>=4.10,<5 or set detector: yunet"
             )
-        return cv2.CascadeClassifier(str(Path(folder) / name))
+        file = Path(folder) / name
+        record.note_weights(name, sha256(file.read_bytes()).hexdigest())
+        return cv2.CascadeClassifier(str(file))
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         scaled, factors = _resized(picture, min(1.0, self.LONGER / max(picture.shape[:2])))

@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.runs import record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def read(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise InputError(f"{path}: not the known weights (sha256 {found[:16]}..., not {sha256[:16]}...); {remedy}")
+    record.note_weights(path.name, found)
     # From the bytes that were checked, not from the file, which could have changed since.
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import stages
-from stages.runs import kernels, params, record
+from stages.runs import git, kernels, machine, params, record
 from stages.runs.errors import InputError
 
 SCRATCH = Path(".palimpsest/tmp")
@@ -100,6 +100,7 @@ def _run(
     _refuse_foreign_code()
     started, clock = datetime.now(UTC), time.monotonic()
     sources = record.sources()
+    state = git.state(Path.cwd(), record.SOURCES)
     name = getattr(arguments, "name", None)
     values = params.load(arguments.params)
     built = {
@@ -131,11 +132,16 @@ def _run(
     done = entry(**given, **drafts, **built, **extra)
 
     _publish({draft: wanted[option] for option, draft in drafts.items()})
+    made = {path.as_posix(): record.digests(path, "md5", "sha256") for path in wanted.values()}
+    code = record.imported(sources)
     facts = {
         "inputs": read,
-        "outputs": {path.as_posix(): record.digest(path) for path in wanted.values()},
+        "outputs": {path: md5 for path, (md5, _) in made.items()},
+        "sha256": {path: sha256 for path, (_, sha256) in made.items()},
         "params": {dotted.format(name=name): _plain(built[parameter]) for parameter, dotted in sections.items()},
-        "code": record.code_digest(sources),
+        "code": record.digest_of_code(code),
+        "sources": code,
+        "weights": record.weights(),
         "environment": record.environment(),
         **({"notes": done} if isinstance(done, dict) else {}),
     }
@@ -144,8 +150,11 @@ def _run(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
         "peak_memory_mib": _peak_memory() // 1024,
+        "threads": machine.threads(),
+        "speed": machine.variables(machine.OF_SPEED),
+        "packages": machine.packages(),
     }
-    record.write(record.home(), label, facts, circumstances)
+    record.write(record.home(), label, facts, circumstances, state)
     if callable(done):
         done()
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import Runtime
 from stages.training.device import autocast, prepare
@@ -96,17 +97,23 @@ def launch(runtime: Runtime, function: Callable[..., Callable[[], None]], *argum
     handlers = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # Bound beforehand: Fabric would look for tensors in arguments, and refuses frozen dataclasses.
-        outcome: Any = fabric.launch(functools.partial(_one_of_many, runtime, function, arguments))
+        outcome: Any
+        outcome, weights = fabric.launch(functools.partial(_one_of_many, runtime, function, arguments))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    for name, sha256 in weights.items():
+        record.note_weights(name, sha256)  # the record is written here
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 
 
-def _one_of_many(runtime: Runtime, function: Callable[..., Any], arguments: Sequence[Any], fabric: Any) -> Any:
+def _one_of_many(
+    runtime: Runtime, function: Callable[..., Any], arguments: Sequence[Any], fabric: Any
+) -> tuple[Any, dict[str, str]]:
+    """What the function returned or was ended by, and the foreign weights that it has read."""
     try:
-        return function(DistributedContext(runtime, fabric), *arguments)
+        return function(DistributedContext(runtime, fabric), *arguments), record.weights()
     except (InputError, KeyboardInterrupt, SystemExit) as ending:  # all processes come here together
-        return ending
+        return ending, record.weights()

@@ -130,6 +130,7 @@ def test_a_bare_file_is_told_by_its_bytes(made: History, which: int, pictures: l
     }
     assert words(answer) == {
         "verified": ["bytes", "trained on", "evaluated on"], "recorded": ["made by"], "claimed": ["network"],
+        "cannot tell": ["code"],  # its stages leave no records
     }  # fmt: skip
     assert [fact.said for fact in answer.facts if fact.about == "evaluated on"] == [
         "3 pictures, by evaluate@net (data/scores/net.parquet)"
@@ -177,7 +178,7 @@ def test_what_is_missing_or_altered_is_no_silent_no(made: History, tmp_path: Pat
     kept.unlink()
     answer = checkpoint.ask(home, str(made.nets[0]))
     assert (answer.trainings[0].pictures, answer.found) == (None, False)
-    assert words(answer)["cannot tell"] == ["trained on"]
+    assert words(answer)["cannot tell"] == ["trained on", "code"]
     assert [gone["md5"] for gone in image.ask(home, "0" * 64).missing] == [first.members]
 
     (home / "pictures" / "new.png").write_text("new")

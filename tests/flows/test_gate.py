@@ -117,6 +117,10 @@ def test_better_equal_and_worse_are_told_apart(home: Path, metric: str) -> None:
     assert better["why"].startswith(f"{metric} better by ")
     assert equal["why"] == f"{metric} the same [0, 0] over {COUNT} pictures: not surely better"
     assert worse["why"] == better["why"].replace("better by", "worse by") + ": not surely better"
+    assert len(better["validation"]) == COUNT
+    ids, candidate, promoted = zip(*better["validation"], strict=True)
+    assert len({*ids}) == COUNT
+    assert (np.mean(candidate), np.mean(promoted)) == pytest.approx((better["candidate"], better["promoted"]))
 
 
 def test_the_margin_counts(home: Path) -> None:
@@ -128,14 +132,15 @@ def test_the_margin_counts(home: Path) -> None:
 def test_the_numbers_are_those_of_evaluate(home: Path) -> None:
     """A picture's is the mean over its holes of the composited result's, inside the hole."""
     work = select(home / "aligned", home / "masks", split="val")
-    made = gate.measure(VALUES, gate.rule(VALUES), work, [home / "good.safetensors"])
+    ids, made = gate.measure(VALUES, gate.rule(VALUES), work, [home / "good.safetensors"])
     system = gate.complete(VALUES, "net", home / "good.safetensors", work.size)
     expected: dict[str, list[float]] = {}
     for row, batch in enumerate(work.batches(1)):
         result = composite(batch.known, system.complete(batch), batch.hole)
         truth = work.aligned.pictures([work.picture_rows[row]])
         expected.setdefault(batch.keys[0][0], []).append(fidelity.psnr(result, truth, batch.hole)[0])
-    means = [np.mean(expected[key]) for key in sorted(expected)]
+    assert ids == sorted(expected)
+    means = [np.mean(expected[key]) for key in ids]
     np.testing.assert_allclose(made[:, 0], means, rtol=1e-3)  # bytes may differ by one level between batch sizes
 
 

@@ -16,7 +16,22 @@ from typing import Any
 
 import psutil
 import pytest
-from dvc_project import ENV, FILL, FOLDER, PATIENCE, PIPELINE, ROOT, Project, end, gone, post, server_of, states, wait
+from dvc_project import (
+    ENV,
+    FILL,
+    FOLDER,
+    PATIENCE,
+    PIPELINE,
+    ROOT,
+    Project,
+    drawing,
+    end,
+    gone,
+    post,
+    server_of,
+    states,
+    wait,
+)
 
 from flows.engine import resources
 from flows.engine.lock_file import FILE
@@ -37,6 +52,19 @@ def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]
         done = {name: work.run(name, {}, say).state for name in work.plan.nodes}
         work.finish()
     return done
+
+
+def test_a_rebuild_brings_its_records_to_their_branch(
+    tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = drawing(tmp_path / "lab")
+    monkeypatch.setenv("PATH", ENV["PATH"])
+    project.run("rebuild", PREFECT_API_URL=api, PYTHONPATH="")
+    (file,) = (project.home / ".palimpsest" / "records").glob("*/*.json")
+    said = ["git", "show", f"palimpsest/records:draw/{file.name}"]
+    assert subprocess.run(said, cwd=project.home, check=True, capture_output=True).stdout == file.read_bytes()
+    state = json.loads(file.read_bytes())["git"]
+    assert (state["dirty"], state["diff"]) == ([], None)
 
 
 def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: str) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from stages import align as stage
 from stages.images import landmarks as faces
 from stages.images.table import ALIGNED, LANDMARKS, Table
+from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.params import build
 
@@ -300,11 +301,15 @@ def test_the_foremost_face_is_large_and_central():
     assert faces.foremost(boxes, 200, 200) == 0
 
 
-def test_no_face_no_landmarks(yunet):
+def test_no_face_no_landmarks(yunet, shared):
     for picture in (noise(64, 64), np.zeros((1, 1, 3), np.uint8), np.zeros((2, 3000, 3), np.uint8)):
         for detector in (yunet, faces.Haar()):
             with pytest.raises(faces.NoFace, match="no face found"):
                 detector(picture)
+    model = hashlib.sha256((shared / "weights/face_detection_yunet_2023mar.onnx").read_bytes()).hexdigest()
+    assert record.weights()["face_detection_yunet_2023mar.onnx"] == model
+    names = ("haarcascade_frontalface_default.xml", "haarcascade_eye.xml", "haarcascade_eye_tree_eyeglasses.xml")
+    assert {*names} <= record.weights().keys()
 
 
 def test_yunet_finds_the_eyes_of_the_annotated_photos(shared, yunet):

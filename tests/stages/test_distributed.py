@@ -20,7 +20,7 @@ from stages.models import dcgan
 from stages.models.autoencoder import Autoencoder
 from stages.models.dmfn import DMFN
 from stages.models.partial_conv import PartialConvUNet
-from stages.runs import params
+from stages.runs import params, record
 from stages.runs.errors import InputError
 from stages.runs.header import Header
 from stages.runs.params import Runtime
@@ -82,6 +82,7 @@ def train(context: DistributedContext, home: Path, **changes: object) -> Callabl
 def together(context: DistributedContext, home: Path) -> Callable[[], None]:
     """Two processes are started once for a whole training, gradients and mistakes; the last mistake ends them."""
     forget = train(context, home)
+    record.note_weights("read by a child", str(context.rank))
     context.barrier()
     if context.rank == 0:
         forget()
@@ -107,6 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv(STATE, str(home / "whole-state"))
         with pytest.raises(InputError, match="not finite"):
             launch(Runtime(threads=1, devices=2), together, home)
+    assert record.weights()["read by a child"] == "0", "the process that writes the record knows"
     return home
 
 

@@ -307,6 +307,7 @@ def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
         "rejected": {"duplicate pixels": 1},
         "moved": {"1.png": "moved from train to test: linked to 2.png"},
         "remarks": {},
+        "terms": [{"licence": "CC0-1.0", "consent": "not a person", "pictures": 2}],
     }
 
 

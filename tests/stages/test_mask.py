@@ -41,14 +41,15 @@ def letters(text: str) -> list[str]:
     return list(text)
 
 
-def run(tmp_path: Path, aligned: Path, params: dict[str, object], to: str = "masks") -> Path:
-    mask(aligned, tmp_path / to, build(Params, params, "datasets.x.mask"), "x")
+def run(tmp_path: Path, aligned: Path, params: dict[str, object], to: str = "masks", skipped: int = 0) -> Path:
+    notes = mask(aligned, tmp_path / to, build(Params, params, "datasets.x.mask"), "x")
+    assert notes["skipped"].get("eye_bar", 0) == skipped
     return tmp_path / to
 
 
 def test_every_val_and_test_picture_and_a_sample_of_train(tmp_path, capsys):
     splits = {"train": letters("abcdefgh"), "val": letters("ij"), "test": letters("klm")}
-    out = run(tmp_path, write_aligned(tmp_path / "aligned", splits, faceless=("j", "m")), SMALL)
+    out = run(tmp_path, write_aligned(tmp_path / "aligned", splits, faceless=("j", "m")), SMALL, skipped=2)
     assert [" ".join(key) for key in rows(out / "val.arrow")] == [
         "i centre",
         "i lines",

@@ -14,6 +14,7 @@ from pretend import Trap
 
 from stages.metrics import perceptual
 from stages.models import imagenet
+from stages.runs import record
 from stages.runs.errors import InputError
 
 WEIGHTS, FILE = "SqueezeNet1_1_Weights.IMAGENET1K_V1", "squeezenet1_1-b8a52dc0.pth"  # the smallest of the three
@@ -70,6 +71,10 @@ def test_lpips_is_the_packages_own(cache, backbone, monkeypatch):
     plant(cache, data)
     know(monkeypatch, data)
     ours = perceptual.Lpips("squeeze", CPU)
+    assert record.weights() == record.weights() | {
+        "squeeze.pth": perceptual.LINEAR["squeeze"],
+        FILE: hashlib.sha256(data).hexdigest(),
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)

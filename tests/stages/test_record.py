@@ -2,23 +2,27 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from stages.runs import record
+from stages.runs import git, record
 from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 
 
-def draw(home: Path, *, count: int = 2, out: str = "portraits", cwd: Path = ROOT, section: str = "draw"):
+def draw(
+    home: Path, *, count: int = 2, out: str = "portraits", cwd: Path = ROOT, section: str = "draw", **variables: str
+):
     (home / "params.yaml").write_text(json.dumps({section: {"count": count, "size": 64, "seed": 1}}))
     line = [sys.executable, "-m", "stages.draw", "--params", str(home / "params.yaml"), "--portraits", str(home / out)]
-    env = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records")}
+    env = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), **variables}
     return subprocess.run(line, env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
@@ -35,12 +39,80 @@ def test_a_run_leaves_one_record_that_names_its_bytes(tmp_path: Path) -> None:
     assert body["params"]["draw"]["count"] == 2
     assert body["environment"]["python"] == sys.version.split()[0]
     assert {"started", "ended", "seconds", "peak_memory_mib", "code", "inputs"} <= set(body)
+    assert body["format"] == record.FORMAT
+    assert body["sha256"] == {(tmp_path / "portraits").as_posix(): record.digests(tmp_path / "portraits", "sha256")[0]}
+    assert body["sources"]["draw.py"] == sha256((ROOT / "stages" / "draw.py").read_bytes()).hexdigest()
+    assert record.digest_of_code(body["sources"]) == body["code"]
+    assert body["packages"]["imported"]["numpy"] == metadata.version("numpy")
+    assert len(path.read_bytes()) < 10_000
+    assert str(Path.home()) not in path.read_text().replace(str(tmp_path), "")
+    assert socket.gethostname() not in path.read_text()
     first = path.read_bytes()
-    assert draw(tmp_path).returncode == 0
-    assert records(tmp_path) == [path], "a repeated run adds nothing"
+    assert draw(tmp_path, OMP_WAIT_POLICY="ACTIVE" if body["speed"] else "PASSIVE").returncode == 0
+    assert records(tmp_path) == [path], "a repeated run adds nothing, nor does what changes speed alone"
     assert path.read_bytes() == first, "and a record is written once"
-    assert draw(tmp_path, count=3).returncode == 0
-    assert len(records(tmp_path)) == 2
+    assert draw(tmp_path, OMP_NUM_THREADS="3").returncode == 0
+    assert len(records(tmp_path)) == 2, "what may change bytes counts"
+    (other,) = set(records(tmp_path)) - {path}
+    said = json.loads(other.read_text())["environment"]
+    assert record.incomparable(body["environment"], said) == [], "and did not: torch was not used"
+    assert said["variables"]["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_folders_sha256_is_that_of_its_files_listing(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name, content in {"b/c": b"two", "a": bytes(range(256)) * 9000, "b.txt": b""}.items():
+        (tmp_path / name).write_bytes(content)
+    listing = [
+        {"relpath": name, "sha256": sha256((tmp_path / name).read_bytes()).hexdigest()}
+        for name in ("a", "b.txt", "b/c")
+    ]
+    assert record.digests(tmp_path, "md5", "sha256") == [
+        record.digest(tmp_path),
+        sha256(json.dumps(listing).encode()).hexdigest() + ".dir",
+    ]
+
+
+FACTS = {"inputs": {}, "outputs": {"out": "d41d8cd98f00b204e9800998ecf8427e"}, "code": "c", "params": {"lr": 0.1}}
+
+
+def test_records_of_all_formats_but_newer_ones_are_read(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    written = record.write(tmp_path, "train@a", FACTS, {"ended": "2026-01-02"})
+    body = json.loads(written.read_text())
+    older = {key: value for key, value in body.items() if key not in ("format", "git")} | {"ended": "2026-01-01"}
+    written.with_name("older.json").write_text(json.dumps(older))
+    assert record.made(tmp_path, "train@a", tmp_path / "out") is None, "of another path"
+    outputs = {str(tmp_path / "out"): FACTS["outputs"]["out"]}
+    written.write_text(json.dumps(body | {"outputs": outputs}))
+    written.with_name("older.json").write_text(json.dumps(older | {"outputs": outputs, "ended": "2026-01-03"}))
+    assert record.made(tmp_path, "train@a", tmp_path / "out") == older | {"outputs": outputs, "ended": "2026-01-03"}
+    written.write_text(json.dumps({"format": record.FORMAT + 1, "made_by": "a later version"}))
+    with pytest.raises(InputError) as caught:
+        record.made(tmp_path, "train@a", tmp_path / "out")
+    said = f"a record of format {record.FORMAT + 1}, and this version reads up to {record.FORMAT}; update Palimpsest"
+    assert str(caught.value) == f"{written}: {said}"
+
+
+def test_a_fact_that_is_altered_shows(tmp_path: Path) -> None:
+    body = json.loads(record.write(tmp_path, "train@a", FACTS, {"ended": "2026", "seconds": 1.5}).read_text())
+    assert record.whole(body)
+    assert record.whole(body | {"seconds": 2, "git": None}), "a circumstance is none"
+    altered = [body | {key: "other"} for key in (*FACTS, "stage", "digest")]
+    assert not any(record.whole(one) for one in [*altered, body | {"params": {"lr": 0.2}}, body | {"new": 1}, {}])
+
+
+def test_what_is_not_committed_lies_beside_the_records(tmp_path: Path) -> None:
+    """Once, however many stages ran with it."""
+    state = git.State("c" * 40, ["stages/a.py"], b"a patch")
+    for stage in ("train@a", "train@b"):
+        body = json.loads(record.write(tmp_path, stage, FACTS, {"ended": "2026"}, state).read_text())
+        diff = f"diffs/{sha256(b'a patch').hexdigest()}.patch"
+        assert body["git"] == {"commit": "c" * 40, "dirty": ["stages/a.py"], "diff": diff}
+        assert (tmp_path / diff).read_bytes() == b"a patch"
+    assert len([*tmp_path.glob("diffs/*")]) == 1
+    huge = git.State("c" * 40, ["stages/a.py"], bytes(record.LARGEST + 1))
+    assert record.keep(tmp_path, huge) == {"commit": "c" * 40, "dirty": ["stages/a.py"], "diff": None}
 
 
 def test_digests_are_dvcs(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""What the records of stage runs say of a checkpoint: its code, machine and foreign weights, and its data's terms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flows.audit.facts import Fact
+from flows.checkout.git import Git
+from flows.lineage import dvc_lock, record_branch
+from flows.lineage.locks import Maker
+from flows.lineage.records import Records
+from stages.runs import kernels
+from stages.runs.record import whole
+
+SHOWN = 3  # of a list that people see; `--json` has all
+OLD = "its record is of an older version, which did not note it"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The record of the run that made something, as far as it is here."""
+
+    record: dict[str, Any] | None
+    where: str | None  # the record's path in the folder of records, or on the branch
+    uncommitted: str | None  # a patch: what the code was beyond the record's commit; None: nothing, or it is not here
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset that a checkpoint comes from, as it was ingested."""
+
+    name: str
+    md5: str  # of the ingested table
+    licence: str | None  # of every picture for which its own list (pictures.csv) has none
+    consent: str | None
+    origin: str | None
+    terms: list[dict[str, Any]] | None  # `licence`, `consent` and how many `pictures` are under them; None: no record
+    kept: int | None  # pictures
+    rejected: dict[str, int] | None  # pictures by reason
+    run: Run
+
+
+def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
+    """The record of the stage run (its `entry` of `dvc.lock`) that made an output."""
+    found = records.of(path, md5, {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])})
+    if found is None:
+        return Run(None, None, None)
+    patch = records.diff(found.body)
+    return Run(found.body, found.where, None if patch is None else patch.decode(errors="replace"))
+
+
+def datasets(records: Records, made: Maker) -> list[Dataset]:
+    """The datasets that a checkpoint comes from, by the lock that has it."""
+    stages = made.content.get("stages") or {}
+    found = []
+    for name, md5 in dvc_lock.ingested(made.content, made.path).items():
+        path = f"{dvc_lock.INGESTED}{name}"
+        makers = (each for each in stages.values() if any(out["path"] == path for out in each.get("outs", [])))
+        entry: Mapping[str, Any] = next(makers, {})
+        ran = run(records, path, md5, entry)
+        params = (entry.get("params") or {}).get("params.yaml") or {}
+        said = params.get(f"datasets.{name}.ingest") or {}
+        notes = (ran.record or {}).get("notes") or {}
+        found.append(
+            Dataset(
+                name, md5, said.get("licence"), said.get("consent"), said.get("origin"),
+                notes.get("terms"), notes.get("kept"), notes.get("rejected"), ran,
+            )
+        )  # fmt: skip
+    return found
+
+
+def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:
+    """The lines about a training's run: code, environment, seeds, foreign weights."""
+    record = ran.record
+    if record is None:
+        branch = record_branch.name(git)
+        why = unread[0] if unread else (
+            "no record of this run is here, which would tell code, environment and foreign weights; `palimpsest audit "
+            f"collect` in the clone that ran it writes it to branch '{branch}', and `git fetch` brings that"
+        )  # fmt: skip
+        yield Fact("code", why, "cannot tell")
+    else:
+        if not whole(record):
+            said = f"{ran.where}: altered since it was written: its name is the digest of something else"
+            yield Fact("record", said, "DIFFERS")
+        yield _code(git, ran, record)
+        yield Fact("environment", _environment(record["environment"]), "recorded")
+    seeds = ", ".join(f"{name} {value}" for name, value in _seeds(params))
+    if seeds:
+        yield Fact("seeds", seeds, "recorded")
+    if record is not None:
+        weights = record.get("weights")
+        if weights is None:
+            yield Fact("weights", f"{OLD}: whether foreign weights were read", "cannot tell")
+        else:
+            said = ", ".join(f"{name} (sha256 {sha256[:10]})" for name, sha256 in weights.items())
+            yield Fact("weights", said or "no foreign weights were read", "recorded")
+
+
+def of_dataset(dataset: Dataset) -> Iterator[Fact]:
+    """The lines about a dataset: under which terms it is, and what was rejected."""
+    notes = dataset.kept is not None
+    terms = [f"licence {dataset.licence}", f"consent: {dataset.consent}", f"origin: {dataset.origin}"]
+    if dataset.terms is not None and len(dataset.terms) > 1:
+        terms = [
+            f"{one['pictures']} under licence {one['licence']}, consent: {one['consent']}" for one in dataset.terms
+        ]
+    if dataset.licence is None and not dataset.terms:
+        yield Fact("terms", f"{dataset.name}: params.yaml in dvc.lock has no licence and consent of it", "cannot tell")
+    else:
+        rest = "" if dataset.terms is not None else "; whether pictures.csv says otherwise for some is not recorded"
+        yield Fact("terms", f"{dataset.name}: {_some(terms)}{rest}", "recorded")
+    if not notes:
+        why = OLD if dataset.run.record else "no record of its ingestion is here; bring it as the training's"
+        yield Fact("rejected", f"{dataset.name}: {why}", "cannot tell")
+        return
+    rejected = dataset.rejected or {}
+    reasons = [f"{count} {reason}" for reason, count in sorted(rejected.items(), key=lambda item: -item[1])]
+    said = f"{sum(rejected.values())} rejected{': ' if reasons else ''}{_some(reasons)}"
+    yield Fact("rejected", f"{dataset.name}: {dataset.kept} kept, {said}", "recorded")
+
+
+def _code(git: Git, ran: Run, record: Mapping[str, Any]) -> Fact:
+    sources = record.get("sources")
+    if sources is None:
+        return Fact("code", f"{OLD} beyond a digest, {record['code'][:10]}", "cannot tell")
+    files = f"{len(sources)} source files by their sha256 (--json)"
+    state = record.get("git")
+    if state is None or state["commit"] is None:
+        why = "it ran outside of a Git repository, or Git refused" if state is None else "nothing was committed yet"
+        return Fact("code", f"{files}; no commit: {why}", "recorded")
+    commit = f"commit {state['commit'][:10]}" + ("" if git.commit(state["commit"]) else ", which is not in this clone")
+    if not state["dirty"]:
+        return Fact("code", f"{commit}, clean; {files}", "recorded")
+    patch = state["diff"] if ran.uncommitted else "its patch is not here"
+    return Fact("code", f"{commit}; not committed: {_some(state['dirty'])} ({patch}); {files}", "recorded")
+
+
+def _environment(found: Mapping[str, Any]) -> str:
+    used = found.get("kernels") or {}
+    libraries = found.get("libraries") or {}
+    parts = [str(found.get("processor"))]
+    if used.get("torch"):
+        held = "portable" if kernels.held(used) else f"{used['torch']}, oneDNN {used['onednn']}, MKL {used['mkl']}"
+        parts.append(f"kernels {held}")
+        parts.append(f"{used['threads']} threads")
+    driver = found.get("driver") or {}
+    parts.append(" ".join([str(found.get("accelerator") or "no GPU"), *(f"{k} {v}" for k, v in driver.items())]))
+    parts.append(f"Python {found.get('python')}")
+    parts += [f"{name} {libraries[name]}" for name in ("torch", "numpy") if libraries.get(name)]
+    return ", ".join(parts)
+
+
+def _seeds(params: Any, way: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in params.items() if isinstance(params, Mapping) else ():
+        name = f"{way}.{key}" if way else str(key)
+        if isinstance(value, Mapping):
+            yield from _seeds(value, name)
+        elif key == "seed" or str(key).endswith("_seed"):
+            yield name, value
+
+
+def _some(words: list[str]) -> str:
+    more = len(words) - SHOWN
+    return ", ".join(words[:SHOWN]) + (f" and {more} more (--json)" if more > 0 else "")
