@@ -25,11 +25,13 @@ from flows.checkout.worktree import Worktree
 from flows.engine import commands
 from flows.engine.repository import copy_configuration
 from flows.lineage import dvc_lock, locks, records
+from flows.lineage.records import Records
 from flows.process.command import Say
 from stages.runs import record
 from stages.runs.errors import InputError
 
 STAGE = "audit_rebuild"  # the folder of the records
+RECORDS = Path(".palimpsest/records")  # in the worktree, whatever the user's environment says
 
 Verdict = Literal["identical", "different", "not comparable"]
 
@@ -63,7 +65,7 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
     made = next(locks.makers(locks.every(root), md5), None)
     if made is None:
         raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}")
-    recorded = made.lock.content()
+    recorded = made.content
     git = Git(root)
     with _worktree(root, made.lock.commit or _uncommitted(git), say) as tree:
         say(f"{made.path} {md5[:10]} is made again in {tree.path}, by the {since(made.lock.commit, made.lock.time)}")
@@ -124,10 +126,8 @@ def _other_inputs(
 def _run(tree: Worktree, stage: str, say: Say) -> str | None:
     """Make it: why that failed, in one line, or None."""
     words = [sys.executable, "-m", "dvc", "repro", "--no-run-cache", stage]
-    own = tree.path / ".palimpsest"
-    code, last = tree.run(
-        words, say, PALIMPSEST_RECORDS=str(own / "records"), PALIMPSEST_STATE=str(own / "state"), PREFECT_API_URL=None
-    )
+    state = tree.path / ".palimpsest" / "state"
+    code, last = tree.run(words, say, PALIMPSEST_RECORDS=str(tree.path / RECORDS), PALIMPSEST_STATE=str(state))
     return f"`dvc repro {stage}` failed: {last}" if code else None
 
 
@@ -167,17 +167,13 @@ def _uncommitted(git: Git) -> str:
 def _environments(root: Path, again: Path, out: dict[str, str | None]) -> tuple[dict[str, Any], list[str]]:
     """Where an output was made now; and what of that and of where it was made first can change bytes."""
     path = str(out["path"])
-    ours = _records(again / ".palimpsest" / "records", {path: str(out["made"])})
-    here = ours[0]["environment"] if ours else record.environment()
-    there = _records(root / record.home(), {path: str(out["recorded"])})
+    ours = records.of_outputs(again / RECORDS, {path: str(out["made"])})
+    here = next((json.loads(text)["environment"] for text in ours.values()), None) or record.environment()
+    there = Records(root).all_of(path, str(out["recorded"]))
     if not there:
         return here, [f"no record of the run that made {path} is here, so where that was is not known"]
-    reasons = [record.incomparable(one["environment"], here) for one in there]
+    reasons = [record.incomparable(one.body["environment"], here) for one in there]
     return here, min(reasons, key=len)  # one like this machine is enough
-
-
-def _records(folder: Path, outputs: dict[str, str]) -> list[dict[str, Any]]:
-    return [json.loads(text) for text in records.of_outputs(folder, outputs).values()]
 
 
 def _leave(root: Path, answer: Rebuilt) -> None:

@@ -58,6 +58,11 @@ class Records:
 
         Of several, one whose inputs are these (md5 by path), and of those the first. None where there is none.
         """
+        found = self.all_of(path, md5)
+        return min(found, key=lambda one: (not _fits(one.body, inputs), one.body["ended"]), default=None)
+
+    def all_of(self, path: str, md5: str) -> list[Found]:
+        """The records of all runs that made this output at this path."""
         found = []
         for where, text in self._all().items():
             if md5.encode() in text:  # most are not parsed
@@ -68,7 +73,7 @@ class Records:
                     continue
                 if body["outputs"].get(path) == md5:
                     found.append(Found(body, where))
-        return min(found, key=lambda one: (not _fits(one.body, inputs), one.body["ended"]), default=None)
+        return found
 
     def diff(self, body: Mapping[str, Any]) -> bytes | None:
         """What was not committed when a record was made, as a patch; None where there is nothing, or it is not here."""
