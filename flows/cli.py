@@ -265,7 +265,7 @@ def audit_collect(json: Annotated[bool, typer.Option("--json", help="For machine
         from flows.audit import collect, facts
         from flows.checkout.root import repository
 
-        done = collect.collect(repository())
+        done = collect.collect(repository(), _passphrase(ask=sys.stdin.isatty()))
         print(facts.machine(done)) if json else collect.show(done)
 
 
@@ -315,13 +315,12 @@ def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Love
         from flows.checkout.root import repository
         from flows.lineage import keys
 
-        root = repository()
         passphrase = os.environ.get(keys.PASSPHRASE)
         if passphrase is None:
             passphrase = typer.prompt(
                 "Passphrase", default="", hide_input=True, confirmation_prompt=True, show_default=False
             )
-        file = keys.new(root, name, passphrase)
+        file = keys.new(repository(), name, passphrase)
         print(
             f"{file}: keep it to yourself; `git add {keys.SIGNERS}` and commit, so that others can check what you sign"
         )
@@ -358,16 +357,25 @@ def key_list() -> None:
 def _collect(root: Path, command: str) -> None:
     """Bring the records of what ran to their branch. A run does not fail for it."""
     from flows.checkout.git import Git, GitError
-    from flows.lineage import record_branch
+    from flows.lineage import signatures
 
     try:
         Git(root).top()
     except GitError:
         return  # a project without Git has no branches
     try:
-        record_branch.collect(root)
+        signatures.collect(root, _passphrase())
     except InputError as error:
-        _say(f"{command}: records stay in {root}, and are not on their branch: {error}")
+        _say(f"{command}: not all records are on their branch and signed: {error}; later, `palimpsest audit collect`")
+
+
+def _passphrase(ask: bool = False) -> str | None:
+    """That of the user's key, by the environment; or asked for, where the key is locked; None where there is none."""
+    from flows.lineage import keys
+
+    if (given := os.environ.get(keys.PASSPHRASE)) is not None or not (ask and keys.locked()):
+        return given
+    return str(typer.prompt(f"Passphrase of {keys.place()}", hide_input=True))
 
 
 def _dask() -> ModuleType:

@@ -31,6 +31,9 @@ with contextlib.suppress(OSError, AttributeError):  # another C library
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# Nothing is signed with the user's own key.
+os.environ["PALIMPSEST_KEY"] = os.devnull + "/none"
+
 # What DVC keeps of repositories that are gone by then is not the user's to keep.
 if "DVC_SITE_CACHE_DIR" not in os.environ:
     os.environ["DVC_SITE_CACHE_DIR"] = tempfile.mkdtemp(prefix="palimpsest-tests-")

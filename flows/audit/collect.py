@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from flows.lineage import record_branch
+from flows.lineage import signatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +17,18 @@ class Collection:
     records: int  # on it
     new: int  # records that it did not have before
     merged: list[str]  # branches of other clones that had some of them
+    signed: int = 0  # records, now, by the user
 
 
-def collect(root: Path) -> Collection:
+def collect(root: Path, passphrase: str | None = None) -> Collection:
     """Add the records of the project at `root`, and of fetched branches, to its branch.
 
-    Raises InputError where that cannot be written.
+    Where the user has a key, those that nobody has signed are signed.
+
+    Raises InputError where that cannot be written, or where the key cannot be used.
     """
-    return Collection(**record_branch.collect(root)._asdict())
+    done, signed = signatures.collect(root, passphrase)
+    return Collection(**done._asdict(), signed=signed)
 
 
 def show(done: Collection) -> None:
@@ -33,4 +37,5 @@ def show(done: Collection) -> None:
         print("collect: there are no records yet; a stage that runs leaves one")
         return
     of = f" (some of {', '.join(done.merged)})" if done.merged else ""
-    print(f"collect: {done.new} new{of}, {done.records} records on branch '{done.branch}'")
+    signed = f"; {done.signed} signed" if done.signed else ""
+    print(f"collect: {done.new} new{of}, {done.records} records on branch '{done.branch}'{signed}")

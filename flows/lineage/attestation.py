@@ -86,7 +86,12 @@ def statement(path: str, text: str, previous: Iterable[str]) -> dict[str, Any]:
                     "finishedOn": record["ended"],
                     PREVIOUS: sorted(previous),
                 },
-                "byproducts": [{"name": path, "digest": {"sha256": hashlib.sha256(text.encode()).hexdigest()}}],
+                "byproducts": [
+                    {
+                        "name": path,
+                        "digest": {"sha256": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()},
+                    }
+                ],
             },
         },
     }

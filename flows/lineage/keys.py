@@ -6,6 +6,7 @@ The private key is P-256 in PKCS8, which openssl and model-signing can use too; 
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,15 @@ def place() -> Path:
     """Where the private key lies: $PALIMPSEST_KEY, or `palimpsest/key.pem` among the user's settings."""
     own = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "palimpsest", "key.pem")
     return Path(os.environ.get(KEY) or own).expanduser()
+
+
+def locked() -> bool:
+    """Whether there is a private key that has a passphrase, as far as its file's words tell."""
+    file = place()
+    if not file.exists():
+        return False
+    data = file.read_bytes()
+    return b"ENCRYPTED" in data or (b"OPENSSH PRIVATE KEY" in data and b"bcrypt" in _decoded(data))
 
 
 def new(root: Path, name: str, passphrase: str) -> Path:
@@ -111,6 +121,14 @@ def _add(root: Path, name: str, public: str) -> None:
     text = file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
     if name not in found:
         atomic_file.write(file, f"{text}{_quoted(name)}: |\n{lines}")
+
+
+def _decoded(data: bytes) -> bytes:
+    """What stands between the lines BEGIN and END."""
+    try:
+        return base64.b64decode(b"".join(line for line in data.splitlines() if not line.startswith(b"-----")))
+    except ValueError:
+        return b""
 
 
 def _quoted(name: str) -> str:

@@ -1,6 +1,7 @@
 """The Git branch `palimpsest/records`, by which records travel from clone to clone.
 
-Its tree is that of the folder of records: `STAGE/NAME.json`, `diffs/SHA256.patch`. It only grows. Two clones' branches
+Its tree is that of the folder of records: `STAGE/NAME.json`, `diffs/SHA256.patch`, and `attestations/SHA256.dsse`, by
+which somebody vouches for a record (`attestation.py`). It only grows. Two clones' branches
 are merged by union: where they have other bytes at one path, which two runs of the same facts leave, both stay, the
 second as `NAME.BLOB.json`. All is written into Git's objects and this one reference: working copy and index are not
 touched. A project in the repository's folder `sub` has `sub/palimpsest/records`.
@@ -20,7 +21,9 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 BRANCH = "palimpsest/records"
-OURS = re.compile(r"[^/\n\"]+/[0-9a-f]{32}\.json|diffs/[0-9a-f]{64}\.patch")  # what a run leaves in the folder
+OURS = re.compile(
+    r"[^/\n\"]+/[0-9a-f]{32}\.json|diffs/[0-9a-f]{64}\.patch|attestations/[0-9a-f]{64}\.dsse"
+)  # what a run leaves in the folder
 TRIES = 20  # to write the branch while others do
 PAUSE = 0.05  # seconds between two of them
 # Nobody's name: it is written unattended, too.

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from flows.lineage import attestation
+from flows.checkout.git import Git
+from flows.lineage import attestation, keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
+from stages.runs import record
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
+
+
+FOLDER = "attestations"  # among the records
+END = ".dsse"
 
 
 class Checked(NamedTuple):
@@ -20,6 +28,70 @@ class Checked(NamedTuple):
     signed: dict[str, str]  # by record: who vouches for it
     unsigned: list[str]  # records that nobody vouches for
     faults: list[str]  # what is not as it was signed, a line each
+
+
+class Branch(NamedTuple):
+    """What the branch of records holds."""
+
+    records: dict[str, str]  # text by path
+    attestations: dict[str, bytes]  # by name
+
+
+def on_branch(git: Git) -> Branch:
+    """The records and attestations on the branch, and on those of other clones that have been fetched."""
+    texts = record_branch.files(git, ".json")
+    signed = record_branch.files(git, END)
+    return Branch(
+        {path: text.decode("utf-8", "surrogateescape") for path, text in texts.items()},
+        {PurePosixPath(path).stem: data for path, data in signed.items()},
+    )
+
+
+def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Collected, int]:
+    """Bring the records of the project at `root` to their branch, and sign those that nobody has, where the user has a
+    key: what `record_branch.collect` says, and how many were signed.
+
+    Raises InputError where that cannot be written, or where the key cannot be used.
+    """
+    done = record_branch.collect(root)
+    if not keys.place().exists():
+        return done, 0
+    signer = keys.signer(passphrase)
+    assert signer is not None
+    made = sign_new(*on_branch(Git(root)), signer)
+    for name, data in made.items():
+        file = root / record.home() / FOLDER / f"{name}{END}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{name}")
+        draft.write_bytes(data)
+        draft.replace(file)
+    if made:
+        done = done._replace(commit=record_branch.collect(root).commit)
+    return done, len(made)
+
+
+def newest(git: Git) -> list[str]:
+    """The names of the newest attestations, which a commit may anchor; damaged ones are left out."""
+    return attestation.heads(_readable(on_branch(git).attestations))
+
+
+def voucher(git: Git, text: str) -> str | None:
+    """Who vouches for a record, of those that are trusted; None where nobody does.
+
+    Raises Forged where an attestation of the record is not what was signed.
+    """
+    wanted = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    signed = on_branch(git).attestations
+    found = [one.name for one in _readable(signed) if one.sha256 == wanted]
+    return attestation.signed_by(signed[found[0]], keys.trusted(git.home)) if found else None
+
+
+def _readable(attestations: Mapping[str, bytes]) -> list[Attestation]:
+    found = []
+    for name, data in attestations.items():
+        with contextlib.suppress(Forged):
+            found.append(attestation.read(data, name))
+    return found
 
 
 def sign_new(records: Mapping[str, str], attestations: Mapping[str, bytes], signer: Signer) -> dict[str, bytes]:
@@ -51,7 +123,9 @@ def check(
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
-    known = {hashlib.sha256(text.encode()).hexdigest(): path for path, text in records.items()}
+    known = {
+        hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(): path for path, text in records.items()
+    }
     for name, data in attestations.items():
         try:
             one = attestation.read(data, name)

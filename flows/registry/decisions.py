@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flows.checkout.git import Git, GitError
+from flows.lineage import signatures
 from flows.process import file_lock
 from flows.registry import gto, history
 from flows.registry.history import MARK, Branches, Decision, Entry, active, last_move, promoted_now
@@ -63,6 +64,7 @@ def rollback(root: Path) -> str:
         undone, back = live[-1], live[-2]
         why = f"from {undone.commit[:10]} to {back.commit[:10]}"
         decision = dataclasses.replace(back.decision, outcome="rolled back", why=why, against=undone.commit, gate=None)
+        decision = dataclasses.replace(decision, attested=signatures.newest(git))
         with contextlib.suppress(Moved):
             record(git, git("rev-parse", f"{back.commit}^{{tree}}"), decision, log, back.commit)
             break

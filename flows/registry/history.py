@@ -49,6 +49,7 @@ class Decision:
     against: str | None = None  # the promotion that it was compared with
     # What was measured, with the sha256 of VALIDATION as `validation`; None where there was nothing to measure.
     gate: dict[str, Any] | None = None
+    attested: Sequence[str] = ()  # the newest attestations of records then: none of them can be cut off unseen
 
 
 class Branches(NamedTuple):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from flows.checkout.git import Git
 from flows.lineage import attestation, keys, signatures
 from stages.runs.errors import InputError
 
@@ -228,3 +229,30 @@ def test_bad_keys_end_in_one_line(home: Path) -> None:
     (home / keys.SIGNERS).write_text("Ada: nonsense\n")
     with pytest.raises(InputError, match=r"signers\.yaml: Ada: no public key"):
         keys.trusted(home)
+
+
+def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) -> None:
+    root = home / "project"
+    (root / ".palimpsest" / "records" / "train").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    for path, text in RECORDS.items():
+        (root / ".palimpsest" / "records" / path).write_text(text)
+    done, signed = signatures.collect(root)
+    assert (done.new, signed) == (5, 0), "unsigned is allowed"
+    assert signatures.newest(Git(root)) == []
+    keys.new(root, "Ada", "secret")
+    with pytest.raises(InputError, match="needs its passphrase"):
+        signatures.collect(root)
+    assert signatures.collect(root, "secret")[1] == 5
+    assert signatures.collect(root, "secret") == (signatures.collect(root, "secret")[0], 0), "once"
+    path, text = record(7)
+    (root / ".palimpsest" / "records" / path).write_text(text)
+    assert signatures.collect(root, "secret")[1] == 1
+    clone = home / "clone"
+    subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True, stderr=subprocess.DEVNULL)
+    held = signatures.on_branch(Git(clone))
+    found = signatures.check(*held, keys.trusted(root), signatures.newest(Git(root)))
+    assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [])
+    (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
+    assert signatures.voucher(Git(clone), text) == "Ada"
+    assert signatures.voucher(Git(clone), text.replace("0.1", "0.2")) is None
