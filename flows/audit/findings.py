@@ -26,10 +26,17 @@ class Findings:
     remarks: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # about what; no fault
     checked: Counter[str] = dataclasses.field(default_factory=Counter)  # how many of each kind
 
+    wanted: set[str] = dataclasses.field(default_factory=set)  # objects of DVC's that a remote may have whole
+
     def fault(self, file: str, said: str, should: str | None = None, found: str | None = None) -> None:
         """Something is not as it is promised; the same file with the same words is named once."""
         if not any((each.file, each.said) == (file, said) for each in self.faults):
             self.faults.append(Fault(file, said, should, found))
+
+    def altered(self, file: str, said: str, should: str, found: str | None = None) -> None:
+        """A fault of bytes that DVC keeps."""
+        self.fault(file, said, should, found)
+        self.wanted.add(should)
 
     def cannot_tell(self, about: str, why: str) -> None:
         """Something could not be checked; `why` names the remedy."""

@@ -78,7 +78,7 @@ def ask(root: Path) -> Verification:
     contents.tables()
     contents.checkpoints()
     contents.records()
-    faults = _with_remotes(root, findings.faults)
+    faults = _with_remotes(root, findings)
     return Verification(
         faults, findings.unknown, findings.remarks, dict(findings.checked), digests.files, digests.bytes
     )
@@ -113,16 +113,14 @@ def _where(lock: Lock) -> str:
     return f"commit {lock.commit[:10]}" if lock.commit else "the working copy"
 
 
-def _with_remotes(root: Path, faults: list[Fault]) -> list[Fault]:
+def _with_remotes(root: Path, findings: Findings) -> list[Fault]:
     """The faults, each with what the remotes have of the right bytes."""
-    wanted = {fault.should for fault in faults if fault.should and len(fault.should.removesuffix(".dir")) == 32
-              and fault.should != fault.found and not fault.file.endswith(".json")}  # fmt: skip
-    if not wanted:
-        return faults
-    from flows.engine import remotes
+    if not findings.wanted:
+        return findings.faults
+    from flows.engine import remotes  # DVC takes long to import
 
-    there = remotes.whole(root, sorted(wanted))
-    return [dataclasses.replace(fault, remote=there.get(fault.should or "")) for fault in faults]
+    there = remotes.whole(root, sorted(findings.wanted))
+    return [dataclasses.replace(fault, remote=there.get(fault.should or "")) for fault in findings.faults]
 
 
 def show(answer: Verification) -> None:

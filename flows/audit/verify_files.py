@@ -78,7 +78,7 @@ def outputs(root: Path, outs: list[Output], digests: Digests, known: Known, find
 def _differs(path: str, should: str, found: str, digests: Digests, known: Known, findings: Findings) -> None:
     whose = f", which are those of {known[path, found]}" if (path, found) in known else ""
     mend = f"`dvc checkout {path}` restores it" if digests.having(should) else f"{FETCH}, or `dvc repro` makes it"
-    findings.fault(path, f"has other bytes than dvc.lock says{whose}; {mend}", should, found)
+    findings.altered(path, f"has other bytes than dvc.lock says{whose}; {mend}", should, found)
 
 
 def _folder(root: Path, out: Output, digests: Digests, known: Known, findings: Findings) -> None:
@@ -92,7 +92,7 @@ def _folder(root: Path, out: Output, digests: Digests, known: Known, findings: F
     listing = digests.having(out.md5)
     if listing is None:
         said = f"has other bytes than dvc.lock says; which of its {len(has)} files differ cannot be told without the "
-        findings.fault(out.path, f"{said}cache's listing of it; {FETCH}, or `dvc repro` makes it", out.md5, found)
+        findings.altered(out.path, f"{said}cache's listing of it; {FETCH}, or `dvc repro` makes it", out.md5, found)
         return
     try:
         wanted = cache.listing(listing)
@@ -101,7 +101,7 @@ def _folder(root: Path, out: Output, digests: Digests, known: Known, findings: F
         return
     for name, md5 in wanted.items():
         if name not in has:
-            findings.fault(f"{out.path}/{name}", f"is missing; `dvc checkout {out.path}` restores it", md5)
+            findings.altered(f"{out.path}/{name}", f"is missing; `dvc checkout {out.path}` restores it", md5)
         elif has[name] != md5:
             _differs(f"{out.path}/{name}", md5, has[name], digests, known, findings)
     more = [out.place / name for name in has if name not in wanted]
@@ -129,7 +129,7 @@ def objects(root: Path, digests: Digests, named: dict[str, str], findings: Findi
             name = _short(root, file)
             what = f" ({named[md5]})" if md5 in named else ""
             said = f"the cache's object has other bytes than its name promises{what}; remove it, then {FETCH}"
-            findings.fault(name, said, md5, found)
+            findings.altered(name, said, md5, found)
 
 
 def absent(root: Path, named: dict[str, str], here: Iterable[str], digests: Digests, findings: Findings) -> None:
