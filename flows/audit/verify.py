@@ -54,7 +54,8 @@ def ask(root: Path) -> Verification:
         Output(root, out["path"], out["md5"], out.get("size"), out["path"] in tracked)
         for entry in here for out in entry.content.get("outs", []) if "md5" in out
     ] + verify_files.pointers(root, findings)  # fmt: skip
-    digests = Digests([*(file for out in outs for file in out.files), *(file for _, file in cache.objects(root))])
+    present = dict(cache.objects(root))
+    digests = Digests([*(file for out in outs for file in out.files), *present.values()])
     verify_files.unread(root, digests, findings)
 
     paths = {md5: path for entry in named for path, md5 in entry.outs.items()} | {out.md5: out.path for out in outs}
@@ -63,11 +64,11 @@ def ask(root: Path) -> Verification:
     verify_files.outputs(root, outs, digests, known, findings)
     inside = {md5: f"{path}/{name}" for digest, path in paths.items()
               for name, md5 in (contents.listing(digest) or {}).items()}  # fmt: skip
-    verify_files.objects(root, digests, inside | paths, findings)
-    verify_files.absent(root, paths, (out.md5 for out in outs), digests, findings)
+    verify_files.objects(root, present, digests, inside | paths, findings)
+    verify_files.absent(root, paths, {*present, *(out.md5 for out in outs)}, digests, findings)
     findings.gone(
         "files in folders",
-        [f"{path} {md5[:10]}" for md5, path in inside.items() if not digests.having(md5)],
+        [f"{path} {md5[:10]}" for md5, path in inside.items() if md5 not in present and not digests.having(md5)],
         f"neither in DVC's cache nor in the working copy; {verify_files.FETCH}",
     )
     noted = verify_locks.runs(root, findings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.audit.findings import Findings
@@ -118,9 +118,11 @@ def _listed(md5s: dict[str, str]) -> str:
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def objects(root: Path, digests: Digests, named: dict[str, str], findings: Findings) -> None:
-    """Every object of the cache against its name. `named` says of a digest which output has it."""
-    for md5, file in cache.objects(root):
+def objects(
+    root: Path, present: Mapping[str, Path], digests: Digests, named: dict[str, str], findings: Findings
+) -> None:
+    """Every object of the cache, `present` by its name, against this name. `named` says which output has a digest."""
+    for md5, file in present.items():
         found = digests.of(file)
         if found is None:
             continue
@@ -132,9 +134,8 @@ def objects(root: Path, digests: Digests, named: dict[str, str], findings: Findi
             findings.altered(name, said, md5, found)
 
 
-def absent(root: Path, named: dict[str, str], here: Iterable[str], digests: Digests, findings: Findings) -> None:
-    """Count what locks name and nothing here has. `here` are the digests that the outputs above have answered for."""
-    answered = set(here)
+def absent(root: Path, named: dict[str, str], answered: set[str], digests: Digests, findings: Findings) -> None:
+    """Count what locks name and nothing here has; `answered` are the digests of what the lines above speak of."""
     gone = {md5: path for md5, path in named.items() if md5 not in answered and not digests.having(md5)}
     in_git = Sources(root).versions(sorted(set(gone.values()))) if gone else {}  # DVC leaves some outputs to Git
     gone = {md5: path for md5, path in gone.items() if md5 not in in_git}

@@ -129,11 +129,10 @@ def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Ent
     for lock in locks:
         if md5.encode() not in lock.text:
             continue
-        blocks = [block for block in split(lock.text) if md5.encode() in block]
-        if blocks and seen.issuperset(blocks):
-            continue
-        seen.update(blocks)
-        for entry in of(lock) if not blocks else _of_blocks(lock, blocks):
+        blocks = split(lock.text)
+        new = [block for block in blocks if md5.encode() in block and block not in seen]
+        seen.update(new)
+        for entry in _of_blocks(lock, new) if blocks else of(lock):
             if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
                 yield entry
 

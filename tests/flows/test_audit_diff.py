@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from audited import STAGE, Laboratory
+from dvc.utils.serialize import dumps_yaml
 
 from flows.audit import diff, file
-from flows.lineage import cache, records
+from flows.lineage import cache, entries, records
+from flows.lineage.locks import Lock
 from stages.runs.errors import InputError
 
 
@@ -112,3 +114,24 @@ def test_commands_end_by_what_they_find(lab: Laboratory) -> None:
     )
     (line,) = run("audit", "file", "nosuch", code=2)
     assert line == "audit file: nosuch: no such file or folder; name one"
+
+
+def test_a_lock_is_cut_into_what_it_says(lab: Laboratory) -> None:
+    """Entry by entry it says what it says as a whole, however DVC breaks its lines."""
+    shared = {"sizes": [1, 2], "note": "two\nlines\n\n  and more"}
+    stages = {
+        name: {
+            "cmd": "python stage.py " + "word " * 60,
+            "deps": [{"path": "ü # x", "hash": "md5", "md5": "0" * 32, "size": 1}],
+            "params": {"params.yaml": {"a": shared, "b": shared if alias else dict(shared)}},
+            "outs": [{"path": f"data/{name}", "hash": "md5", "md5": "1" * 32 + ".dir", "size": 2, "nfiles": 3}],
+        }
+        for name, alias in {"one": False, "two@ü": True, "123": False}.items()
+    }
+    texts = [dumps_yaml({"schema": "2.0", "stages": stages}).encode(), (lab.home / "dvc.lock").read_bytes()]
+    texts.append(texts[0].replace(b"schema: '2.0'", b"schema: '2.1'"))  # not as DVC writes it
+    for text in texts:
+        lock = Lock(None, None, text)
+        assert {entry.stage: entry.content for entry in entries.of(lock)} == lock.content()["stages"]
+        assert entries.outs(lock) == {path: digest for entry in entries.of(lock) for path, digest in entry.outs.items()}
+    assert len(entries.split(texts[0])) == 3
