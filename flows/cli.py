@@ -239,7 +239,9 @@ def status(
 
 @audit.command("checkpoint")
 def audit_checkpoint(
-    what: Annotated[str, typer.Argument(help="A checkpoint's file, its name in data/models/, or NAME@VERSION.")],
+    what: Annotated[
+        str, typer.Argument(help="A checkpoint's file, NAME (in data/models/), NAME@VERSION or NAME@COMMIT.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """What a checkpoint comes from: its training, the pictures that were read, evaluations and decisions.
@@ -376,6 +378,58 @@ def _passphrase(ask: bool = False) -> str | None:
     if (given := os.environ.get(keys.PASSPHRASE)) is not None or not (ask and keys.locked()):
         return given
     return str(typer.prompt(f"Passphrase of {keys.place()}", hide_input=True))
+
+
+@audit.command("file")
+def audit_file(
+    what: Annotated[str, typer.Argument(help="Any file: a checkpoint, a table, a picture sheet, code.")],
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Where a file comes from, by its bytes alone: which stage made it, from what.
+
+    Exit code 1 where something is not as it is recorded; 0 otherwise.
+    """
+    with _for_people("audit file"):
+        from flows.audit import facts, file
+        from flows.checkout.root import repository
+
+        answer = file.ask(repository(), what)
+        print(facts.machine(answer)) if json else file.show(answer)
+        raise typer.Exit(int(answer.found))
+
+
+@audit.command("diff")
+def audit_diff(
+    one: Annotated[str, typer.Argument(help="A checkpoint's file, NAME, NAME@VERSION or NAME@COMMIT.")],
+    other: Annotated[str, typer.Argument(help="The same, of another.")],
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """What differs between two checkpoints: pictures, parameters, code, environment, start.
+
+    Exit code 1 where something differs; 0 otherwise.
+    """
+    with _for_people("audit diff"):
+        from flows.audit import diff, facts
+        from flows.checkout.root import repository
+
+        answer = diff.ask(repository(), one, other)
+        print(facts.machine(answer)) if json else diff.show(answer)
+        raise typer.Exit(int(answer.found))
+
+
+@audit.command("verify")
+def audit_verify(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Hash and check all that stands under a promise: outputs, cache, tables, checkpoints, locks, records.
+
+    Exit code 1 where there is a fault; 0 otherwise, also where something is missing and cannot be checked.
+    """
+    with _for_people("audit verify"):
+        from flows.audit import facts, verify
+        from flows.checkout.root import repository
+
+        answer = verify.ask(repository())
+        print(facts.machine(answer)) if json else verify.show(answer)
+        raise typer.Exit(int(answer.found))
 
 
 def _dask() -> ModuleType:

@@ -58,8 +58,8 @@ class Checkpoint:
 
 
 def ask(root: Path, asked: str) -> Checkpoint:
-    """What a checkpoint comes from. `asked` is a file, `NAME` (of `data/models/NAME.safetensors` in `dvc.lock`) or
-    `NAME@VERSION` (of a promoted one).
+    """What a checkpoint comes from. `asked` is a file, `NAME` (of `data/models/NAME.safetensors` in `dvc.lock`),
+    `NAME@VERSION` (of a promoted one) or `NAME@COMMIT` (of that commit's `dvc.lock`).
 
     Raises InputError where there is no such checkpoint, or where the file is none.
     """
@@ -72,7 +72,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
         Header(file, "name a checkpoint's file")  # refuses what is none, before it is hashed
         md5 = record.digest(file)
     else:
-        md5, path = _named(root, git, asked, log)
+        md5, path = named(root, git, asked, log)
         try:
             file = cache.find(root, md5, path)
         except cache.Altered as error:
@@ -125,9 +125,14 @@ def _selection(git: Git, entry: history.Entry) -> tuple[list[dict[str, Any]] | N
     return measured, [Fact(about, f"{count}, by retrain: {ids}{rest}", "verified")]
 
 
-def _named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[str, str]:
-    """The digest and the path of a checkpoint that is named as a promoted version or as an entry of `dvc.lock`."""
+def named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[str, str]:
+    """The digest and the path of a checkpoint that is named: `NAME`, `NAME@VERSION` or `NAME@COMMIT`.
+
+    A name alone is an entry of the working copy's `dvc.lock`. Behind the @ a promoted version is looked for first, then
+    a commit, as Git names commits, whose `dvc.lock` has the entry. Raises InputError where there is none.
+    """
     name, at, version = asked.partition("@")
+    path = f"{MODELS}{name}{CHECKPOINT}"
     if at:
         for entry in log:
             decision = entry.decision
@@ -135,13 +140,20 @@ def _named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[
                 git, decision.artifact, entry.commit
             ):
                 return decision.md5, decision.path
-        raise InputError(f"{asked}: no version '{version}' of a promoted '{name}'; `gto show {name}` lists them")
-    path = f"{MODELS}{name}{CHECKPOINT}"
-    own = root / locks.NAME
-    files = locks.files(own.read_bytes()) if own.is_file() else {}
+        if not (commit := git.commit(version)):
+            raise InputError(
+                f"{asked}: no version '{version}' of a promoted '{name}', and no such commit; `gto show {name}` lists "
+                "versions, `git log` commits"
+            )
+        files = locks.files((git.file(commit, locks.NAME) or "").encode("utf-8", "surrogateescape"))
+        where = f"dvc.lock of commit {commit[:10]}"
+    else:
+        own = root / locks.NAME
+        files = locks.files(own.read_bytes()) if own.is_file() else {}
+        where = "dvc.lock"
     if path in files:
         return files[path], path
-    raise InputError(f"{asked}: no file, and no {path} in dvc.lock; name a file, an entry of it, or NAME@VERSION")
+    raise InputError(f"{asked}: no file, and no {path} in {where}; name a file, NAME, NAME@VERSION or NAME@COMMIT")
 
 
 def digest_of(root: Path, asked: str) -> str:
@@ -150,7 +162,7 @@ def digest_of(root: Path, asked: str) -> str:
         Header(file, "name a checkpoint's file")
         return record.digest(file)
     git = Git(root)
-    return _named(root, git, asked, history.read(git))[0]
+    return named(root, git, asked, history.read(git))[0]
 
 
 def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) -> list[Training]:

@@ -149,7 +149,7 @@ class Git:
         return None
 
     def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The bytes of objects by their names, read by one process."""
+        """The bytes of objects by their names, read by one process. Raises GitError where one is missing."""
         wanted = list(names)
         if not wanted:
             return {}
@@ -157,6 +157,8 @@ class Git:
         rest, found = printed.encode("utf-8", "surrogateescape"), {}
         for name in wanted:
             head, _, rest = rest.partition(b"\n")
+            if head.endswith(b" missing"):
+                raise GitError(f"git cat-file: {name} is missing; fetch it, or restore the repository", 128)
             size = int(head.split()[2])
             found[name], rest = rest[:size], rest[size + 1 :]
         return found

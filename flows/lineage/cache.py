@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from configobj import ConfigObj, ConfigObjError
@@ -28,6 +31,27 @@ def folder(root: Path) -> Path:
     return root / ".dvc" / "cache"
 
 
+def place(root: Path, md5: str) -> Path:
+    """Where the cache has the object of this digest, if it has it."""
+    return folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def objects(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every object of the cache: the digest that its name promises, and where it lies."""
+    for file in sorted((folder(root) / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")):
+        md5 = file.parent.name + file.name
+        if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5) and file.is_file():  # else a draft of DVC's
+            yield md5, file
+
+
+def listing(file: Path) -> dict[str, str]:
+    """What DVC's listing of a folder says: md5 by path inside of it. Raises InputError where it is no such listing."""
+    try:
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(file.read_bytes())}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(f"{file}: not a listing of a folder") from None
+
+
 class Altered(InputError):
     """An object of the cache has not the bytes that its name promises."""
 
@@ -40,7 +64,7 @@ def find(root: Path, md5: str, path: str) -> Path | None:
     file = root / path
     if file.is_file() and record.digest(file) == md5:
         return file
-    kept = folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+    kept = place(root, md5)
     if not kept.is_file():
         return None
     if (found := record.digest(kept)) != md5:

@@ -5,6 +5,7 @@ They are looked for in the folder of records, then on the branch that carries th
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,6 +74,18 @@ class Records:
                     continue
                 if body["outputs"].get(path) == md5:
                     found.append(Found(body, where))
+        return found
+
+    def texts(self) -> Mapping[str, bytes]:
+        """All of them as they are written, by where they are."""
+        return self._all()
+
+    def every(self) -> list[Found]:
+        """All that can be read."""
+        found = []
+        for where, text in self._all().items():
+            with contextlib.suppress(InputError):
+                found.append(Found(record.parse(text, where), where))
         return found
 
     def diff(self, body: Mapping[str, Any]) -> bytes | None:

@@ -208,6 +208,10 @@ def read(path: Path) -> dict[str, Any]:
     return parse(path.read_bytes(), str(path))
 
 
+class Newer(InputError):
+    """A record of a format that this version does not know."""
+
+
 def parse(content: bytes, what: str) -> dict[str, Any]:
     """The record in a file's bytes. Raises InputError, naming `what`, as `read` does."""
     try:
@@ -222,9 +226,7 @@ def parse(content: bytes, what: str) -> dict[str, Any]:
         said = str(error).splitlines()[0] if isinstance(error, ValueError) else type(error).__name__
         raise InputError(f"{what}: not a record ({said}); remove it") from None
     if (newer := found.get("format", 1)) > FORMAT:
-        raise InputError(
-            f"{what}: a record of format {newer}, and this version reads up to {FORMAT}; update Palimpsest"
-        )
+        raise Newer(f"{what}: a record of format {newer}, and this version reads up to {FORMAT}; update Palimpsest")
     return found
 
 

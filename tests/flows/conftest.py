@@ -1,5 +1,6 @@
 """Fixtures that the tests of the flows share."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -7,8 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from audited import Laboratory
 from dvc_project import ENV, Project, prefect_server
 from scheduler import Scheduler
+
+from flows.process import file_lock
 
 
 @pytest.fixture
@@ -93,3 +97,16 @@ def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
         if scheduler.process.poll() is None:
             scheduler.process.kill()
             scheduler.ended(-signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+    """A small laboratory to be audited, made once for all test processes; nobody alters it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "laboratory"
+    folder.mkdir(exist_ok=True)
+    made = Laboratory(folder / "ü #1 %20?")
+    with file_lock.lock(folder / "lock"):
+        if not made.old.exists() or len(made.commits) < 2:
+            made.make()
+    return made

@@ -1,0 +1,154 @@
+"""What each `dvc.lock` says of each stage: an entry with a command, inputs, parameters and outputs.
+
+From lock to lock most entries stay the same, and to parse one takes milliseconds. So a lock is cut into its entries
+first, and each is parsed once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from flows.lineage import dvc_lock
+from flows.lineage.locks import FILE, Lock
+from stages.runs.errors import InputError
+
+SCHEMA = b"schema: '2.0'\nstages:\n"  # begins every lock that DVC has written since version 1.0
+ENTRY = re.compile(rb"^  [^\s#].*\n(?:   .*\n|\n)*", re.M)  # as DVC indents it
+OUTS = re.compile(rb"^    outs:\n(?P<files>(?:    [- ] .*\n)+)", re.M)
+
+
+class Entry(NamedTuple):
+    """A stage's entry, in the first lock that has it."""
+
+    stage: str
+    lock: Lock
+    content: dict[str, Any]  # `cmd`, `deps`, `params`, `outs`
+
+    @property
+    def outs(self) -> dict[str, str]:
+        """md5 by path."""
+        return _files(self.content, "outs")
+
+    @property
+    def deps(self) -> dict[str, str]:
+        """md5 by path."""
+        return _files(self.content, "deps")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Sections and values of `params.yaml`, by their dotted names."""
+        return self.content.get("params", {}).get("params.yaml", {})
+
+
+def _files(content: dict[str, Any], key: str) -> dict[str, str]:
+    return {file["path"]: file.get("md5", "") for file in content.get(key, [])}
+
+
+def split(text: bytes) -> list[bytes]:
+    """The entries of a lock, each as its lines; none where it is not written as DVC writes it."""
+    if not text.startswith(SCHEMA):
+        return []
+    found = ENTRY.findall(text, len(SCHEMA))
+    return found if SCHEMA + b"".join(found) == text else []
+
+
+def of(lock: Lock) -> list[Entry]:
+    """The entries of a lock. Raises InputError where it is damaged."""
+    try:
+        parts = [_parse(block) for block in split(lock.text)]
+        stages = {name: content for part in parts for name, content in part.items()}
+    except InputError:  # an entry may refer to another (`*id001`), or the lock is damaged
+        stages = {}
+    if not stages:
+        stages = lock.content().get("stages") or {}
+        check(stages, lock)
+    return [Entry(name, lock, content) for name, content in stages.items()]
+
+
+def check(stages: Any, lock: Lock) -> None:
+    """Raise InputError unless these are a lock's stages, so far as an audit reads them."""
+    try:
+        for content in stages.values():
+            for key in ("deps", "outs"):
+                for file in content.get(key, []):
+                    if not isinstance(file["path"], str) or not isinstance(file.get("md5", ""), str):
+                        raise TypeError
+            content.get("params", {}).get("params.yaml", {}).items()
+    except (AttributeError, TypeError, KeyError):
+        where = f"of commit {lock.commit[:10]}" if lock.commit else "of the working copy"
+        raise InputError(f"dvc.lock {where}: not a lock file; restore it") from None
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _parse(block: bytes) -> dict[str, Any]:
+    found = dvc_lock.parse(block.decode(errors="replace"), "dvc.lock")
+    check(found, Lock(None, None, block))
+    return found
+
+
+def distinct(locks: list[Lock]) -> tuple[list[Entry], list[InputError]]:
+    """Every entry once, in the order of the locks; and what is wrong with the locks that are damaged."""
+    found: list[Entry] = []
+    damaged: list[InputError] = []
+    seen: set[bytes] = set()
+    for lock in locks:
+        blocks = split(lock.text)
+        if blocks and seen.issuperset(blocks):
+            continue
+        known = {name for block in blocks if block in seen for name in _names(block)}
+        try:
+            found += [entry for entry in of(lock) if entry.stage not in known]
+        except InputError as error:
+            damaged.append(error)
+        seen.update(blocks)
+    return found, damaged
+
+
+def _names(block: bytes) -> list[str]:
+    try:
+        return [*_parse(block)]
+    except InputError:
+        return []
+
+
+def outs(lock: Lock) -> dict[str, str]:
+    """md5 by path of a lock's outputs, without parsing it."""
+    return {
+        found["path"].decode(): found["md5"].decode()
+        for part in OUTS.finditer(lock.text)
+        for found in FILE.finditer(part["files"])
+    }
+
+
+def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Entry]:
+    """The entries that have an output of this digest (and path), in the order of the locks; each once."""
+    seen: set[bytes] = set()
+    for lock in locks:
+        if md5.encode() not in lock.text:
+            continue
+        blocks = split(lock.text)
+        new = [block for block in blocks if md5.encode() in block and block not in seen]
+        seen.update(new)
+        for entry in _of_blocks(lock, new) if blocks else of(lock):
+            if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
+                yield entry
+
+
+def _of_blocks(lock: Lock, blocks: list[bytes]) -> list[Entry]:
+    try:
+        return [Entry(name, lock, content) for block in blocks for name, content in _parse(block).items()]
+    except InputError:
+        return of(lock)
+
+
+def plain(values: Any, before: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted keys; lists count as values."""
+    if not isinstance(values, dict):
+        return {before: values}
+    found: dict[str, Any] = {}
+    for key, each in values.items():
+        found |= plain(each, f"{before}.{key}" if before else str(key))
+    return found

@@ -1,0 +1,61 @@
+"""What an output comes from: the entries of `dvc.lock` before it, joined by path and digest.
+
+Entries of one lock need not belong together: a stage may have run again while those behind it have not. So an input is
+traced by its digest, through the same lock first and then through the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from flows.lineage import cache, entries
+from flows.lineage.entries import Entry
+from flows.lineage.locks import Lock
+from stages.runs.errors import InputError
+
+
+def upstream(root: Path, locks: list[Lock], entry: Entry) -> list[Entry]:
+    """The entries that made what `entry` has read, and so on; the nearest first."""
+    outs = [(lock, entries.outs(lock)) for lock in locks]
+    paths = {path for _, files in outs for path in files}
+    found: list[Entry] = []
+    todo = [entry]
+    while todo:
+        here = todo.pop(0)
+        for path, md5 in here.deps.items():
+            maker = _maker(root, outs, here, path, md5) if _made(path, paths) else None
+            if maker and maker not in found:
+                found.append(maker)
+                todo.append(maker)
+    return found
+
+
+def _made(path: str, paths: set[str]) -> bool:
+    return path in paths or any(str(folder) in paths for folder in PurePosixPath(path).parents)
+
+
+def _maker(root: Path, outs: list[tuple[Lock, dict[str, str]]], here: Entry, path: str, md5: str) -> Entry | None:
+    order = sorted(outs, key=lambda each: each[0] is not here.lock)  # its own lock first
+    if maker := next(entries.making([lock for lock, files in order if files.get(path) == md5], md5, path), None):
+        return maker
+    unsure = None
+    for folder in map(str, PurePosixPath(path).parents):
+        inside = path.removeprefix(f"{folder}/")
+        for digest in dict.fromkeys(files[folder] for _, files in order if folder in files):
+            holds = held(root, digest, inside)
+            if holds == md5 or (holds is None and unsure is None and order[0][1].get(folder) == digest):
+                maker = next(entries.making([lock for lock, _ in order], digest, folder), None)
+                if holds == md5:
+                    return maker
+                unsure = maker  # its listing is not here; it stands in the same lock
+    return unsure
+
+
+def held(root: Path, digest: str, path: str) -> str | None:
+    """The md5 of a file inside a folder that has this digest; empty where it has no such file, None where the listing
+    is not in the cache."""
+    try:
+        file = cache.place(root, digest)
+        return cache.listing(file).get(path, "") if file.is_file() else None
+    except InputError:
+        return None

@@ -1,0 +1,155 @@
+"""Single bytes changed at random: `python tests/soak/soak_tamper.py [CHANGES] [UNTOUCHED]`, 1000 and 100.
+
+A small pipeline of the real stages is built three times: two commits and a state that is not committed. Then one byte
+of a checkpoint, table, list of pictures, `dvc.lock` or record is changed, `audit verify` must name the file, and the
+byte is put back. Untouched runs go round the states that a user brings about: as built, committed, an older commit, an
+experiment, a clone with and without cache, after `dvc gc`. Prints what was missed, and exits 1 where an untouched
+repository had a fault.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has folders of the same names
+
+from test_pipeline import checkout, repro, small_params, write_params
+
+from flows.audit import verify
+from flows.lineage import cache
+from stages.runs import record
+
+ENV = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+TIMES = ("ended", "peak_memory_mib", "seconds", "started")  # what a record's name does not cover
+
+
+def run(home: Path, *words: str) -> None:
+    subprocess.run(words, cwd=home, env=ENV, check=True, capture_output=True)
+
+
+def commit(home: Path, message: str) -> None:
+    run(home, "git", "add", "-A")
+    run(home, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+
+
+def build(home: Path) -> Path:
+    pictures = home.parent / "pictures"
+    pictures.mkdir(parents=True)
+    import cv2
+    import numpy as np
+
+    for number in range(3):
+        picture = np.random.default_rng(number).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+        cv2.imwrite(str(pictures / f"{number}.png"), picture)
+    params = small_params(pictures)
+    checkout(home, params)
+    repro(home)
+    commit(home, "one")
+    params["train_dcgan"]["dcgan"]["steps"] = 7
+    write_params(home, params)
+    repro(home)
+    commit(home, "two")
+    params["datasets"]["portraits"]["mask"]["seed"] = 8
+    write_params(home, params)
+    repro(home)  # not committed
+    return home
+
+
+def kinds(home: Path) -> dict[str, list[Path]]:
+    """The files to be altered; of checkpoints, tables and lists those in the cache too, where older ones are."""
+    data = [file for file in (home / "data").rglob("*") if file.is_file()]
+    kept = [file for _, file in cache.objects(home)]
+    return {
+        "checkpoint": [file for file in data if file.suffix == ".safetensors"],
+        "table": [file for file in data if file.suffix in (".arrow", ".parquet") and "models" not in file.parts],
+        "members": [file for file in data if file.name.endswith(".members.arrow")],
+        "cache": kept,
+        "score": [file for file in data if file.suffix == ".json"],
+        "lock": [home / "dvc.lock"],
+        "record": sorted((home / record.home()).glob("*/*.json")),
+    }
+
+
+def tamper(home: Path, changes: int, rng: random.Random) -> None:
+    files = kinds(home)
+    tried, found = Counter[str](), Counter[str]()
+    for number in range(changes):
+        kind = [*files][number % len(files)]
+        file = rng.choice(files[kind])
+        mode, whole = file.stat().st_mode, file.read_bytes()
+        at, by = rng.randrange(len(whole)), rng.randrange(1, 256)
+        changed = bytearray(whole)
+        changed[at] ^= by
+        file.chmod(0o644)
+        file.write_bytes(changed)
+        name = file.relative_to(home).as_posix()
+        line = whole[whole.rfind(b"\n", 0, at) + 1 : whole.find(b"\n", at)].decode(errors="replace").strip()
+        if kind == "record" and line.startswith(tuple(f'"{key}"' for key in TIMES)):
+            kind = "record, times and memory"
+        tried[kind] += 1
+        if any(fault.file == name for fault in verify.ask(home).faults):
+            found[kind] += 1
+        else:
+            shown = line if kind in ("lock", "record", "record, times and memory") else ""
+            print(f"missed: {name}, byte {at} ^ {by} {shown}", flush=True)
+        file.write_bytes(whole)
+        file.chmod(mode)
+    for kind, count in tried.items():
+        print(f"{kind}: {found[kind]} of {count} found")
+    print(f"all: {found.total()} of {tried.total()} found")
+
+
+def states(home: Path) -> dict[str, Path]:
+    """Copies of the repository as users leave them."""
+    made: dict[str, Path] = {"as built": home}
+
+    def copy(name: str, *commands: str) -> None:
+        made[name] = home.parent / name.replace(" ", "-")
+        shutil.copytree(home, made[name], symlinks=True)
+        for words in commands:
+            run(made[name], *words.split())
+
+    copy("committed", "git add -A", "git -c user.name=t -c user.email=t@t commit -qm three")
+    copy("older commit", "git stash -q", "git checkout -q HEAD~1", "dvc checkout -q -f")
+    copy("collected", "dvc gc -q -w -f")
+    copy("experiment", "git stash -q", "dvc checkout -q -f", "dvc exp run -q -S evaluate.seed=6 evaluate@telea_own")
+    for name, more in {"clone": [], "shallow clone": ["--depth", "1"]}.items():
+        made[name] = home.parent / name.replace(" ", "-")
+        run(home.parent, "git", "clone", "-q", *more, "--no-local", str(home), str(made[name]))
+    return made
+
+
+def main(changes: int = 1000, untouched: int = 100, seed: int = 1) -> int:
+    with tempfile.TemporaryDirectory(prefix="tamper-") as folder:
+        home = build(Path(folder).resolve() / "repository")
+        alarms = 0
+        made = states(home)
+        begun = time.monotonic()
+        for number in range(untouched):
+            name = [*made][number % len(made)]
+            answer = verify.ask(made[name])
+            if number < len(made):
+                print(f"{name}: {len(answer.faults)} faults, {len(answer.unknown)} lines cannot tell, {answer.checked}")
+            for fault in answer.faults:
+                alarms += 1
+                print(f"false alarm, {name}: {fault}")
+        print(f"untouched: {alarms} faults in {untouched} runs, {(time.monotonic() - begun) / untouched:.2f} s a run")
+        begun = time.monotonic()
+        tamper(home, changes, random.Random(seed))
+        print(f"{(time.monotonic() - begun) / changes:.2f} s a change")
+    return int(bool(alarms))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))
