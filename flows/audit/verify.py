@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from flows.audit import verify_files, verify_locks
+from flows.audit import verify_files, verify_locks, verify_records
 from flows.audit.facts import page
 from flows.audit.findings import Fault, Findings
 from flows.audit.hashing import Digests
@@ -78,7 +78,7 @@ def ask(root: Path) -> Verification:
         verify_locks.own(root, own.text, here, committed, noted, about, findings)
     contents.tables()
     contents.checkpoints()
-    contents.records()
+    verify_records.check(root, named, findings)
     faults = _with_remotes(root, findings)
     return Verification(
         faults, findings.unknown, findings.remarks, dict(findings.checked), digests.files, digests.bytes
