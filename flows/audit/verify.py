@@ -11,17 +11,16 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from flows.audit import verify_files, verify_locks
+from flows.audit import verify_files, verify_locks, verify_records
 from flows.audit.facts import page
 from flows.audit.findings import Fault, Findings
 from flows.audit.hashing import Digests
 from flows.audit.verify_contents import Contents
 from flows.audit.verify_files import Output
 from flows.checkout.git import Git, GitError
-from flows.lineage import cache, entries, keys, locks, signatures
+from flows.lineage import cache, entries, locks
 from flows.lineage.locks import Lock
 from flows.lineage.records import Records
-from flows.registry import history
 from stages.runs.errors import InputError
 
 
@@ -80,27 +79,11 @@ def ask(root: Path) -> Verification:
         verify_locks.own(root, own.text, here, committed, noted, about, findings)
     contents.tables()
     contents.checkpoints()
-    contents.records()
-    _signatures(root, findings)
+    verify_records.check(root, named, findings)
+    verify_records.signatures(root, findings)
     faults = _with_remotes(root, findings)
     return Verification(
         faults, findings.unknown, findings.remarks, dict(findings.checked), digests.files, digests.bytes
-    )
-
-
-def _signatures(root: Path, findings: Findings) -> None:
-    """Whether records are as they were signed, and every attestation is here that another one or a decision names."""
-    git = Git(root)
-    texts = {where: text.decode("utf-8", "surrogateescape") for where, text in Records(root).texts().items()}
-    anchors = [name for entry in history.read(git) for name in entry.decision.attested]
-    checked = signatures.check(texts, signatures.on_branch(git).attestations, keys.trusted(root), anchors)
-    findings.checked["signed records"] = len(checked.signed)
-    for fault in checked.faults:
-        findings.fault(*fault.split(": ", 1))
-    findings.gone(
-        "signatures of records",
-        checked.unsigned,
-        "signed by nobody, so a forged one would not be seen; `palimpsest audit key new`, then `audit collect`",
     )
 
 

@@ -1,11 +1,10 @@
-"""Contents against each other: tables can be read, checkpoints say what locks say, their pictures are in the tables of
-their data, and records are what their names promise."""
+"""Contents against each other: tables can be read, checkpoints say what locks say, and their pictures are in the tables
+of their data."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,13 +12,10 @@ from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import read_list
 from flows.audit.findings import Findings
 from flows.audit.hashing import Digests
-from flows.audit.verify_locks import contradiction
 from flows.lineage import cache, dvc_lock
 from flows.lineage.entries import Entry, plain
-from flows.lineage.records import Records
 from flows.registry import history
 from stages.images.table import Table
-from stages.runs import record
 from stages.runs.errors import InputError
 from stages.runs.header import Header
 
@@ -38,11 +34,15 @@ class Contents:
         self.root, self.entries, self.digests, self.findings = root, entries, digests, findings
         self.made: dict[tuple[str, str], list[Entry]] = defaultdict(list)  # by path and md5, also inside of folders
         self.listings: dict[str, dict[str, str] | None] = {}
+        self.trained_on: dict[str, list[Entry]] = defaultdict(list)  # who made a table of training pictures, by its md5
         for entry in entries:
             for path, md5 in entry.outs.items():
                 self.made[path, md5].append(entry)
                 for name, inside in (self.listing(md5) or {}).items():
                     self.made[f"{path}/{name}", inside].append(entry)
+        for (path, md5), makers in self.made.items():
+            if PurePosixPath(path).name == TRAIN:
+                self.trained_on[md5] += makers
         self._trainable: dict[str, set[Picture] | None] = {}
 
     def listing(self, md5: str) -> dict[str, str] | None:
@@ -127,22 +127,22 @@ class Contents:
         self.findings.checked["lists of pictures"] += 1
         for md5 in self._data(entry):
             if table := self.digests.having(md5):
-                self._only(path, read, _pictures(read_list(table)), f"the table that it was trained on ({md5[:10]})")
-            tables = [made for (name, inside), makers in self.made.items()
-                      if inside == md5 and name.endswith(TRAIN) for made in makers]  # fmt: skip
-            datasets = {md5: name for made in tables for name, md5 in made.deps.items() if dvc_lock.INGESTED in name}
-            allowed = {md5: self.trainable(md5) for md5 in datasets}
-            known = [pictures for pictures in allowed.values() if pictures is not None]
+                try:
+                    listed = _pictures(read_list(table))
+                    self._only(path, read, listed, f"the table that it was trained on ({md5[:10]})")
+                except InputError as error:
+                    self.findings.cannot_tell(path, str(error))
+            makers = self.trained_on.get(md5, [])
+            datasets = {md5: name for made in makers for name, md5 in made.deps.items() if dvc_lock.INGESTED in name}
+            known = [found for found in map(self.trainable, datasets) if found is not None]
             if known:
                 rest = min((read - pictures for pictures in known), key=len)
                 name = ", ".join(f"{name} {md5[:10]}" for md5, name in datasets.items())
-                self._only(
-                    path, rest, set(), f"the training pictures of {name}: rejected, withdrawn, or of another split"
-                )
+                which = f"the training pictures of {name}: rejected, withdrawn, or of another split"
+                self._only(path, rest, set(), which)
             elif table is None or datasets:
-                self.findings.cannot_tell(
-                    path, "the table of its data is not here; `dvc fetch --all-commits` brings it"
-                )
+                why = "the table of its data is not here; `dvc fetch --all-commits` brings it"
+                self.findings.cannot_tell(path, why)
 
     def _only(self, path: str, read: set[Picture], allowed: set[Picture], which: str) -> None:
         if strangers := sorted(name for _, name in read - allowed):
@@ -170,55 +170,6 @@ class Contents:
                     }
             self._trainable[ingested] = found
         return self._trainable[ingested]
-
-    def records(self) -> None:
-        """Every record is what its name promises, and contradicts no lock."""
-        entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-        for entry in self.entries:
-            for out in entry.outs.items():
-                entries[out].append(entry)
-        newer, alone = [], []
-        whole: dict[str, dict[str, Any]] = {}
-        for where, text in Records(self.root).texts().items():
-            self.findings.checked["records"] += 1
-            try:
-                about = record.parse(text, where)
-            except record.Newer:
-                newer.append(where)
-                continue
-            except InputError:
-                self.findings.fault(where, "is damaged; remove it")
-                continue
-            stage, _, name = where.rpartition(":")[2].rpartition("/")
-            if not record.whole(about) or not name.startswith(about["digest"]) or stage != about["stage"]:
-                altered = "says something else than its name promises: it was altered; remove it"
-                self.findings.fault(where, altered, name)
-            elif (json.dumps(about, indent=1, sort_keys=True) + "\n").encode() != text:
-                self.findings.fault(where, "is not spelled as a run writes it: it was altered; remove it")
-            else:
-                whole[where] = about
-        agreed: set[int] = set()
-        against: dict[str, list[tuple[Entry, str]]] = {}
-        for file, about in whole.items():
-            found = _of_outputs(entries, about["outputs"])
-            said = [(entry, contradiction(about, entry)) for entry in found]
-            agreed |= {id(entry) for entry, wrong in said if wrong is None}
-            if not found:
-                alone.append(file)
-            elif all(wrong for _, wrong in said):
-                against[file] = [(entry, wrong) for entry, wrong in said if wrong]
-        for file, pairs in against.items():
-            entry, wrong = pairs[0]
-            if not any(id(each) in agreed for each, _ in pairs):  # else it is of another run with the same outputs
-                self.findings.fault(file, f"contradicts dvc.lock on {entry.stage}: {wrong}")
-        self.findings.gone("records", newer, "of a newer format; update Palimpsest")
-        if alone:
-            self.findings.remarks.append(("records", f"{len(alone)} are of runs whose outputs no lock has"))
-
-
-def _of_outputs(entries: dict[tuple[str, str], list[Entry]], outputs: dict[str, str]) -> list[Entry]:
-    found: Iterable[Entry] = entries.get(next(iter(outputs.items()), ("", "")), [])
-    return [entry for entry in found if outputs.items() <= entry.outs.items()]
 
 
 def _pictures(rows: Any) -> set[Picture]:

@@ -25,9 +25,11 @@ FETCH = "`dvc fetch --all-commits` brings what a remote has"
 class Output:
     """An output of the working copy, with the digest that `dvc.lock` or a `.dvc` file has of it."""
 
-    def __init__(self, root: Path, path: str, md5: str, size: int | None, tracked: bool = False) -> None:
-        """`tracked`: Git keeps it, not DVC."""
-        self.path, self.md5, self.size, self.tracked = path, md5, size, tracked
+    def __init__(
+        self, root: Path, path: str, md5: str, size: int | None, tracked: bool = False, source: str = "dvc.lock"
+    ) -> None:
+        """`tracked`: Git keeps it, not DVC. `source`: the file that has its digest."""
+        self.path, self.md5, self.size, self.tracked, self.source = path, md5, size, tracked, source
         self.place = root / path
         folder = self.place.is_dir()
         inside = (file for file in self.place.rglob("*") if "__pycache__" not in file.parts and file.is_file())
@@ -45,7 +47,7 @@ def pointers(root: Path, findings: Findings) -> list[Output]:
         try:
             for out in dvc_lock.read(file).get("outs", []):
                 path = (file.parent / out["path"]).relative_to(root).as_posix()
-                found.append(Output(root, path, str(out["md5"]), out.get("size")))
+                found.append(Output(root, path, str(out["md5"]), out.get("size"), source=name))
         except (InputError, KeyError, TypeError, AttributeError, ValueError):
             findings.fault(name, f"not a .dvc file; `git checkout {name}` restores it")
     return found
@@ -71,7 +73,7 @@ def outputs(root: Path, outs: list[Output], digests: Digests, known: Known, find
             else:
                 _differs(out.path, out.md5, found, digests, known, findings)
         elif found and out.size not in (None, out.place.stat().st_size):
-            findings.fault("dvc.lock", f"says that {out.path} has {out.size} bytes; it has {out.place.stat().st_size}")
+            findings.fault(out.source, f"says that {out.path} has {out.size} bytes; it has {out.place.stat().st_size}")
     findings.gone("outputs", absent, f"neither in the working copy nor in DVC's cache; {FETCH}, `dvc repro` makes it")
 
 
@@ -87,7 +89,7 @@ def _folder(root: Path, out: Output, digests: Digests, known: Known, findings: F
     if found == out.md5:
         sizes = sum(file.stat().st_size for file in out.files)
         if out.size not in (None, sizes):
-            findings.fault("dvc.lock", f"says that {out.path} has {out.size} bytes; it has {sizes}")
+            findings.fault(out.source, f"says that {out.path} has {out.size} bytes; it has {sizes}")
         return
     listing = digests.having(out.md5)
     if listing is None:

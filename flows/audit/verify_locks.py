@@ -6,6 +6,7 @@ where a commit or DVC's own note of the run says the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -56,7 +57,7 @@ def runs(root: Path, findings: Findings) -> list[dict[str, Any]]:
             continue
         findings.checked["runs in DVC's run-cache"] += 1
         try:
-            content = dvc_lock.parse(file.read_bytes().decode(), file.name)
+            content = _note(file.read_bytes())
             named = value(content) == file.name
         except (OSError, InputError, UnicodeDecodeError):
             content, named = {}, False
@@ -66,6 +67,11 @@ def runs(root: Path, findings: Findings) -> list[dict[str, Any]]:
             name = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
             findings.fault(name, "DVC's note of a run is not what its name promises; remove it")
     return found
+
+
+@functools.lru_cache(maxsize=1 << 14)  # to parse one takes milliseconds, and whoever asks again has the same ones
+def _note(text: bytes) -> dict[str, Any]:
+    return dvc_lock.parse(text.decode(), "a note of a run")
 
 
 def value(content: dict[str, Any]) -> str:
@@ -93,6 +99,7 @@ def own(
         findings.fault(NAME, "is not spelled as DVC writes it: it was changed by hand; `git diff dvc.lock` shows where")
     known = {(entry.stage, value(entry.content)) for entry in committed}
     contents = {value(content): content for content in (*(entry.content for entry in committed), *noted)}
+    committed_stages = {entry.stage for entry in committed}
     names: set[str] | None = None
     for entry in entries:
         findings.checked["entries of dvc.lock"] += 1
@@ -100,7 +107,7 @@ def own(
         if (entry.stage, digest) in known or digest in contents:
             if wrong := _sizes(entry.content, contents[digest]):
                 findings.fault(NAME, f"{entry.stage}: {wrong} has another size in every other place; restore dvc.lock")
-            if (entry.stage, digest) not in known:
+            if entry.stage not in committed_stages:
                 names = _stages(root) if names is None else names
                 if names and entry.stage not in names:
                     findings.fault(NAME, f"{entry.stage}: dvc.yaml has no such stage; restore dvc.lock")

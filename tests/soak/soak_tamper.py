@@ -105,6 +105,8 @@ def tamper(home: Path, changes: int, rng: random.Random) -> None:
             print(f"missed: {name}, byte {at} ^ {by} {shown}", flush=True)
         file.write_bytes(whole)
         file.chmod(mode)
+        if number % 100 == 99:
+            print(f"{found.total()} of {tried.total()} found", flush=True)
     for kind, count in tried.items():
         print(f"{kind}: {found[kind]} of {count} found")
     print(f"all: {found.total()} of {tried.total()} found")

@@ -1,0 +1,96 @@
+"""Records of runs against their own names, and against every lock that has their outputs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from flows.audit.findings import Findings
+from flows.audit.verify_locks import contradiction
+from flows.checkout.git import Git
+from flows.lineage import keys
+from flows.lineage import signatures as attested
+from flows.lineage.entries import Entry
+from flows.lineage.records import Records
+from flows.registry import history
+from stages.runs import record
+from stages.runs.errors import InputError
+
+PARTS = ("inputs", "outputs", "params")  # of a record, each a mapping
+
+
+def check(root: Path, entries: list[Entry], findings: Findings) -> None:
+    """Every record is what its name promises, and contradicts no lock that has its outputs."""
+    making: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        for out in entry.outs.items():
+            making[out].append(entry)
+    whole = _whole(root, findings)
+    agreed: set[int] = set()
+    against: dict[str, list[tuple[Entry, str]]] = {}
+    alone = 0
+    for file, about in whole.items():
+        outs = about["outputs"].items()
+        found = [entry for entry in making.get(next(iter(outs), ("", "")), []) if outs <= entry.outs.items()]
+        said = [(entry, contradiction(about, entry)) for entry in found]
+        agreed |= {id(entry) for entry, wrong in said if wrong is None}
+        alone += not found
+        if found and all(wrong for _, wrong in said):
+            against[file] = [(entry, wrong) for entry, wrong in said if wrong]
+    for file, pairs in against.items():
+        if not any(id(entry) in agreed for entry, _ in pairs):  # else it is of another run, with the same outputs
+            entry, wrong = pairs[0]
+            findings.fault(file, f"contradicts dvc.lock on {entry.stage}: {wrong}; one of the two was altered")
+    if alone:
+        findings.remarks.append(("records", f"{alone} are of runs whose outputs no lock has"))
+
+
+def signatures(root: Path, findings: Findings) -> None:
+    """Whether records are as they were signed, and every attestation is here that another one or a decision names."""
+    git = Git(root)
+    texts = {where: text.decode("utf-8", "surrogateescape") for where, text in Records(root).texts().items()}
+    anchors = [name for entry in history.read(git) for name in entry.decision.attested]
+    checked = attested.check(texts, attested.on_branch(git).attestations, keys.trusted(root), anchors)
+    findings.checked["signed records"] = len(checked.signed)
+    for fault in checked.faults:
+        findings.fault(*fault.split(": ", 1))
+    findings.gone(
+        "signatures of records",
+        checked.unsigned,
+        "signed by nobody, so a forged one would not be seen; `palimpsest audit key new`, then `audit collect`",
+    )
+
+
+def _whole(root: Path, findings: Findings) -> dict[str, dict[str, Any]]:
+    """The records that are what their names promise, by where they are."""
+    newer = []
+    found: dict[str, dict[str, Any]] = {}
+    for where, text in Records(root).texts().items():
+        stage, _, name = where.rpartition(":")[2].rpartition("/")
+        findings.checked["records"] += 1
+        try:
+            about = record.parse(text, where)
+        except record.Newer:
+            newer.append(where)
+            continue
+        except InputError:
+            findings.fault(where, "is damaged; remove it")
+            continue
+        # On a branch of several clones, a second record of the same facts is named NAME.BLOB.json.
+        if not record.whole(about) or (name.partition(".")[0], stage) != (about["digest"], about["stage"]):
+            findings.fault(where, "says something else than its name promises: it was altered; remove it")
+        elif (json.dumps(about, indent=1, sort_keys=True) + "\n").encode() != text or not _of_parts(about):
+            findings.fault(where, "is not spelled as a run writes it: it was altered; remove it")
+        else:
+            found[where] = about
+    findings.gone("records", newer, "of a newer format; update Palimpsest")
+    return found
+
+
+def _of_parts(about: dict[str, Any]) -> bool:
+    parts = [about.get(key) for key in PARTS]
+    return all(isinstance(part, dict) for part in parts) and all(
+        isinstance(md5, str) for md5 in about["outputs"].values()
+    )
