@@ -24,6 +24,7 @@ from stages.runs.errors import InputError
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
     "cholespy",
+    "imagehash",
     "jinja2",
     "lightning-fabric",
     "lpips",
