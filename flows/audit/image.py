@@ -16,6 +16,7 @@ from flows.registry import history
 from stages.runs.errors import InputError
 
 SHOWN = 5  # copies that people see; `--json` has all
+CROPS = "a picture that is cropped by more than a few per cent, or turned, is not found this way"
 HOW = {BYTES: "", PIXELS: ", the same pixels as {path}", NEAR: ", a near copy of {path}"}
 
 
@@ -132,19 +133,23 @@ def show(answer: Answer) -> None:
         print(f"{answer.asked}: {used} of {len(answer.pictures)} pictures were trained on ({searched})")
     elif first.uses:
         how = HOW[first.uses[0]["kind"]].format(**first.uses[0])
-        print(f"{answer.asked}{how}: trained on by {len(first.uses)} checkpoints ({searched})")
+        count = len(first.uses)
+        print(f"{answer.asked}{how}: trained on by {count} checkpoint{'s' * (count != 1)} ({searched})")
     elif answer.missing:
         print(f"{answer.asked}: cannot tell ({searched})")
     else:
         what = "it or a near copy" if first.pixel_sha256 else "these bytes"
         print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
     rows = _of_folder(answer) if answer.folder else _of_picture(first)
+    if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
+        rows.append(("crops", "cannot tell", CROPS))
     if answer.sheet:
         rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))
     if answer.compared:
-        rows.append(("compared", "verified", f"{answer.compared} pictures of {answer.tables} ingested tables"))
+        tables = f"{answer.tables} ingested table{'s' * (answer.tables != 1)}"
+        rows.append(("compared with", "verified", f"{answer.compared} pictures of {tables}"))
     if answer.remembered:
-        said = f"{answer.remembered} lists and tables are as they were when they were hashed before ({FILE})"
+        said = f"{answer.remembered} files of lists and tables, which are as they were when they were hashed ({FILE})"
         rows.append(("not hashed", "recorded", said))
     for gone in answer.missing:
         what = "list" if gone["path"].endswith(history.MEMBERS) else "table"

@@ -41,15 +41,21 @@ def search(
                 if trained in files:
                     use = {"checkpoint": trained, "md5": files[trained], "commit": lock.commit, "time": lock.time}
                     made.setdefault(md5, {}).setdefault(files[trained], use)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # hashing waits for the disk, and for no other
-        kept = list(pool.map(lambda named: whole(root, named[0], named[1], "trained on", digest), lists.items()))
+    wanted = list(wanted)
+
+    def look(named: tuple[str, str]) -> Fact | dict[str, str]:
+        file = whole(root, *named, "trained on", digest)
+        return file if isinstance(file, Fact) else _rows(file, wanted)
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # to wait for the disk, and to hash
+        found = list(pool.map(look, lists.items()))
     uses: dict[str, list[dict[str, Any]]] = {}
     missing = []
-    for (md5, path), file in zip(lists.items(), kept, strict=True):
-        if isinstance(file, Fact):
-            missing.append({"md5": md5, "path": path, "why": file.said})
+    for (md5, path), rows in zip(lists.items(), found, strict=True):
+        if isinstance(rows, Fact):
+            missing.append({"md5": md5, "path": path, "why": rows.said})
             continue
-        for image_id, name in _rows(file, list(wanted)).items():
+        for image_id, name in rows.items():
             uses.setdefault(image_id, []).extend({**use, "path": name} for use in made.get(md5, {}).values())
     return Search(uses, len(lists), missing)
 

@@ -67,26 +67,24 @@ def pairs(queries: np.ndarray, others: np.ndarray, most: int) -> Iterator[tuple[
     """
     ours, theirs = (np.ascontiguousarray(np.ascontiguousarray(each).view(np.uint64).T) for each in (queries, others))
 
-    def differing(word: int, rows: slice | np.ndarray, columns: slice | np.ndarray) -> np.ndarray:
-        one, other = ours[word][rows], theirs[word][columns]
-        return np.bitwise_count((one[:, None] if isinstance(rows, slice) else one) ^ other)
-
     def compare(task: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         first, start = task
-        rows, found = slice(first, first + QUERIES), []
+        found = []
+        # Made once: new memory for each step would take twice the time of all the rest.
+        mixed, counts = np.empty((QUERIES, HASHES), np.uint64), np.empty((2, QUERIES, HASHES), np.uint8)
         for begin in range(start, min(start + TASK, theirs.shape[1]), HASHES):
-            columns = slice(begin, begin + HASHES)
-            half = differing(0, rows, columns) + differing(1, rows, columns)  # 128 at most: no uint8 overflows
-            near = half <= most
-            if not near.any():
-                continue
-            one, other = np.nonzero(near)
-            bits = half[one, other].astype(np.int64)
-            one, other = one + first, other + begin
-            for word in (2, 3):
-                bits += differing(word, one, other)
+            words, others = ours[:, first : first + QUERIES, None], theirs[:, begin : begin + HASHES]
+            room = np.s_[: words.shape[1], : others.shape[1]]
+            for word in range(2):
+                np.bitwise_xor(words[word], others[word], out=mixed[room])
+                np.bitwise_count(mixed[room], out=counts[word][room])
+            half = np.add(counts[0], counts[1], out=counts[0])[room]  # 128 at most, which a uint8 holds
+            # Flat, as NumPy's `nonzero` of more dimensions is slower than all that is above.
+            one, other = np.divmod(np.flatnonzero(half <= most), others.shape[1])
+            rest = np.bitwise_count(words[2:, one, 0] ^ others[2:, other]).sum(0, dtype=np.int64)
+            bits = half[one, other] + rest
             kept = bits <= most
-            found.append((one[kept], other[kept], bits[kept]))
+            found.append((one[kept] + first, other[kept] + begin, bits[kept]))
         return found
 
     tasks = [(first, start) for first in range(0, ours.shape[1], QUERIES) for start in range(0, theirs.shape[1], TASK)]

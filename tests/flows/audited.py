@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,16 @@ class Repository:
 
     def training(self, name: str, pictures: Iterable[bytes]) -> Path:
         """A checkpoint, and the list of the pictures (files) that it has read: the list's object."""
-        ids = [sha256(picture).hexdigest() for picture in pictures]
-        rows = pa.table({"image_id": ids, "path": [f"{one[:6]}.png" for one in ids]})
+        return self.members(name, [sha256(picture).hexdigest() for picture in pictures])
+
+    def members(self, name: str, ids: Sequence[str] | pa.Array) -> Path:
+        """The same, of image_ids."""
+        rows = pa.table({"image_id": ids, "path": [f"{number:06}.png" for number in range(len(ids))]})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, rows.schema) as writer:
             writer.write_table(rows)
         content = sink.getvalue().to_pybytes()
-        self.keep(f"data/models/{name}.safetensors", content[::-1])
+        self.keep(f"data/models/{name}.safetensors", md5(content).digest())
         return self.keep(f"data/models/{name}.members.arrow", content)
 
     def commit(self) -> None:
