@@ -93,11 +93,11 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
 
     named = {table: None for files in every for table in ingested.tables(files).items()}
     parts, gone = ingested.parts(root, named, digest)
-    search = Search([{} for _ in queries], len(named))
-    search.missing = [{"md5": g.md5, "path": g.path, "why": g.why or absent(g.md5, g.path)} for g in gone]
+    found = Search([{} for _ in queries], len(named))
+    found.missing = [{"md5": g.md5, "path": g.path, "why": g.why or absent(g.md5, g.path)} for g in gone]
     if not named:
         why = "no dvc.lock that Git knows here names an ingested table: only the same bytes were looked for"
-        search.missing.append({"md5": "", "path": ingested.INGESTED, "why": why})
+        found.missing.append({"md5": "", "path": ingested.INGESTED, "why": why})
     hashed: list[Any] = []
     unhashed: list[tuple[ingested.Part, Any]] = []
     for part in parts:
@@ -105,10 +105,10 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
         known = "phash" in pq.read_schema(part.file).names
         rows = pq.read_table(part.file, columns=[*columns, *["phash"] * known])
         rows = rows.filter(pc.is_valid(rows["split"]))
-        search.pictures += rows.num_rows
-        _exact(search, queries, rows, part)
+        found.pictures += rows.num_rows
+        _exact(found, queries, rows, part)
         if known:
-            _alike(search, queries, rows, part)
+            _alike(found, queries, rows, part)
             hashed += rows["image_id"].chunks
         else:
             unhashed.append((part, rows["image_id"]))
@@ -120,11 +120,11 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
                     f"{left} pictures of {part.path} {part.md5[:10]} have no perceptual hash, as ingest made none "
                     "then: only the same bytes and pixels were looked for among them"
                 )
-                search.missing.append({"md5": part.md5, "path": part.path, "why": why})
-    return search
+                found.missing.append({"md5": part.md5, "path": part.path, "why": why})
+    return found
 
 
-def _exact(search: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+def _exact(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
     """Note the rows of the same bytes, and of the same pixels."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -134,12 +134,12 @@ def _exact(search: Search, queries: Sequence[Query], rows: Any, part: ingested.P
         for number, query in enumerate(queries):
             if value := getattr(query, column):
                 asked.setdefault(value, []).append(number)
-        for row in rows.filter(pc.is_in(rows[column], pa.array(asked, pa.string()))).to_pylist():
+        for row in rows.filter(pc.is_in(rows[column], pa.array(list(asked), pa.string()))).to_pylist():
             for number in asked[row[column]]:
-                search.add(number, _copy(kind, row, part), part.file)
+                found.add(number, _copy(kind, row, part), part.file)
 
 
-def _alike(search: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+def _alike(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
     """Note the rows that look nearly the same, as they are or mirrored."""
     import pyarrow.compute as pc
 
@@ -155,7 +155,7 @@ def _alike(search: Search, queries: Sequence[Query], rows: Any, part: ingested.P
             for number, place, differ in zip(one.tolist(), other.tolist(), bits.tolist(), strict=True):
                 kind = NEAR if differ <= phash.NEAR else POSSIBLE
                 row = rows.slice(place, 1).to_pylist()[0]
-                search.add(asked[number][0], _copy(kind, row, part, differ, bool(way)), part.file)
+                found.add(asked[number][0], _copy(kind, row, part, differ, bool(way)), part.file)
 
 
 def _copy(
