@@ -27,8 +27,8 @@ from stages.ingest import SCHEMA
 ROOT = Path(__file__).parents[2]
 PICTURES = 202_599
 CHECKPOINTS = 100
-SECONDS, MEGABYTES = 1, 500  # more than where there is nothing to search, with a cold cache; in all
-START = 2  # seconds, all in all
+SECONDS = 1  # more than where there is nothing to search, with a cold cache; or what `grep` takes, on a slower disk
+MEGABYTES = 500  # in all
 
 # A small process: what a command takes at its most counts what the one that starts it has.
 LAUNCH = """
@@ -109,7 +109,7 @@ def main() -> int:
             print(f"{name}, hashed before, warm                      {warm[0]:6.2f} s  {warm[1]:5.0f} MB")
             print(f"grep -lF, cold                                   {grep[0]:6.2f} s; the search took "
                   f"{(cold[0] - nothing[0]) / grep[0]:.2f} times as long")  # fmt: skip
-            missed += cold[0] - nothing[0] > SECONDS or cold[1] > MEGABYTES or cold[0] > START
+            missed += cold[0] - nothing[0] > max(SECONDS, grep[0]) or cold[1] > MEGABYTES
     return int(missed > 0)
 
 
