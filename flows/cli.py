@@ -273,12 +273,12 @@ def audit_collect(json: Annotated[bool, typer.Option("--json", help="For machine
 
 @audit.command("image")
 def audit_image(
-    what: Annotated[str, typer.Argument(help="A picture's file, or the sha256 of one.")],
+    what: Annotated[str, typer.Argument(help="A picture's file, the sha256 of one, or a folder of pictures.")],
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """Which checkpoints were trained on a picture's file.
+    """Which checkpoints were trained on a picture, or on a copy of it: saved anew, resized, grey or mirrored.
 
-    Exit code 1 where there are some, or where a list of pictures that would tell is missing; 0 otherwise.
+    Exit code 1 where there are some, or where a picture, list or table that would tell cannot be read; 0 otherwise.
     """
     with _for_people("audit image"):
         from flows.audit import facts, image
@@ -429,6 +429,24 @@ def audit_verify(json: Annotated[bool, typer.Option("--json", help="For machines
 
         answer = verify.ask(repository())
         print(facts.machine(answer)) if json else verify.show(answer)
+
+
+@audit.command("splits")
+def audit_splits(
+    dataset: Annotated[str | None, typer.Argument(help="Its name in params.yaml; default: all.")] = None,
+    rev: Annotated[str | None, typer.Option("--rev", help="A commit; default: the working copy's dvc.lock.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Whether train, val and test are disjoint: by bytes, pixels, near copies and identity.
+
+    Exit code 1 where something is shared, or where a table is missing; 0 otherwise.
+    """
+    with _for_people("audit splits"):
+        from flows.audit import facts, splits
+        from flows.checkout.root import repository
+
+        answer = splits.ask(repository(), dataset, rev)
+        print(facts.machine(answer)) if json else splits.show(answer)
         raise typer.Exit(int(answer.found))
 
 

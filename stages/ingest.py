@@ -6,6 +6,9 @@ the same pixels or the same person: `stages/images/splits.py` says how. A pictur
 others by its pixels or its person, and for their sake lies on another side than it would alone, is
 named in the log and in the record, and its `reason` says so.
 
+Pictures that look the same, though neither bytes nor pixels are equal, move nobody. They are only found: `near` names
+the nearest one of another split, by the perceptual hash of `stages/images/phash.py`.
+
 The pictures are read twice: first for their pixels' digests, on which the splits depend, then for
 the bytes of those that are kept. Never more than one shard of bytes is held.
 """
@@ -16,12 +19,11 @@ import hashlib
 import os
 import re
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +32,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from stages.images import png, sources, splits, table
+from stages.images import phash, png, sources, splits, table
 from stages.images.decode.picture import MAX_PIXELS, BadPicture
 from stages.images.decode.read import read
 from stages.images.sources import Item
 from stages.images.splits import Member, Split
+from stages.images.threads import in_order
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -56,9 +59,11 @@ SCHEMA = pa.schema(
         ("image_id", pa.string()),  # sha256 of the file, or `pixel_sha256` where a picture is no file
         ("path", pa.string()),  # relative to the root
         ("pixel_sha256", pa.string()),  # of the upright RGB pixels and their shape
+        ("phash", pa.binary(phash.BYTES)),  # how it looks; null if rejected, or of one colour
         ("source", pa.string()),
         ("identity", pa.string()),
         ("split", pa.string()),  # train, val or test; null if rejected
+        ("near", pa.string()),  # image_id of the picture of another split that looks nearly the same; null for none
         ("width", pa.int32()),  # upright, pixels
         ("height", pa.int32()),
         ("landmarks", table.LANDMARKS),  # in upright pixels
@@ -96,6 +101,7 @@ class Examined:
     height: int | None = None
     reason: str | None = None
     remarks: tuple[str, ...] = ()  # what is odd about a picture that can be used
+    hashes: phash.Hashes | None = None
 
 
 def examine(item: Item) -> Examined:
@@ -119,7 +125,7 @@ def examine(item: Item) -> Examined:
         pixels, remarks = picture.pixels, picture.remarks
     height, width = pixels.shape[:2]
     small = f"too small: {width} x {height}" if min(width, height) < MIN_SIDE else None
-    return Examined(image_id, pixel_digest(pixels), width, height, small, remarks)
+    return Examined(image_id, pixel_digest(pixels), width, height, small, remarks, phash.hashes(pixels))
 
 
 def contents(item: Item, image_id: str) -> bytes:
@@ -192,17 +198,21 @@ def judge(
     return verdicts
 
 
-def to_row(item: Item, examined: Examined, verdict: Verdict, data: bytes | None, params: Params) -> dict[str, Any]:
-    """The table's row for one input; `data` are the file's bytes, None for a rejected one."""
+def to_row(
+    item: Item, examined: Examined, verdict: Verdict, near: str | None, data: bytes | None, params: Params
+) -> dict[str, Any]:
+    """The table's row for one input; `near` is an image_id; `data` are the file's bytes, None for a rejected one."""
     remarks = "; ".join(filter(None, (verdict.moved, *examined.remarks))) if verdict.split else None
     return {
         "image": {"bytes": data, "path": item.path},
         "image_id": examined.image_id,
         "path": item.path,
         "pixel_sha256": examined.pixel_sha256,
+        "phash": examined.hashes.upright if verdict.split and examined.hashes else None,
         "source": params.source,
         "identity": item.identity,
         "split": verdict.split,
+        "near": near,
         "width": examined.width,
         "height": examined.height,
         "landmarks": item.landmarks,
@@ -230,22 +240,6 @@ def read_tombstones(file: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-In = TypeVar("In")
-Out = TypeVar("Out")
-
-
-def in_order(work: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """`work` of every item, in their order, by several threads that run at most a few items ahead."""
-    with ThreadPoolExecutor(workers) as pool:
-        window: deque[Any] = deque()
-        for item in items:
-            window.append(pool.submit(work, item))
-            if len(window) > 4 * workers:
-                yield window.popleft().result()
-        while window:
-            yield window.popleft().result()
-
-
 class Shards:
     """Writes rows to part-00000.parquet, part-00001.parquet, ... in `folder`, never holding more than one of them."""
 
@@ -266,7 +260,7 @@ class Shards:
             return
         shard = pa.Table.from_pylist(self._rows, schema=SCHEMA)
         # Pictures are compressed already: compressing again, their dictionary and statistics would only cost.
-        names = [name for name in SCHEMA.names if name not in ("image", "landmarks")]
+        names = [name for name in SCHEMA.names if name not in ("image", "phash", "landmarks")]
         with pq.ParquetWriter(
             self._folder / f"part-{self._count:05d}.parquet",
             SCHEMA,
@@ -282,8 +276,9 @@ class Shards:
 def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: str) -> dict[str, Any]:
     """Read every picture below `root` into the table `ingested`, a folder of parquet shards.
 
-    Returns the record's notes: counts, which pictures lie on another side than they would alone, under which licence
-    and consent how many are kept, and how many of those had a colour profile, several frames or another oddity.
+    Returns the record's notes: counts, which pictures lie on another side than they would alone, how many of those kept
+    have a near copy on another side, under which licence and consent how many are kept, and how many of those had a
+    colour profile, several frames or another oddity.
 
     Raises InputError where the folder is missing or empty, a list in it cannot be read, a picture changes
     meanwhile, or none can be used.
@@ -303,10 +298,15 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
     if not kept:
         raise InputError(f"{root}: none of its {len(items)} pictures can be used: {why}")
 
+    near = [
+        None if other is None else examined[other].image_id
+        for other in phash.nearest([each.hashes for each in examined], [verdict.split for verdict in verdicts])
+    ]
+
     def row(number: int) -> dict[str, Any]:
         item, each, verdict = items[number], examined[number], verdicts[number]
         data = contents(item, str(each.image_id)) if verdict.split else None
-        return to_row(item, each, verdict, data, params)
+        return to_row(item, each, verdict, near[number], data, params)
 
     shards = Shards(ingested)
     for values in in_order(row, range(len(items)), workers):
@@ -318,6 +318,10 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
         print(f"ingest {name}: {path}: {reason}", file=sys.stderr)
     if len(moved) > SHOWN:
         print(f"ingest {name}: and {len(moved) - SHOWN} more, which the record and the table name", file=sys.stderr)
+    alike = len(near) - near.count(None)
+    if alike:
+        said = f"{alike} kept pictures look nearly like one of another split, which the table's column `near` names"
+        print(f"ingest {name}: {said}", file=sys.stderr)
     odd = Counter(r for each, verdict in zip(examined, verdicts, strict=True) if verdict.split for r in each.remarks)
     for remark, count in odd.most_common(SHOWN):
         print(f"ingest {name}: {count} kept: {remark}", file=sys.stderr)
@@ -330,6 +334,7 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
         "kept": kept,
         "rejected": dict(rejected),
         "moved": moved,
+        "near": alike,
         "remarks": dict(odd),
         "terms": [
             {"licence": licence, "consent": consent, "pictures": count}

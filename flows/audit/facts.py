@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.lineage import cache
+from stages.runs import record
 from stages.runs.errors import InputError
 
 HERE = "bring it with `dvc fetch --all-commits` and `git fetch --all --tags`"
@@ -38,14 +39,18 @@ class Fact:
     word: Word
 
 
-def whole(root: Path, md5: str, path: str, about: str) -> Path | Fact:
-    """Where the bytes of a recorded file lie, hashed now; or why nothing can be told by them."""
+def whole(root: Path, md5: str, path: str, about: str, digest: Callable[[Path], str] = record.digest) -> Path | Fact:
+    """Where the bytes of a recorded file lie, hashed by `digest`; or why nothing can be told by them."""
     try:
-        file = cache.find(root, md5, path)
+        file = cache.find(root, md5, path, digest)
     except cache.Altered as error:
         return Fact(about, str(error), "DIFFERS")
-    said = f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
-    return file or Fact(about, said, "cannot tell")
+    return file or Fact(about, absent(md5, path), "cannot tell")
+
+
+def absent(md5: str, path: str) -> str:
+    """That a recorded file is not here, and the remedy."""
+    return f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
 
 
 def read_list(file: Path) -> Any:

@@ -1,90 +1,198 @@
-"""Which checkpoints were trained on a picture."""
+"""Which checkpoints were trained on a picture, or on a copy of it; of one picture, or of all in a folder."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
-from flows.audit.checkpoint import CHECKPOINT
-from flows.audit.facts import Fact, page, read_list, since, whole
+from flows.audit import copies, members, sheet
+from flows.audit.copies import BYTES, NEAR, PIXELS, POSSIBLE, Copy, Query
+from flows.audit.facts import page, since
 from flows.lineage import locks
+from flows.lineage.digests import FILE, Digests
 from flows.registry import history
 from stages.runs.errors import InputError
+
+SHOWN = 5  # copies that people see; `--json` has all
+CROPS = "a picture that is cropped by more than a few per cent, or turned, is not found this way"
+HOW = {BYTES: "", PIXELS: ", the same pixels as {path}", NEAR: ", a near copy of {path}"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """Where a picture's file has been used."""
+    """Where a picture has been used."""
 
     asked: str
-    image_id: str  # sha256 of the file
-    uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `path` of the picture, `commit`, `time`
-    lists: int  # lists of pictures that were searched
-    missing: list[dict[str, str]]  # lists that are not here, or altered: `md5`, `path`, and `why` nothing is known
+    image_id: str | None  # sha256 of the file; None: it cannot be read
+    pixel_sha256: str | None  # of its pixels; None: only its bytes were looked for
+    why: str | None  # it cannot be decoded
+    copies: list[Copy]  # pictures of ingested tables that it is, or looks like; the surest first
+    uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `kind` and `path` of the picture, `commit`, `time`
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What there is to say of a picture, or of each in a folder."""
+
+    asked: str
+    folder: bool
+    pictures: list[Image]
+    lists: int  # lists of training pictures that locks name
+    tables: int  # ingested tables that locks name
+    compared: int  # kept pictures in them
+    remembered: int  # files that are as they were when they were hashed, and so were not hashed now
+    missing: list[dict[str, str]]  # lists and tables that are not here, or altered: `md5`, `path`, and `why`
+    sheet: str | None  # a PNG that shows near and possible copies beside what was asked
 
     @property
     def found(self) -> bool:
-        return bool(self.uses or self.missing)
+        return bool(self.missing or any(image.uses or image.why for image in self.pictures))
 
 
-def ask(root: Path, asked: str) -> Image:
-    """Which checkpoints were trained on a picture: a file, or the sha256 of one. Exactly these bytes are looked for.
+def ask(root: Path, asked: str) -> Answer:
+    """Which checkpoints were trained on a picture: a file, the sha256 of one, or each picture in a folder.
 
-    Raises InputError where `asked` is neither.
+    Of a sha256, exactly these bytes are looked for; of a file, its pixels and pictures that look nearly the same too.
+
+    Raises InputError where `asked` is none of them, a folder without pictures, or a file that cannot be read as a
+    picture and whose bytes no training has read.
     """
-    import pyarrow.compute as pc
-
-    if (file := Path(asked)).is_file():
-        with file.open("rb") as stream:
-            wanted = hashlib.file_digest(stream, "sha256").hexdigest()
+    place = Path(asked)
+    every = [(lock, lock.files()) for lock in locks.every(root)]
+    digest = Digests(root)
+    if place.is_dir():
+        queries = _folder(place)
+    elif place.is_file():
+        queries = list(copies.read([(asked, place, None)]))
     elif re.fullmatch("[0-9a-fA-F]{64}", asked):
-        wanted = asked.lower()
+        queries = [Query(asked, None, asked.lower())]
     else:
-        raise InputError(f"{asked}: neither a file nor the sha256 of one, which has 64 digits of 0-9 and a-f")
-    every = locks.every(root)
-    named = [(lock, lock.files()) for lock in every]
-    lists = {md5: path for _, files in named for path, md5 in files.items() if path.endswith(history.MEMBERS)}
-    uses: list[dict[str, Any]] = []
-    missing = []
-    for members, path in lists.items():
-        kept = whole(root, members, path, "trained on")
-        if isinstance(kept, Fact):
-            missing.append({"md5": members, "path": path, "why": kept.said})
-            continue
-        rows = read_list(kept)
-        at = pc.index(rows["image_id"], wanted).as_py()
-        if at < 0:
-            continue
-        name = rows["path"][at].as_py()
-        made: dict[str, dict[str, Any]] = {}
-        for lock, files in named:
-            for list_path, md5 in files.items():
-                trained = list_path.removesuffix(history.MEMBERS) + CHECKPOINT
-                if md5 == members and list_path.endswith(history.MEMBERS) and trained in files:
-                    made.setdefault(
-                        files[trained],
-                        {"checkpoint": trained, "md5": files[trained], "path": name, "commit": lock.commit,
-                         "time": lock.time},
-                    )  # fmt: skip
-        uses += made.values()
-    return Image(asked, wanted, uses, len(lists), missing)
+        raise InputError(
+            f"{asked}: neither a file nor a folder nor the sha256 of a file, which has 64 digits of 0-9 and a-f"
+        )
+    if any(query.pixel_sha256 for query in queries):
+        seen = copies.search(root, [files for _, files in every], queries, digest)
+    else:
+        seen = copies.Search([{} for _ in queries])
+    near = [sorted(found.values(), key=lambda copy: copy.rank) for found in seen.found]
+    wanted = {query.image_id for query in queries if query.image_id}
+    wanted |= {copy.image_id for found in near for copy in found if copy.kind != POSSIBLE}
+    trained = members.search(root, every, wanted, digest)
+    digest.save()
+    images = [_image(query, found, trained) for query, found in zip(queries, near, strict=True)]
+    answer = Answer(
+        asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, digest.remembered,
+        [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
+    )  # fmt: skip
+    if place.is_file() and (why := images[0].why) and not (images[0].uses or answer.missing):
+        raise InputError(
+            f"{asked}: no training has read these bytes, and they are no picture ({why}); name another file"
+        )
+    return answer
 
 
-def show(answer: Image) -> None:
+def _folder(place: Path) -> list[Query]:
+    from tqdm import tqdm
+
+    from stages.images import sources
+
+    files = sorted((item.path, item.content, item.reason) for item in sources.files(place))
+    if not files:
+        raise InputError(f"{place}: no pictures in this folder; name one that has some")
+    named = [(path, Path(str(content)), reason) for path, content, reason in files]
+    return list(tqdm(copies.read(named), "read", len(named), unit="picture", mininterval=1, disable=None))
+
+
+def _image(query: Query, found: list[Copy], trained: members.Search) -> Image:
+    sure = [copy for copy in found if copy.kind != POSSIBLE]
+    uses: dict[str, dict[str, Any]] = {}  # by the checkpoint's md5, for the surest copy
+    for image_id, kind in [(query.image_id, BYTES), *((copy.image_id, copy.kind) for copy in sure)]:
+        for use in trained.uses.get(image_id or "", []):
+            uses.setdefault(use["md5"], {**use, "kind": kind})
+    return Image(query.asked, query.image_id, query.pixel_sha256, query.why, sure or found, list(uses.values()))
+
+
+def _sheet(root: Path, queries: list[Query], images: list[Image], seen: copies.Search) -> str | None:
+    rows = [
+        (query, alike)
+        for query, image in zip(queries, images, strict=True)
+        if (alike := [copy for copy in image.copies if copy.kind in (NEAR, POSSIBLE)])
+    ]
+    return sheet.write(root, rows, seen.files) if rows else None
+
+
+def show(answer: Answer) -> None:
     """An answer on the terminal: in one line first, then what it rests on."""
-    searched = f"{answer.lists - len(answer.missing)} of {answer.lists} lists of training pictures were searched"
-    if answer.uses:
-        print(f"{answer.asked}: trained on by {len(answer.uses)} checkpoints ({searched})")
+    absent = sum(gone["path"].endswith(history.MEMBERS) for gone in answer.missing)
+    searched = f"{answer.lists - absent} of {answer.lists} lists of training pictures were searched"
+    first = answer.pictures[0]
+    if answer.folder:
+        used = sum(bool(image.uses) for image in answer.pictures)
+        print(f"{answer.asked}: {used} of {len(answer.pictures)} pictures were trained on ({searched})")
+    elif first.uses:
+        how = HOW[first.uses[0]["kind"]].format(**first.uses[0])
+        count = len(first.uses)
+        print(f"{answer.asked}{how}: trained on by {count} checkpoint{'s' * (count != 1)} ({searched})")
     elif answer.missing:
         print(f"{answer.asked}: cannot tell ({searched})")
     else:
-        print(f"{answer.asked}: no checkpoint was trained on these bytes ({searched})")
-    rows = []
-    for use in answer.uses:
-        said = f"{use['md5'][:10]}, as {use['path']}; {since(use['commit'], use['time'])}"
-        rows.append((use["checkpoint"], "recorded", said))  # the list was hashed; that it is this one's, the lock says
-    rows += [(f"list {gone['md5'][:10]}", "cannot tell", gone["why"]) for gone in answer.missing]
+        what = "it or a near copy" if first.pixel_sha256 else "these bytes"
+        print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
+    rows = _of_folder(answer) if answer.folder else _of_picture(first)
+    if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
+        rows.append(("crops", "cannot tell", CROPS))
+    if answer.sheet:
+        rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))
+    if answer.compared:
+        tables = f"{answer.tables} ingested table{'s' * (answer.tables != 1)}"
+        rows.append(("compared with", "verified", f"{answer.compared} pictures of {tables}"))
+    if answer.remembered:
+        said = f"{answer.remembered} files of lists and tables, which are as they were when they were hashed ({FILE})"
+        rows.append(("not hashed", "recorded", said))
+    for gone in answer.missing:
+        what = "list" if gone["path"].endswith(history.MEMBERS) else "table"
+        rows.append((f"{what} {gone['md5'][:10]}", "cannot tell", gone["why"]))
     page(rows)
+
+
+def _of_picture(image: Image) -> list[tuple[str, str, str]]:
+    rows = []
+    for use in image.uses:  # the list was hashed; that it is this one's, the lock says
+        how = "" if use["kind"] == BYTES else f" ({use['kind']})"
+        said = f"{use['md5'][:10]}, as {use['path']}{how}; {since(use['commit'], use['time'])}"
+        rows.append((use["checkpoint"], "recorded", said))
+    for copy in image.copies[:SHOWN]:
+        if copy.kind == POSSIBLE:
+            rows.append((copy.kind, "cannot tell", f"look: {copy.said()}"))
+        else:
+            rows.append((copy.kind, "verified", copy.said()))
+    if len(image.copies) > SHOWN:
+        rows.append(("and", "", f"{len(image.copies) - SHOWN} more (--json lists them)"))
+    if image.why:
+        rows.append(("copies", "cannot tell", f"it is no picture ({image.why}): only its bytes were looked for"))
+    return rows
+
+
+def _of_folder(answer: Answer) -> list[tuple[str, str, str]]:
+    """A line per picture that was trained on, lies in an ingested table or cannot be read; the others are counted."""
+    rows: list[tuple[str, str, str]] = []
+    possible = []
+    for image in answer.pictures:
+        sure = [f"{copy.kind}: {copy.said()}" for copy in image.copies if copy.kind != POSSIBLE]
+        if image.uses:
+            named = ", ".join(sorted({use["checkpoint"] for use in image.uses}))
+            rows.append((image.asked, "recorded", "; ".join([f"trained on by {named}", *sure[:1]])))
+        elif sure:
+            rows.append((image.asked, "verified", f"trained on by none; {sure[0]}"))
+        elif image.why:
+            rows.append((image.asked, "cannot tell", f"cannot be read as a picture ({image.why})"))
+        elif image.copies:
+            possible.append(image.asked)
+    if rest := len(answer.pictures) - len(rows) - len(possible):
+        rows.append((f"{rest} others", "", "no copy was found"))
+    if possible:
+        more = f" and {len(possible) - SHOWN} more" * (len(possible) > SHOWN)
+        rows.append((f"{len(possible)} possible", "cannot tell", f"look: {', '.join(possible[:SHOWN])}{more}"))
+    return rows

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from configobj import ConfigObj, ConfigObjError
@@ -31,11 +31,6 @@ def folder(root: Path) -> Path:
     return root / ".dvc" / "cache"
 
 
-def place(root: Path, md5: str) -> Path:
-    """Where the cache has the object of this digest, if it has it."""
-    return folder(root) / "files" / "md5" / md5[:2] / md5[2:]
-
-
 def objects(root: Path) -> Iterator[tuple[str, Path]]:
     """Every object of the cache: the digest that its name promises, and where it lies."""
     for file in sorted((folder(root) / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")):
@@ -56,18 +51,25 @@ class Altered(InputError):
     """An object of the cache has not the bytes that its name promises."""
 
 
-def find(root: Path, md5: str, path: str) -> Path | None:
+def place(root: Path, md5: str) -> Path:
+    """Where the cache keeps the bytes of this digest, if it has them."""
+    return folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record.digest) -> Path | None:
     """Where the bytes of a file with this digest lie: in the working copy, else in the cache; None where in neither.
 
-    They are hashed now. Raises Altered where the cache has other bytes under this digest.
+    They are hashed now, or by a `digest` that remembers. Raises Altered where the cache has other bytes under this
+    digest.
     """
     file = root / path
-    if file.is_file() and record.digest(file) == md5:
+    if file.is_file() and digest(file) == md5:
         return file
     kept = place(root, md5)
     if not kept.is_file():
         return None
-    if (found := record.digest(kept)) != md5:
+    # Of a folder the cache has the listing, whose digest is the folder's.
+    if (found := digest(kept)) != md5.removesuffix(".dir"):
         raise Altered(
             f"{kept}: its bytes have the digest {found[:10]}, and should have {md5[:10]}; remove it, then "
             "`dvc fetch --all-commits` brings it from a remote"

@@ -70,7 +70,7 @@ def _one_spelling(name: str | None) -> str | None:
 def folder(root: Path) -> list[Item]:
     """All pictures below `root`; landmarks from `landmarks.csv`, where there is one (as CelebA's csv has it)."""
     points = _landmarks(root, "landmarks.csv")
-    return [replace(item, landmarks=points.get(item.path)) for item in _files(root)]
+    return [replace(item, landmarks=points.get(item.path)) for item in files(root)]
 
 
 def celeba(root: Path) -> list[Item]:
@@ -85,7 +85,7 @@ def celeba(root: Path) -> list[Item]:
         name = Path(item.path).name
         return replace(item, split=splits.get(name), identity=people.get(name), landmarks=points.get(name))
 
-    return [known(item) for item in _files(root, home / "img_align_celeba")]
+    return [known(item) for item in files(root, home / "img_align_celeba")]
 
 
 def celeba_hq(root: Path) -> list[Item]:
@@ -107,17 +107,17 @@ def celeba_hq(root: Path) -> list[Item]:
         name = originals.get(int(index[0]), "") if index else ""
         return replace(item, split=splits.get(name), identity=people.get(name))
 
-    return [known(item) for item in _files(root, home if home.is_dir() else root)]
+    return [known(item) for item in files(root, home if home.is_dir() else root)]
 
 
 def lfw(root: Path) -> list[Item]:
     """Labeled Faces in the Wild (Huang et al. 2007): `<Name>/<Name>_NNNN.jpg`; the folder names the person."""
-    return [replace(item, identity=Path(item.path).parent.name or None) for item in _files(root)]
+    return [replace(item, identity=Path(item.path).parent.name or None) for item in files(root)]
 
 
 def scenes(root: Path) -> list[Item]:
     """Places and SUN: `<class>/.../*.jpg`; nobody is meant."""
-    return list(_files(root))
+    return list(files(root))
 
 
 def cifar10(root: Path) -> list[Item]:
@@ -148,7 +148,7 @@ SOURCES: dict[str, Callable[[Path], list[Item]]] = {
 }
 
 
-def _files(root: Path, start: Path | None = None) -> Iterator[Item]:
+def files(root: Path, start: Path | None = None) -> Iterator[Item]:
     """The pictures below `start`, itself below `root`. Hidden names are skipped, linked folders not entered.
 
     A link out of the root is refused: what it leads to is no part of the dataset. One into DVC's cache is, as

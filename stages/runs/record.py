@@ -39,6 +39,7 @@ BLOCK = 1 << 20  # bytes that are read at once
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
     "cholespy",
+    "imagehash",
     "jinja2",
     "lightning-fabric",
     "lpips",

@@ -1,5 +1,6 @@
 """`palimpsest audit` on repositories of which the tests know what each checkpoint was trained on."""
 
+import io
 import json
 import random
 import shutil
@@ -7,9 +8,11 @@ import subprocess
 from hashlib import md5, sha256
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from dvc_project import ENV, Project
+from PIL import Image
 
 from flows.audit import checkpoint, image
 from flows.lineage import cache, locks
@@ -41,6 +44,13 @@ else:
     said = {"network": "net", "members": md5(members.read_bytes()).hexdigest()}
     save_file({"w": weights}, out + ".safetensors", {"palimpsest": json.dumps(said)})
 """
+
+
+def png(name: str) -> bytes:
+    """A picture's file."""
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(ord(name)).integers(0, 256, (8, 8, 3), np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def train(name: str, folder: str, *start: str) -> dict:
@@ -83,7 +93,7 @@ class History:
         self.make(commit=False)
 
     def picture(self, name: str, folder: str = "pictures") -> None:
-        (self.home / folder / f"{name}.png").write_text(f"picture {name}")
+        (self.home / folder / f"{name}.png").write_bytes(png(name))
 
     def make(self, commit: bool) -> None:
         self.project.run("repro")
@@ -126,7 +136,7 @@ def test_a_bare_file_is_told_by_its_bytes(made: History, which: int, pictures: l
     assert (training.stage, names(training)) == ("train_net", pictures)
     assert training.commit == ([*made.commits, None])[which]
     assert {row["image_id"] for row in training.pictures or []} == {
-        sha256(f"picture {name[0]}".encode()).hexdigest() for name in pictures
+        sha256(png(name[0])).hexdigest() for name in pictures
     }
     assert words(answer) == {
         "verified": ["bytes", "trained on", "evaluated on"], "recorded": ["made by"], "claimed": ["network"],
@@ -149,15 +159,20 @@ def test_what_a_checkpoint_has_gone_on_from_counts(made: History) -> None:
 def test_a_picture_is_found_in_exactly_the_checkpoints_that_have_read_it(
     made: History, name: str, which: set[int], tmp_path: Path
 ) -> None:
-    (tmp_path / "renamed.jpg").write_text(f"picture {name}")
-    for asked in (str(tmp_path / "renamed.jpg"), sha256(f"picture {name}".encode()).hexdigest().upper()):
+    (tmp_path / "renamed.jpg").write_bytes(png(name))
+    for asked in (str(tmp_path / "renamed.jpg"), sha256(png(name)).hexdigest().upper()):
         answer = image.ask(made.home, asked)
+        (picture,) = answer.pictures
         digests = {md5(Path(made.nets[number]).read_bytes()).hexdigest() for number in which}
-        assert {use["md5"] for use in answer.uses} == digests
+        assert {use["md5"] for use in picture.uses} == digests
         assert all(
-            (use["checkpoint"], use["path"]) == ("data/models/net.safetensors", f"{name}.png") for use in answer.uses
+            (use["checkpoint"], use["path"]) == ("data/models/net.safetensors", f"{name}.png") for use in picture.uses
         )
-        assert (answer.lists, answer.missing, answer.found) == (4, [], bool(which))
+        assert answer.lists == 4
+        if asked.endswith(".jpg"):  # nothing was ingested here: of copies nothing can be told
+            assert [gone["path"] for gone in answer.missing] == ["data/ingested/"]
+        else:
+            assert (answer.missing, answer.found) == ([], bool(which))
 
 
 def test_what_is_missing_or_altered_is_no_silent_no(made: History, tmp_path: Path) -> None:
@@ -198,11 +213,11 @@ def test_a_clone_alone_answers(made: History) -> None:
         words = ["dvc", "remote", "add", "-q", "--local", "-d", "store", "../store"]
         subprocess.run(words, cwd=home, env=ENV, check=True)
     subprocess.run(["dvc", "push", "-q", "--all-commits"], cwd=made.home, env=ENV, check=True)
-    before = image.ask(clone, sha256(b"picture a").hexdigest())
-    assert (before.uses, len(before.missing)) == ([], 3)
+    before = image.ask(clone, sha256(png("a")).hexdigest())
+    assert (before.pictures[0].uses, len(before.missing)) == ([], 3)
     subprocess.run(["dvc", "fetch", "-q", "--all-commits"], cwd=clone, env=ENV, check=True)
-    after = image.ask(clone, sha256(b"picture a").hexdigest())
-    assert (len(after.uses), after.missing) == (2, [])
+    after = image.ask(clone, sha256(png("a")).hexdigest())
+    assert (len(after.pictures[0].uses), after.missing) == (2, [])
 
 
 def test_commands_end_by_what_they_find(made: History, tmp_path: Path) -> None:
@@ -212,10 +227,11 @@ def test_commands_end_by_what_they_find(made: History, tmp_path: Path) -> None:
     assert json.loads("\n".join(run("audit", "checkpoint", "net", "--json")))["trainings"][0]["commit"] is None
     lines = run("audit", "image", "pictures/b.png", code=1)
     assert lines[0] == "pictures/b.png: trained on by 3 checkpoints (4 of 4 lists of training pictures were searched)"
-    lines = run("audit", "image", "test/t.png")
-    assert lines[0].startswith("test/t.png: no checkpoint was trained on these bytes (4 of 4 lists")
+    asked = sha256(png("t")).hexdigest()
+    lines = run("audit", "image", asked)
+    assert lines[0].startswith(f"{asked}: no checkpoint was trained on these bytes (4 of 4 lists")
     for asked, why in {
-        ("image", "nosuch.png"): "nosuch.png: neither a file nor the sha256 of one",
+        ("image", "nosuch.png"): "nosuch.png: neither a file nor a folder nor the sha256 of a file",
         ("checkpoint", "nosuch"): "nosuch: no file, and no data/models/nosuch.safetensors in dvc.lock",
         ("checkpoint", "net@v1.0.0"): "net@v1.0.0: no version 'v1.0.0' of a promoted 'net'",
         ("checkpoint", "stage.py"): "stage.py: not a checkpoint of Palimpsest",
@@ -266,7 +282,7 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
     assert len(locks.every(tmp_path)) == 40
     for picture, checkpoints in truth.items():
         answer = image.ask(tmp_path, picture)
-        assert {use["md5"] for use in answer.uses} == checkpoints
+        assert {use["md5"] for use in answer.pictures[0].uses} == checkpoints
         assert not answer.missing
     for checkpoint in set().union(*truth.values()):
         (maker,) = locks.makers(locks.every(tmp_path), checkpoint)

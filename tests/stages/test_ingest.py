@@ -23,7 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from stages import ingest
-from stages.images import sources
+from stages.images import phash, sources
 from stages.images.decode.picture import ORIENTATION
 from stages.images.decode.read import decode
 from stages.images.splits import Split, split_of
@@ -148,7 +148,11 @@ def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None
     assert row.pop("image") == {"bytes": stream.getvalue(), "path": "a.jpg"}
     pixels = decode(stream.getvalue())
     assert pixels.shape == (40, 24, 3)
+    seen = phash.hashes(pixels)
+    assert seen is not None
     assert row == {
+        "phash": seen.upright,
+        "near": None,
         "image_id": sha(stream.getvalue()),
         "path": "a.jpg",
         "pixel_sha256": sha(pixels.tobytes() + b"40x24x3"),
@@ -306,6 +310,7 @@ def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
         "kept": 2,
         "rejected": {"duplicate pixels": 1},
         "moved": {"1.png": "moved from train to test: linked to 2.png"},
+        "near": 0,
         "remarks": {},
         "terms": [{"licence": "CC0-1.0", "consent": "not a person", "pictures": 2}],
     }

@@ -1,0 +1,165 @@
+"""Copies of pictures among those of ingested tables: the same bytes, the same pixels, or nearly the same look."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from flows.audit.facts import absent
+from flows.lineage import ingested
+from flows.lineage.digests import Digests
+
+Kind = Literal["the same bytes", "the same pixels", "a near copy", "possible"]
+BYTES, PIXELS, NEAR, POSSIBLE = KINDS = get_args(Kind)  # the surest first
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A picture that copies are looked for, as ingest reads it."""
+
+    asked: str
+    file: Path | None  # None: only its sha256 is known
+    image_id: str | None  # sha256 of the file; None: it cannot be read
+    pixel_sha256: str | None = None  # None: it cannot be decoded
+    hashes: Any = None  # `stages.images.phash.Hashes`; None: it cannot be decoded, or has one colour
+    why: str | None = None  # it cannot be decoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """A kept picture of an ingested table that is the picture asked for, or looks like it."""
+
+    kind: Kind
+    image_id: str
+    path: str  # of the picture, in its dataset's folder
+    table: str  # data/ingested/NAME
+    split: str
+    bits: int | None = None  # of 256 that differ; None where bytes or pixels are the same
+    mirrored: bool = False
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """The less, the surer."""
+        return KINDS.index(self.kind), self.bits or 0, self.path
+
+    def said(self) -> str:
+        """It in words."""
+        differ = "" if self.bits is None else f"; {self.bits} of 256 bits differ{', mirrored' * self.mirrored}"
+        return f"{self.path} of {self.table} ({self.split}){differ}"
+
+
+@dataclasses.dataclass
+class Search:
+    """What was found in all ingested tables that locks name."""
+
+    found: list[dict[str, Copy]]  # for each query, by image_id
+    tables: int = 0
+    pictures: int = 0  # kept ones that were compared, each as often as tables that differ have it
+    missing: list[dict[str, str]] = dataclasses.field(default_factory=list)  # `md5`, `path`, and `why`
+    files: dict[str, Path] = dataclasses.field(default_factory=dict)  # of an image_id: the parquet file with its bytes
+
+    def add(self, number: int, copy: Copy, file: Path) -> None:
+        """Note a copy of a query, where none of the same picture is surer."""
+        before = self.found[number].get(copy.image_id)
+        if before is None or copy.rank < before.rank:
+            self.found[number][copy.image_id] = copy
+            self.files[copy.image_id] = file
+
+
+def read(files: Iterable[tuple[str, Path, str | None]]) -> Iterator[Query]:
+    """Queries of picture files: what was asked, the file, and why it is refused unread. Several are decoded at once."""
+    from stages import ingest
+    from stages.images.sources import Item
+    from stages.images.threads import in_order
+
+    def one(named: tuple[str, Path, str | None]) -> Query:
+        asked, file, reason = named
+        seen = ingest.examine(Item(asked, file, reason=reason))
+        return Query(
+            asked, file, seen.image_id, seen.pixel_sha256, seen.hashes, None if seen.pixel_sha256 else seen.reason
+        )
+
+    return in_order(one, files, min(os.cpu_count() or 1, 8))
+
+
+def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query], digest: Digests) -> Search:
+    """The copies of pictures among the kept ones of all ingested tables that locks name (md5 by path, of each lock)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    named = {table: None for files in every for table in ingested.tables(files).items()}
+    parts, gone = ingested.parts(root, named, digest)
+    found = Search([{} for _ in queries], len(named))
+    found.missing = [{"md5": g.md5, "path": g.path, "why": g.why or absent(g.md5, g.path)} for g in gone]
+    if not named:
+        why = "no dvc.lock that Git knows here names an ingested table: only the same bytes were looked for"
+        found.missing.append({"md5": "", "path": ingested.INGESTED, "why": why})
+    hashed: list[Any] = []
+    unhashed: list[tuple[ingested.Part, Any]] = []
+    for part in parts:
+        columns = ["image_id", "path", "pixel_sha256", "split"]
+        known = "phash" in pq.read_schema(part.file).names
+        rows = pq.read_table(part.file, columns=[*columns, *["phash"] * known])
+        rows = rows.filter(pc.is_valid(rows["split"]))
+        found.pictures += rows.num_rows
+        _exact(found, queries, rows, part)
+        if known:
+            _alike(found, queries, rows, part)
+            hashed += rows["image_id"].chunks
+        else:
+            unhashed.append((part, rows["image_id"]))
+    if unhashed:  # of an older ingest; what a newer one has kept as well was compared there
+        seen = pa.chunked_array(hashed, pa.string()).unique()
+        for part, ids in unhashed:
+            if left := pc.sum(pc.invert(pc.is_in(ids, seen))).as_py():
+                why = (
+                    f"{left} pictures of {part.path} {part.md5[:10]} have no perceptual hash, as ingest made none "
+                    "then: only the same bytes and pixels were looked for among them"
+                )
+                found.missing.append({"md5": part.md5, "path": part.path, "why": why})
+    return found
+
+
+def _exact(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+    """Note the rows of the same bytes, and of the same pixels."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column, kind in (("image_id", BYTES), ("pixel_sha256", PIXELS)):
+        asked: dict[str, list[int]] = {}
+        for number, query in enumerate(queries):
+            if value := getattr(query, column):
+                asked.setdefault(value, []).append(number)
+        for row in rows.filter(pc.is_in(rows[column], pa.array(list(asked), pa.string()))).to_pylist():
+            for number in asked[row[column]]:
+                found.add(number, _copy(kind, row, part), part.file)
+
+
+def _alike(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+    """Note the rows that look nearly the same, as they are or mirrored."""
+    import pyarrow.compute as pc
+
+    from stages.images import phash
+
+    asked = [(number, query.hashes) for number, query in enumerate(queries) if query.hashes]
+    rows = rows.filter(pc.is_valid(rows["phash"]))
+    if not asked or not rows.num_rows:
+        return
+    others = phash.stacked(rows["phash"].to_pylist())
+    for way in range(2):
+        for one, other, bits in phash.pairs(phash.stacked([each[way] for _, each in asked]), others, phash.POSSIBLE):
+            for number, place, differ in zip(one.tolist(), other.tolist(), bits.tolist(), strict=True):
+                kind = NEAR if differ <= phash.NEAR else POSSIBLE
+                row = rows.slice(place, 1).to_pylist()[0]
+                found.add(asked[number][0], _copy(kind, row, part, differ, bool(way)), part.file)
+
+
+def _copy(
+    kind: Kind, row: dict[str, Any], part: ingested.Part, bits: int | None = None, mirrored: bool = False
+) -> Copy:
+    table = part.path.rpartition("/")[0]
+    return Copy(kind, row["image_id"], row["path"], table, row["split"], bits, mirrored)

@@ -1,0 +1,77 @@
+"""The ingested tables that locks name, part by part."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.lineage import cache
+from flows.lineage.dvc_lock import INGESTED
+from stages.runs import record
+
+FOLDER = ".dir"  # ends the digest of a folder
+
+
+class Part(NamedTuple):
+    """A parquet file of an ingested table, whose digest is the recorded one."""
+
+    md5: str
+    path: str  # in the working copy that has made it
+    file: Path  # where its bytes lie
+
+
+class Gone(NamedTuple):
+    """A table, or a part of one, that is not here or altered."""
+
+    md5: str
+    path: str
+    why: str | None  # what is wrong with its bytes; None: they are not here
+
+
+def tables(files: Mapping[str, str]) -> dict[str, str]:
+    """Of files that a lock names (md5 by path), the ingested tables."""
+    return {path: md5 for path, md5 in files.items() if path.startswith(INGESTED) and md5.endswith(FOLDER)}
+
+
+def parts(
+    root: Path, named: Iterable[tuple[str, str]], digest: Callable[[Path], str] = record.digest
+) -> tuple[list[Part], list[Gone]]:
+    """The parts of tables (path and md5 of each), every one once, and what of them cannot be read."""
+    found: dict[str, Part] = {}
+    gone: list[Gone] = []
+    for path, md5 in named:
+        try:
+            listed = _listing(root, md5, path, digest)
+        except cache.Altered as error:
+            gone.append(Gone(md5, path, str(error)))
+            continue
+        if listed is None:
+            gone.append(Gone(md5, path, None))
+        for name, part in (listed or {}).items():
+            if part in found:
+                continue
+            try:
+                file = cache.find(root, part, f"{path}/{name}", digest)
+            except cache.Altered as error:
+                gone.append(Gone(part, f"{path}/{name}", str(error)))
+                continue
+            if file:
+                found[part] = Part(part, f"{path}/{name}", file)
+            else:
+                gone.append(Gone(part, f"{path}/{name}", None))
+    return list(found.values()), gone
+
+
+def _listing(root: Path, md5: str, path: str, digest: Callable[[Path], str]) -> dict[str, str] | None:
+    """md5 by name of a folder's files: by the cache's listing, else by the folder itself; None where neither is here.
+
+    Raises Altered where the cache's listing is not what its name promises.
+    """
+    if listing := cache.find(root, md5, "", digest):
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+    folder = root / path
+    if folder.is_dir() and record.digest(folder) == md5:
+        return {file.relative_to(folder).as_posix(): digest(file) for file in sorted(folder.rglob("*.parquet"))}
+    return None

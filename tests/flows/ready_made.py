@@ -1,0 +1,95 @@
+"""A repository with ingested tables and trainings as the stages and DVC leave them, made without either: at once."""
+
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from hashlib import md5, sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.lineage import cache
+from stages import ingest
+from stages.runs.params import build
+
+IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+
+
+class Repository:
+    """Git and a DVC cache at `home`; what is `lock`ed and `commit`ted is in its history."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        (home / ".dvc").mkdir(parents=True)
+        self.git("init", "-q")
+        self.outs: dict[str, str] = {}  # of the next lock: md5 by path
+
+    def git(self, *words: str) -> None:
+        subprocess.run(["git", *IDENTITY, *words], cwd=self.home, check=True)
+
+    def keep(self, path: str, content: bytes, ending: str = "") -> Path:
+        """Bytes in DVC's cache, and in the next lock as the output `path`: the object."""
+        digest = md5(content).hexdigest() + ending
+        kept = cache.place(self.home, digest)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(content)
+        self.outs[path] = digest
+        return kept
+
+    def table(self, name: str, rows: pa.Table) -> Path:
+        """An ingested table of one part, in the cache: the part's object."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink)
+        part = self.keep("part", sink.getvalue().to_pybytes())
+        listing = [{"md5": self.outs.pop("part"), "relpath": "part-00000.parquet"}]
+        self.keep(f"data/ingested/{name}", json.dumps(listing).encode(), ".dir")
+        return part
+
+    def training(self, name: str, pictures: Iterable[bytes]) -> Path:
+        """A checkpoint, and the list of the pictures (files) that it has read: the list's object."""
+        return self.members(name, [sha256(picture).hexdigest() for picture in pictures])
+
+    def members(self, name: str, ids: Sequence[str] | pa.Array) -> Path:
+        """The same, of image_ids."""
+        rows = pa.table({"image_id": ids, "path": [f"{number:06}.png" for number in range(len(ids))]})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, rows.schema) as writer:
+            writer.write_table(rows)
+        content = sink.getvalue().to_pybytes()
+        self.keep(f"data/models/{name}.safetensors", md5(content).digest())
+        return self.keep(f"data/models/{name}.members.arrow", content)
+
+    def commit(self) -> None:
+        """Write `dvc.lock`, and commit it."""
+        lines = [
+            f"    - path: {path}\n      hash: md5\n      md5: {digest}\n      size: 1\n"
+            for path, digest in self.outs.items()
+        ]
+        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join(lines)}"
+        (self.home / "dvc.lock").write_text(text)
+        self.git("add", "dvc.lock")
+        self.git("commit", "-qm", "made")
+
+
+def ingested(scratch: Path, pictures: dict[str, tuple[str, bytes]], **notes: dict[str, str]) -> pa.Table:
+    """The table that ingest makes of pictures (split and file by path); `notes` are columns of `pictures.csv`."""
+    section: dict[str, Any] = {
+        "source": "folder", "root": "x", "use": "train", "licence": "CC0-1.0", "consent": "not a person",
+        "origin": "a test", "split": {"val": 0, "test": 0},
+    }  # fmt: skip
+    root = scratch / "root"
+    for path, (_, data) in pictures.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+    lines = [",".join(["path", "split", *notes])]
+    lines += [
+        ",".join([path, split, *(known.get(path, "") for known in notes.values())])
+        for path, (split, _) in pictures.items()
+    ]
+    (root / "pictures.csv").write_text("\n".join(lines))
+    (scratch / "tombstones").touch()
+    params = build(ingest.Params, section, "datasets.x.ingest")
+    ingest.ingest(root, scratch / "tombstones", scratch / "out", params, "x")
+    return pq.read_table(scratch / "out")
