@@ -293,7 +293,7 @@ def _collect(root: Path, command: str) -> None:
         return  # a project without Git has no branches
     try:
         record_branch.collect(root)
-    except InputError as error:
+    except (InputError, OSError) as error:
         _say(f"{command}: records stay in {root}, and are not on their branch: {error}")
 
 
