@@ -269,8 +269,14 @@ def write(
         return path
     told = {"git": keep(folder, state)}
     body = {"format": FORMAT, "stage": stage, "digest": name, **facts, **circumstances, **told}
-    _write(path, json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
+    _write(path, text(body).encode())
     return path
+
+
+def text(body: Mapping[str, Any]) -> str:
+    """A record as its file has it: JSON with a line for each key."""
+    lines = (f"{canonical(key)}: {canonical(value)}" for key, value in sorted(body.items()))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def keep(folder: Path, state: git.State | None) -> dict[str, Any] | None:
