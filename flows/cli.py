@@ -367,7 +367,7 @@ def _collect(root: Path, command: str) -> None:
         return  # a project without Git has no branches
     try:
         signatures.collect(root, _passphrase())
-    except InputError as error:
+    except (InputError, OSError) as error:
         _say(f"{command}: not all records are on their branch and signed: {error}; later, `palimpsest audit collect`")
 
 
@@ -429,6 +429,7 @@ def audit_verify(json: Annotated[bool, typer.Option("--json", help="For machines
 
         answer = verify.ask(repository())
         print(facts.machine(answer)) if json else verify.show(answer)
+        raise typer.Exit(int(answer.found))
 
 
 @audit.command("splits")

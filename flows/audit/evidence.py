@@ -88,7 +88,9 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
             yield Fact("record", said, "DIFFERS")
         yield _code(git, ran, record)
         yield Fact("environment", _environment(record["environment"]), "recorded")
-    seeds = ", ".join(f"{name} {value}" for name, value in _seeds(params))
+    # The record has the parameters that params.yaml leaves out as well.
+    sections = record["params"] if record else params
+    seeds = ", ".join(f"{name} {value}" for section in sections.values() for name, value in _seeds(section))
     if seeds:
         yield Fact("seeds", seeds, "recorded")
     if record is not None:
@@ -135,7 +137,7 @@ def _code(git: Git, ran: Run, record: Mapping[str, Any]) -> Fact:
     commit = f"commit {state['commit'][:10]}" + ("" if git.commit(state["commit"]) else ", which is not in this clone")
     if not state["dirty"]:
         return Fact("code", f"{commit}, clean; {files}", "recorded")
-    patch = state["diff"] if ran.uncommitted else "its patch is not here"
+    patch = "--json has the patch" if ran.uncommitted else "its patch is not here"
     return Fact("code", f"{commit}; not committed: {_some(state['dirty'])} ({patch}); {files}", "recorded")
 
 

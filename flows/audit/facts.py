@@ -1,10 +1,10 @@
 """What answers are made of: lines, each with the word that says what it rests on.
 
 - claimed: the checkpoint's own metadata say so;
-- recorded: a `dvc.lock` in Git's history says so;
+- recorded: a `dvc.lock` in Git's history, or the record of a stage run, says so;
 - verified: the bytes were hashed now, and have the digest that is recorded;
 - cannot tell: what would say it is not here; a remedy is named;
-- DIFFERS: the bytes are others than recorded, or the metadata and `dvc.lock` contradict each other.
+- DIFFERS: the bytes are others than recorded, metadata and `dvc.lock` contradict each other, or a record was altered.
 """
 
 from __future__ import annotations

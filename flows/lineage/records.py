@@ -35,7 +35,7 @@ def add(folder: Path, records: Mapping[str, str], state: git.State | None) -> No
     for name, text in records.items():
         if not (folder / name).exists():
             body = json.loads(text) | {"git": record.keep(folder, state)}
-            atomic_file.write(folder / name, json.dumps(body, indent=1, sort_keys=True) + "\n")
+            atomic_file.write(folder / name, record.text(body))
 
 
 class Found(NamedTuple):

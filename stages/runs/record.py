@@ -34,7 +34,7 @@ CIRCUMSTANCES = frozenset(
 )
 DIFFS = "diffs"  # the folder of patches beside those of the stages
 LARGEST = 1 << 20  # bytes of a patch: what is larger is not code
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 256 << 10  # bytes that are read at once: what a cache holds
 
 # The libraries whose version can change an output's bytes.
 LIBRARIES = (
@@ -78,10 +78,11 @@ def digests(path: Path, *kinds: str) -> list[str]:
     """
     if not path.is_dir():
         totals = [hashlib.new(kind) for kind in kinds]
+        buffer = bytearray(BLOCK)
         with path.open("rb", buffering=0) as stream:
-            while piece := stream.read(BLOCK):
+            while size := stream.readinto(buffer):
                 for total in totals:
-                    total.update(piece)
+                    total.update(memoryview(buffer)[:size])
         return [total.hexdigest() for total in totals]
     files = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     rows = sorted((file.relative_to(path).as_posix(), digests(file, *kinds)) for file in files)
@@ -271,8 +272,14 @@ def write(
         return path
     told = {"git": keep(folder, state)}
     body = {"format": FORMAT, "stage": stage, "digest": name, **facts, **circumstances, **told}
-    _write(path, json.dumps(body, indent=1, sort_keys=True).encode() + b"\n")
+    _write(path, text(body).encode())
     return path
+
+
+def text(body: Mapping[str, Any]) -> str:
+    """A record as its file has it: JSON with a line for each key."""
+    lines = (f"{canonical(key)}: {canonical(value)}" for key, value in sorted(body.items()))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def keep(folder: Path, state: git.State | None) -> dict[str, Any] | None:

@@ -182,8 +182,10 @@ def test_two_workers_end_as_plain_repro_does(cluster: Cluster, project: Project,
     assert {policy for _, policy, _ in trace.values()} == {"PASSIVE"}
     assert project.run("repro")[-1] == "Data and pipelines are up to date."
     assert (home / ".palimpsest/logs/mid@a.log").read_text() == "a begins\n"
-    records = {file.parent.name for file in (home / record.home()).glob("*/*.json")}
-    assert records == {"gen", "a", "b", "c", "report"}
+    records = {file.parent.name: json.loads(file.read_text()) for file in (home / record.home()).glob("*/*.json")}
+    assert set(records) == {"gen", "a", "b", "c", "report"}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=home, check=True, capture_output=True, text=True)
+    assert {body["git"]["commit"] for body in records.values()} == {head.stdout.strip()}, "not that of a worker's clone"
     assert status(project) == before + "?? dvc.lock\n"
     assert (home / ".git" / "index").read_bytes() == index
 

@@ -109,7 +109,7 @@ def test_records_say_code_environment_seeds_weights_terms_and_rejected(lab: Lab)
     assert told["code"] == ("recorded", f"commit {lab.commit[:10]}, clean; {files}")
     word, said = told["environment"]
     assert (word, said.startswith("AMD EPYC, "), "Python 3.11.7" in said) == ("recorded", True, True)
-    assert told["seeds"] == ("recorded", "train_net.net.seed 7, train_net.net.holes.mask_seed 9")
+    assert told["seeds"] == ("recorded", "holes.mask_seed 9, seed 7")
     assert told["weights"] == ("recorded", "vgg16-397923af.pth (sha256 eeeeeeeeee)")
     thirty = "30 under licence CC-BY-4.0, consent: given, 10 under licence CC0-1.0, consent: not a person"
     assert told["terms"] == ("recorded", f"faces: {thirty}")
@@ -123,9 +123,11 @@ def test_records_say_code_environment_seeds_weights_terms_and_rejected(lab: Lab)
 
 def test_the_uncommitted_part_is_shown_wherever_the_records_are(lab: Lab, tmp_path: Path) -> None:
     path = lab.trained(git.State(lab.commit, ["params.yaml", "stages/a.py"], b"a patch\n"))
-    diff = json.loads(path.read_text())["git"]["diff"]
     files = "1 source files by their sha256 (--json)"
-    expected = "recorded", f"commit {lab.commit[:10]}; not committed: params.yaml, stages/a.py ({diff}); {files}"
+    expected = (
+        "recorded",
+        f"commit {lab.commit[:10]}; not committed: params.yaml, stages/a.py (--json has the patch); {files}",
+    )
     assert lab.told()["code"] == expected
     collect.collect(lab.home)
     shutil.rmtree(lab.records)

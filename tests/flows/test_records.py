@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dvc_project import ENV, ROOT, drawing, wait
+from dvc_project import ENV, ROOT, command, drawing, wait
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +80,10 @@ def test_records_are_collected_once_and_nothing_else_is_touched(way: str, tmp_pa
     assert collect.collect(root).new == 1
     assert run(root, "rev-parse", f"{branch}^") == done.commit
     assert set(on_branch(root).values()) == texts | {b"a patch\n"}
+    out, _ = command("flows.cli", ["audit", "collect", "--json"], root, ENV).communicate(timeout=60)
+    assert json.loads(out) == {
+        "branch": branch, "commit": run(root, "rev-parse", branch), "records": 4, "new": 0, "merged": [],
+    }  # fmt: skip
     assert (run(root, "status", "--porcelain=v2", "--branch"), (tmp_path / ".git" / "index").read_bytes()) == before
 
 
@@ -125,7 +129,7 @@ def test_two_clones_merge_by_union(tmp_path: Path) -> None:
 Clones = st.lists(st.sets(st.integers(0, 6), max_size=4), min_size=2, max_size=3)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(clones=Clones, order=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), max_size=5))
 def test_whatever_is_fetched_from_whom_all_end_with_all_records(
     clones: list[set[int]], order: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory
@@ -183,6 +187,21 @@ def test_what_is_in_the_way_is_one_line(tmp_path: Path) -> None:
     run(root, "switch", "-q", BRANCH)
     with pytest.raises(InputError, match=f"branch '{BRANCH}' is checked out in .*switch --detach"):
         collect.collect(root)
+
+
+def test_a_queued_experiments_records_are_the_projects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = tmp_path / "lab" / ".dvc" / "tmp" / "exps" / "tmpq1" / "sub"  # where DVC's workers check it out
+    inside.mkdir(parents=True)
+    monkeypatch.delenv("PALIMPSEST_RECORDS", raising=False)
+    monkeypatch.chdir(inside)
+    assert record.home() == tmp_path / "lab" / ".palimpsest" / "records"
+    monkeypatch.setenv("PALIMPSEST_RECORDS", "mine")
+    assert record.home() == tmp_path / "lab" / "mine"
+    monkeypatch.setenv("PALIMPSEST_RECORDS", str(tmp_path / "all"))
+    assert record.home() == tmp_path / "all"
+    monkeypatch.chdir(tmp_path / "lab")
+    monkeypatch.delenv("PALIMPSEST_RECORDS")
+    assert record.home() == Path(".palimpsest/records")
 
 
 def records(root: Path) -> list[dict[str, Any]]:

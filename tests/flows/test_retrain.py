@@ -260,6 +260,13 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert (answer.md5, [told["outcome"] for told in answer.decisions]) == (now.md5, ["promoted"])
     assert [(made.stage, made.commit) for made in answer.trainings] == [("train@net", now.commit)]
 
+    # The pictures that decided are in the candidate's commit, and in no other.
+    answer = checkpoint.ask(lab.root, "face-net@v2.0.0")
+    (told,) = answer.decisions
+    assert len({row["image_id"] for row in told["pictures"]}) == told["gate"]["pictures"] > 0
+    assert [fact.word for fact in answer.facts if fact.about == "selected on"] == ["verified"]
+    assert lab.git("ls-tree", now.commit, "--", history.VALIDATION) == ""
+
     # The remote has it: a clone gets the promoted checkpoint.
     clone = lab.home / "clone"
     subprocess.run(["git", "clone", "-q", "-b", "face-net@v2.0.0", str(lab.root), str(clone)], check=True,
@@ -284,6 +291,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert history.current(lab.root) == better
     assert lab.git("log", "-1", "--format=%s", "candidates").startswith("net rejected: psnr_hole worse by ")
     assert lab.git("show", "candidates:data/scores/net.json") == '{"level": "poor", "start": 0}'
+    assert lab.git("show", f"candidates:{history.VALIDATION}") != lab.git("show", f"promoted:{history.VALIDATION}")
     outcomes = [entry.outcome for entry in run_log.entries(lab.root)]
     assert outcomes == ["promoted", "nothing changed", "rejected"]
 
