@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import logging
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from flows.process.words import give_up
+from flows.audit.commands import audit
+from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say
 from stages.runs.errors import InputError
 
@@ -34,12 +31,7 @@ REV = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-audit = typer.Typer(no_args_is_help=True, help="Which data produced which checkpoint, and the reverse.")
 app.add_typer(audit, name="audit")
-key = typer.Typer(no_args_is_help=True, help="Who signs records, and whose signatures count.")
-audit.add_typer(key, name="key")
 
 
 @app.callback()
@@ -65,7 +57,7 @@ def rebuild(
     ] = None,
 ) -> None:
     """Do what `dvc repro` does, independent stages at once."""
-    with _for_people("rebuild"), contextlib.ExitStack() as stack:
+    with for_people("rebuild"), contextlib.ExitStack() as stack:
         if runner and jobs:
             raise InputError(
                 "--jobs: a Dask worker takes one stage at a time; start as many workers as you want at once"
@@ -127,7 +119,7 @@ def retrain(
     rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the promotion before.")] = False,
 ) -> None:
     """Rebuild with new data in a worktree of its own, and promote the checkpoint where it is better."""
-    with _for_people("retrain"):
+    with for_people("retrain"):
         from flows.checkout.root import repository
         from flows.operations import run_log, scheduler_state
         from flows.registry import candidate, decisions, history
@@ -191,7 +183,7 @@ def schedule(
     ] = "palimpsest",
 ) -> None:
     """Retrain, rebuild and verify by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
-    with _for_people("schedule"):
+    with for_people("schedule"):
         from flows.checkout.git import Git
         from flows.checkout.root import working_copy
         from flows.operations import alerts
@@ -221,7 +213,7 @@ def status(
     Exit code 1 where the last rebuild or retrain has failed, or where the promoted model or a command's last good run
     is older than --stale-after (default: the scheduler's); 0 otherwise.
     """
-    with _for_people("status"):
+    with for_people("status"):
         from datetime import timedelta
 
         from flows import status as state
@@ -237,125 +229,6 @@ def status(
     raise typer.Exit(int(bool(found.alarms)))
 
 
-@audit.command("checkpoint")
-def audit_checkpoint(
-    what: Annotated[
-        str, typer.Argument(help="A checkpoint's file, NAME (in data/models/), NAME@VERSION or NAME@COMMIT.")
-    ],
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """What a checkpoint comes from: its training, the pictures that were read, evaluations and decisions.
-
-    Exit code 1 where something is not as it is recorded; 0 otherwise.
-    """
-    with _for_people("audit checkpoint"):
-        from flows.audit import checkpoint, facts
-        from flows.checkout.root import repository
-
-        answer = checkpoint.ask(repository(), what)
-        print(facts.machine(answer)) if json else checkpoint.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@audit.command("collect")
-def audit_collect(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
-    """Bring the records of stage runs to the Git branch by which they travel, together with those of other clones.
-
-    `rebuild` and `retrain` do so at their end; after a plain `dvc repro`, and after `git fetch`, this does.
-    """
-    with _for_people("audit collect"):
-        from flows.audit import collect, facts
-        from flows.checkout.root import repository
-
-        done = collect.collect(repository(), _passphrase(ask=sys.stdin.isatty()))
-        print(facts.machine(done)) if json else collect.show(done)
-
-
-@audit.command("image")
-def audit_image(
-    what: Annotated[str, typer.Argument(help="A picture's file, the sha256 of one, or a folder of pictures.")],
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Which checkpoints were trained on a picture, or on a copy of it: saved anew, resized, grey or mirrored.
-
-    Exit code 1 where there are some, or where a picture, list or table that would tell cannot be read; 0 otherwise.
-    """
-    with _for_people("audit image"):
-        from flows.audit import facts, image
-        from flows.checkout.root import repository
-
-        answer = image.ask(repository(), what)
-        print(facts.machine(answer)) if json else image.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@audit.command("rebuild")
-def audit_rebuild(
-    what: Annotated[str, typer.Argument(help="A checkpoint, named as for `audit checkpoint`.")],
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Make a checkpoint again from the commit that has it, with an empty cache, and compare all that comes out.
-
-    Exit code 0 where everything is identical; 1 where it is different, or not comparable.
-    """
-    with _for_people("audit rebuild"):
-        from flows.audit import facts, rebuild
-        from flows.checkout.root import repository
-
-        answer = rebuild.ask(repository(), what, _say)
-        print(facts.machine(answer)) if json else rebuild.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@key.command("new")
-def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Lovelace <ada@example.org>`.")]) -> None:
-    """Make a key that signs your records; its public half goes into signers.yaml, to be committed.
-
-    The passphrase is asked for, or taken from PALIMPSEST_PASSPHRASE; an empty one leaves the key unlocked.
-    """
-    with _for_people("audit key new"):
-        from flows.checkout.root import repository
-        from flows.lineage import keys
-
-        passphrase = os.environ.get(keys.PASSPHRASE)
-        if passphrase is None:
-            passphrase = typer.prompt(
-                "Passphrase", default="", hide_input=True, confirmation_prompt=True, show_default=False
-            )
-        file = keys.new(repository(), name, passphrase)
-        print(
-            f"{file}: keep it to yourself; `git add {keys.SIGNERS}` and commit, so that others can check what you sign"
-        )
-
-
-@key.command("trust")
-def key_trust(
-    name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    file: Annotated[Path, typer.Argument(help="The public key: PEM, or a file such as id_ed25519.pub.")],
-) -> None:
-    """Let somebody's signatures count: their public key goes into signers.yaml, to be committed."""
-    with _for_people("audit key trust"):
-        from flows.checkout.root import repository
-        from flows.lineage import keys
-
-        keys.trust(repository(), name, file)
-        print(f"{name}: trusted; `git add {keys.SIGNERS}` and commit")
-
-
-@key.command("list")
-def key_list() -> None:
-    """Whose signatures count, and where your own key is."""
-    with _for_people("audit key list"):
-        from flows.checkout.root import repository
-        from flows.lineage import keys
-
-        for name, public in keys.trusted(repository()).items():
-            print(f"{name}: {public.keytype}, {public.keyid[:10]}")
-        print(
-            f"your key: {keys.place()}" if keys.place().exists() else "your key: none; `palimpsest audit key new NAME`"
-        )
-
-
 def _collect(root: Path, command: str) -> None:
     """Bring the records of what ran to their branch. A run does not fail for it."""
     from flows.checkout.git import Git, GitError
@@ -366,89 +239,9 @@ def _collect(root: Path, command: str) -> None:
     except GitError:
         return  # a project without Git has no branches
     try:
-        signatures.collect(root, _passphrase())
+        signatures.collect(root, key_passphrase())
     except (InputError, OSError) as error:
         _say(f"{command}: not all records are on their branch and signed: {error}; later, `palimpsest audit collect`")
-
-
-def _passphrase(ask: bool = False) -> str | None:
-    """That of the user's key, by the environment; or asked for, where the key is locked; None where there is none."""
-    from flows.lineage import keys
-
-    if (given := os.environ.get(keys.PASSPHRASE)) is not None or not (ask and keys.locked()):
-        return given
-    return str(typer.prompt(f"Passphrase of {keys.place()}", hide_input=True))
-
-
-@audit.command("file")
-def audit_file(
-    what: Annotated[str, typer.Argument(help="Any file: a checkpoint, a table, a picture sheet, code.")],
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Where a file comes from, by its bytes alone: which stage made it, from what.
-
-    Exit code 1 where something is not as it is recorded; 0 otherwise.
-    """
-    with _for_people("audit file"):
-        from flows.audit import facts, file
-        from flows.checkout.root import repository
-
-        answer = file.ask(repository(), what)
-        print(facts.machine(answer)) if json else file.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@audit.command("diff")
-def audit_diff(
-    one: Annotated[str, typer.Argument(help="A checkpoint's file, NAME, NAME@VERSION or NAME@COMMIT.")],
-    other: Annotated[str, typer.Argument(help="The same, of another.")],
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """What differs between two checkpoints: pictures, parameters, code, environment, start.
-
-    Exit code 1 where something differs; 0 otherwise.
-    """
-    with _for_people("audit diff"):
-        from flows.audit import diff, facts
-        from flows.checkout.root import repository
-
-        answer = diff.ask(repository(), one, other)
-        print(facts.machine(answer)) if json else diff.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@audit.command("verify")
-def audit_verify(json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
-    """Hash and check all that stands under a promise: outputs, cache, tables, checkpoints, locks, records.
-
-    Exit code 1 where there is a fault; 0 otherwise, also where something is missing and cannot be checked.
-    """
-    with _for_people("audit verify"):
-        from flows.audit import facts, verify
-        from flows.checkout.root import repository
-
-        answer = verify.ask(repository())
-        print(facts.machine(answer)) if json else verify.show(answer)
-        raise typer.Exit(int(answer.found))
-
-
-@audit.command("splits")
-def audit_splits(
-    dataset: Annotated[str | None, typer.Argument(help="Its name in params.yaml; default: all.")] = None,
-    rev: Annotated[str | None, typer.Option("--rev", help="A commit; default: the working copy's dvc.lock.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-) -> None:
-    """Whether train, val and test are disjoint: by bytes, pixels, near copies and identity.
-
-    Exit code 1 where something is shared, or where a table is missing; 0 otherwise.
-    """
-    with _for_people("audit splits"):
-        from flows.audit import facts, splits
-        from flows.checkout.root import repository
-
-        answer = splits.ask(repository(), dataset, rev)
-        print(facts.machine(answer)) if json else splits.show(answer)
-        raise typer.Exit(int(answer.found))
 
 
 def _dask() -> ModuleType:
@@ -469,57 +262,6 @@ def _slow_precision(root: Path) -> str | None:
         runtime = params.section(params.load(root / "params.yaml"), "runtime", params.Runtime)
         return kernels.slow_precision(runtime.device, runtime.precision, runtime.kernels)
     return None
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
-
-
-@contextlib.contextmanager
-def _for_people(command: str) -> Iterator[None]:
-    """A user's mistake ends in one line and exit code 2, Ctrl-C in one line and 130, SIGTERM in one line and 143."""
-
-    def terminate(number: int, frame: object) -> None:
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
-    code = 0
-    try:
-        yield
-    except typer.Exit as leave:
-        code = leave.exit_code
-    except KeyboardInterrupt as stop:
-        code = 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
-        _say(f"{command}: {'terminated' if isinstance(stop, Terminated) else 'interrupted'}; run it again to go on")
-    except Exception as error:
-        from flows.engine.repository import DvcException
-
-        text = str(error)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            file = f"{error.filename}: " if error.filename else ""
-            text = f"{file}{os.strerror(error.errno)}; make room and run it again"
-        elif isinstance(error, DvcException):
-            text = f"{text}: {error.__cause__}" if error.__cause__ else text  # where in a file, most often
-        elif not isinstance(error, InputError):
-            raise
-        code = 2
-        _say(f"{command}: {' '.join(text.split())}")
-    _leave(code)
-
-
-def _leave(code: int) -> None:
-    """End; at once where Prefect is still at work, or would try for minutes to reach a server that is not there."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-    give_up()
-    if "flows.prefect_server.server" in sys.modules:
-        from flows.prefect_server.background import in_vain
-
-        if in_vain():
-            os._exit(code)
-    logging.getLogger("EventsWorker").setLevel(logging.ERROR)  # the last word is ours, not Prefect's
-    if code:
-        raise typer.Exit(code)
 
 
 if __name__ == "__main__":
