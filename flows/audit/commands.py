@@ -182,8 +182,12 @@ def audit_verify(json: Annotated[bool, typer.Option("--json", help="For machines
     with for_people("audit verify"):
         from flows.audit import facts, verify
         from flows.checkout.root import repository
+        from flows.operations import run_log
 
-        answer = verify.ask(repository())
+        root = repository()
+        with run_log.run(root, "audit") as entry:
+            answer = verify.ask(root)
+            entry.end("failed" if answer.found else "completed", verify.summary(answer))
         print(facts.machine(answer)) if json else verify.show(answer)
         raise typer.Exit(int(answer.found))
 

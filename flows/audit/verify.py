@@ -126,11 +126,17 @@ def _with_remotes(root: Path, findings: Findings) -> list[Fault]:
     return [dataclasses.replace(fault, remote=there.get(fault.should or "")) for fault in findings.faults]
 
 
+def summary(answer: Verification) -> str:
+    """An answer in one line."""
+    count = len(answer.faults)
+    first = f": {answer.faults[0].file}{', ...' * (count > 1)}" if count else ""
+    said = f"{count} fault{'s' * (count != 1)}{first}" if count else "nothing is altered, so far as can be told"
+    return f"{said}; {answer.files} files hashed, {decimal(answer.bytes)}"
+
+
 def show(answer: Verification) -> None:
     """An answer on the terminal: in one line first, then each fault, and what cannot be told."""
-    count = len(answer.faults)
-    said = f"{count} fault{'s' * (count != 1)}" if count else "nothing is altered, so far as can be told"
-    print(f"{said}; {answer.files} files hashed, {decimal(answer.bytes)}")
+    print(summary(answer))
     rows = [(fault.file, "DIFFERS", _line(fault)) for fault in answer.faults]
     rows += [(about, "cannot tell", why) for about, why in answer.unknown]
     rows += [(about, "recorded", said) for about, said in answer.remarks]

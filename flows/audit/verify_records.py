@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def _whole(root: Path, findings: Findings) -> dict[str, dict[str, Any]]:
         # On a branch of several clones, a second record of the same facts is named NAME.BLOB.json.
         if not record.whole(about) or (name.partition(".")[0], stage) != (about["digest"], about["stage"]):
             findings.fault(where, "says something else than its name promises: it was altered; remove it")
-        elif (json.dumps(about, indent=1, sort_keys=True) + "\n").encode() != text or not _of_parts(about):
+        elif record.text(about).encode() != text or not _of_parts(about):
             findings.fault(where, "is not spelled as a run writes it: it was altered; remove it")
         else:
             found[where] = about

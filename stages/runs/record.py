@@ -277,7 +277,9 @@ def write(
 
 
 def text(body: Mapping[str, Any]) -> str:
-    """A record as its file has it: JSON with a line for each key."""
+    """A record as its file has it: JSON with a line for each key; in format 1, indented."""
+    if body.get("format", 1) == 1:
+        return json.dumps(body, indent=1, sort_keys=True) + "\n"
     lines = (f"{canonical(key)}: {canonical(value)}" for key, value in sorted(body.items()))
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -1,6 +1,7 @@
 """`palimpsest audit rebuild`: checkpoints made again for real, by DVC, from commits."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def ask(lab: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., rebuild.Rebuilt]:
     def ask(asked: str = "net", say: Say = lambda line: None, **environment: str) -> rebuild.Rebuilt:
         monkeypatch.chdir(lab.home)
+        for name in os.environ.keys() - ENV.keys():  # other tests may have left some that count
+            monkeypatch.delenv(name)
         for name, value in {**ENV, **environment}.items():
             monkeypatch.setenv(name, value)
         before = git(lab.home, "status", "--porcelain"), git(lab.home, "worktree", "list")
