@@ -115,7 +115,7 @@ def test_records_are_held_against_their_names_and_the_locks(home: Path) -> None:
     assert set(found) == {file, other}
     assert found[file].startswith("contradicts dvc.lock on train_net@net: data/aligned/faces/train.arrow 0000000000")
     assert found[other].startswith("contradicts dvc.lock on align@faces: datasets.faces.align.size: 16, dvc.lock has 8")
-    for name, text in ((file, "{"), (other, (home / RECORDS / other).read_text().replace('"size": 16', '"size": 17'))):
+    for name, text in ((file, "{"), (other, (home / RECORDS / other).read_text().replace('"size":16', '"size":17'))):
         (home / RECORDS / name).write_text(text)
     found = faults(home)
     assert found[file] == "is damaged; remove it"

@@ -82,7 +82,7 @@ def test_records_are_collected_once_and_nothing_else_is_touched(way: str, tmp_pa
     assert set(on_branch(root).values()) == texts | {b"a patch\n"}
     out, _ = command("flows.cli", ["audit", "collect", "--json"], root, ENV).communicate(timeout=60)
     assert json.loads(out) == {
-        "branch": branch, "commit": run(root, "rev-parse", branch), "records": 4, "new": 0, "merged": [],
+        "branch": branch, "commit": run(root, "rev-parse", branch), "records": 4, "new": 0, "merged": [], "signed": 0,
     }  # fmt: skip
     assert (run(root, "status", "--porcelain=v2", "--branch"), (tmp_path / ".git" / "index").read_bytes()) == before
 
