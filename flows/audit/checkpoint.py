@@ -11,7 +11,7 @@ from flows.audit import evidence
 from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, locks
-from flows.lineage.records import Records
+from flows.lineage.records import REBUILT, Records
 from flows.registry import gto, history
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -93,6 +93,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += evidence.of_training(git, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
         facts += [fact for each in known.values() for fact in evidence.of_dataset(each)]
+    facts += _rebuilt(records, md5)
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
@@ -105,6 +106,19 @@ def ask(root: Path, asked: str) -> Checkpoint:
     if file:
         facts += _claims(Header(file), trainings)
     return Checkpoint(asked, md5, facts, trainings, told)
+
+
+def _rebuilt(records: Records, md5: str) -> list[Fact]:
+    """What came of making the checkpoint again, each time."""
+    found = []
+    for body, _ in records.every():
+        notes = body.get("notes") or {}
+        if body.get("stage") == REBUILT and notes.get("md5") == md5:
+            where = (body.get("environment") or {}).get("processor")
+            found.append(
+                Fact("rebuilt", f"{notes['verdict']}, {body['ended']}, on {where}: {notes['why']}", "recorded")
+            )
+    return found
 
 
 def _selection(git: Git, entry: history.Entry) -> tuple[list[dict[str, Any]] | None, list[Fact]]:

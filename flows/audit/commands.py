@@ -69,6 +69,20 @@ def audit_image(
         raise typer.Exit(int(answer.found))
 
 
+@audit.command("log")
+def audit_log(
+    last: Annotated[int, typer.Option("--last", "-n", min=1, help="So many events.")] = 30,
+    json: Annotated[bool, typer.Option("--json", help="For machines; all of them.")] = False,
+) -> None:
+    """What has happened, in the order of time: stage runs, rebuilt checkpoints, promotions and rollbacks."""
+    with for_people("audit log"):
+        from flows.audit import facts, log
+        from flows.checkout.root import repository
+
+        events = log.ask(repository())
+        print(facts.machine(events)) if json else log.show(events, last)
+
+
 @audit.command("rebuild")
 def audit_rebuild(
     what: Annotated[str, typer.Argument(help="A checkpoint, named as for `audit checkpoint`.")],

@@ -8,10 +8,12 @@ from typing import Any
 
 from flows.audit.facts import Fact
 from flows.checkout.git import Git
-from flows.lineage import dvc_lock, record_branch
+from flows.lineage import dvc_lock, record_branch, signatures
 from flows.lineage.locks import Maker
 from flows.lineage.records import Records
 from stages.runs import kernels
+from stages.runs.errors import InputError
+from stages.runs.record import text as record_text
 from stages.runs.record import whole
 
 SHOWN = 3  # of a list that people see; `--json` has all
@@ -83,6 +85,7 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
         )  # fmt: skip
         yield Fact("code", why, "cannot tell")
     else:
+        yield _signature(git, ran)
         if not whole(record):
             said = f"{ran.where}: altered since it was written: its name is the digest of something else"
             yield Fact("record", said, "DIFFERS")
@@ -100,6 +103,18 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
         else:
             said = ", ".join(f"{name} (sha256 {sha256[:10]})" for name, sha256 in weights.items())
             yield Fact("weights", said or "no foreign weights were read", "recorded")
+
+
+def _signature(git: Git, ran: Run) -> Fact:
+    about = "record"
+    try:
+        who = signatures.voucher(git, record_text(ran.record or {}))
+    except InputError as error:
+        return Fact(about, str(error), "DIFFERS")
+    if who is None:
+        said = f"{ran.where}: signed by nobody, so whether it was forged is not known; `palimpsest audit collect` signs"
+        return Fact(about, said, "cannot tell")
+    return Fact(about, f"{ran.where}: signed by {who}", "verified")
 
 
 def of_dataset(dataset: Dataset) -> Iterator[Fact]:

@@ -72,8 +72,9 @@ def since(commit: str | None, time: datetime | None) -> str:
 
 
 def machine(answer: Any) -> str:
-    """An answer, a dataclass, as JSON."""
-    return json.dumps(dataclasses.asdict(answer), default=lambda value: value.isoformat(), indent=1)
+    """An answer as JSON: a dataclass, or a list of some."""
+    plain = [dataclasses.asdict(one) for one in answer] if isinstance(answer, list) else dataclasses.asdict(answer)
+    return json.dumps(plain, default=lambda value: value.isoformat(), indent=1)
 
 
 def page(rows: Iterable[tuple[str, str, str]]) -> None:

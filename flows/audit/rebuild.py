@@ -25,12 +25,11 @@ from flows.checkout.worktree import Worktree
 from flows.engine import commands
 from flows.engine.repository import copy_configuration
 from flows.lineage import dvc_lock, locks, records
-from flows.lineage.records import Records
+from flows.lineage.records import REBUILT, Records
 from flows.process.command import Say
 from stages.runs import record
 from stages.runs.errors import InputError
 
-STAGE = "audit_rebuild"  # the folder of the records
 RECORDS = Path(".palimpsest/records")  # in the worktree, whatever the user's environment says
 
 Verdict = Literal["identical", "different", "not comparable"]
@@ -190,7 +189,7 @@ def _leave(root: Path, answer: Rebuilt) -> None:
         "environment": answer.environment,
         "notes": {**notes, "at": now},
     }
-    record.write(root / record.home(), STAGE, facts, {"ended": now})
+    record.write(root / record.home(), REBUILT, facts, {"ended": now})
 
 
 def show(answer: Rebuilt) -> None:

@@ -17,6 +17,8 @@ from flows.process import atomic_file
 from stages.runs import git, record
 from stages.runs.errors import InputError
 
+REBUILT = "audit_rebuild"  # the folder of what `palimpsest audit rebuild` has found, which are no stage's
+
 
 def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:
     """The records of the runs that made these outputs (md5 by path): their text by their path in the folder."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from dvc_project import ENV, Project
 
-from flows.audit import rebuild
+from flows.audit import checkpoint, log, rebuild
+from flows.lineage.records import REBUILT
 from flows.process.command import Say
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -99,9 +100,13 @@ def test_the_same_bytes_are_made_again_and_leave_a_record(lab: Project, ask: Cal
     ]  # fmt: skip
     assert answer.commit == git(lab.home, "rev-parse", "HEAD")
     assert any("Running stage 'prepare'" in line for line in lines), "nothing may come from a cache"
-    (left,) = (lab.home / ".palimpsest" / "records" / rebuild.STAGE).iterdir()
+    (left,) = (lab.home / ".palimpsest" / "records" / REBUILT).iterdir()
     notes = record.read(left)["notes"]
     assert (notes["verdict"], notes["md5"]) == ("identical", answer.md5)
+    told = [fact.said for fact in checkpoint.ask(lab.home, "net").facts if fact.about == "rebuilt"]
+    assert [said.partition(",")[0] for said in told] == ["identical"]
+    events = [(event.kind, event.about) for event in log.ask(lab.home)]
+    assert events == [("run", "prepare"), ("run", "train"), ("rebuilt", NET)]
 
 
 def test_the_first_output_that_differs_is_named(ask: Callable[..., rebuild.Rebuilt]) -> None:

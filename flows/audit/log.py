@@ -1,0 +1,82 @@
+"""What has happened, in the order of time: stage runs, rebuilt checkpoints, decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.checkout.git import Git
+from flows.lineage import attestation, keys, signatures
+from flows.lineage.records import REBUILT, Records
+from flows.registry import history
+from stages.runs.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+    time: datetime
+    kind: str  # "run", "rebuilt", "promoted", "rejected" or "rolled back"
+    about: str  # the stage, the checkpoint or the system
+    said: str  # one line
+    where: str  # the record, or the commit of the decision
+    signed: str | None  # who vouches for the record; None: nobody, or a decision
+
+
+def ask(root: Path) -> list[Event]:
+    """All events that this clone knows of, oldest first. Raises InputError outside of a Git repository."""
+    git = Git(root)
+    by = _signers(root, git)
+    events = [_run(one.body, one.where, by.get(one.where.rpartition(":")[2])) for one in Records(root).every()]
+    for entry in history.read(git):
+        decision = entry.decision
+        events.append(Event(entry.time, decision.outcome, decision.system, decision.why, entry.commit, None))
+    return sorted(events, key=lambda event: event.time)
+
+
+def _signers(root: Path, git: Git) -> dict[str, str]:
+    """Who is named by the attestation of each record (by its path); `audit verify` checks that it is true."""
+    names = {key.keyid: name for name, key in keys.trusted(root).items()}
+    found: dict[str, str] = {}
+    for name, data in signatures.on_branch(git).attestations.items():
+        try:
+            one = attestation.read(data, name)
+        except InputError:
+            continue
+        found[one.record] = names.get(one.keyid, f"unknown key {one.keyid[:10]}")
+    return found
+
+
+def _run(record: dict[str, Any], where: str, signed: str | None) -> Event:
+    time = datetime.fromisoformat(record["ended"]).astimezone(UTC)
+    notes = record.get("notes") or {}
+    if record.get("stage") == REBUILT:
+        said = f"{notes.get('verdict')}: {notes.get('why')}"
+        return Event(time, "rebuilt", str(notes.get("checkpoint")), said, where, signed)
+    outputs = [f"{path} {md5[:10]}" for path, md5 in record["outputs"].items()]
+    more = f" and {len(outputs) - 1} more" if len(outputs) > 1 else ""
+    took = f" in {record['seconds']:.0f} s" if "seconds" in record else ""
+    processor = (record.get("environment") or {}).get("processor")
+    said = f"{outputs[0] if outputs else 'nothing'}{more}{took}, on {processor}"
+    return Event(time, "run", str(record.get("stage")), said, where, signed)
+
+
+def show(events: list[Event], last: int) -> None:
+    """The last so many events on the terminal, a line each; the newest is the lowest."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for column in range(5):
+        table.add_column(overflow="fold", no_wrap=column < 3)
+    for event in events[-last:]:
+        signed = f"signed by {event.signed}" if event.signed else ""
+        table.add_row(f"{event.time:%Y-%m-%d %H:%M}", Text(event.kind, "bold"), event.about, event.said, signed)
+    if len(events) > last:
+        print(f"the last {last} of {len(events)} (-n for more; times are UTC)")
+    Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(table)
