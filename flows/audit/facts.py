@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -84,4 +85,16 @@ def page(rows: Iterable[tuple[str, str, str]]) -> None:
         table.add_column(overflow="fold", no_wrap=column < 2)
     for about, word, said in rows:
         table.add_row(Text(about, "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(said))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)
+    _console().print(table)
+
+
+def paragraphs(rows: Iterable[tuple[str, str, str]]) -> None:
+    """Print the same where what it is about is long, as a path is: in a line of its own, before what is said."""
+    console = _console()
+    for about, word, said in rows:
+        console.print(Padding(Text.assemble((about, "bold"), "  ", (word, "red" if word == "DIFFERS" else "")), (0, 2)))
+        console.print(Padding(Text(said), (0, 4)))
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from flows.audit import verify_files, verify_locks, verify_records
-from flows.audit.facts import page
+from flows.audit.facts import paragraphs
 from flows.audit.findings import Fault, Findings
 from flows.audit.hashing import Digests
 from flows.audit.verify_contents import Contents
@@ -141,7 +141,7 @@ def show(answer: Verification) -> None:
     rows += [(about, "cannot tell", why) for about, why in answer.unknown]
     rows += [(about, "recorded", said) for about, said in answer.remarks]
     rows.append(("checked", "verified", ", ".join(f"{number} {what}" for what, number in answer.checked.items())))
-    page(rows)
+    paragraphs(rows)
 
 
 def _line(fault: Fault) -> str:
