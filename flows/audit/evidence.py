@@ -143,7 +143,7 @@ def of_dataset(dataset: Dataset) -> Iterator[Fact]:
 def _code(git: Git, ran: Run, record: Mapping[str, Any]) -> Fact:
     sources = record.get("sources")
     if sources is None:
-        return Fact("code", f"{OLD} beyond a digest, {record['code'][:10]}", "cannot tell")
+        return Fact("code", f"{OLD} beyond a digest, {str(record.get('code'))[:10]}", "cannot tell")
     files = f"{len(sources)} source files by their sha256 (--json)"
     state = record.get("git")
     if state is None or state["commit"] is None:

@@ -31,7 +31,8 @@ if out.endswith(".safetensors"):
     save_file({"w": numpy.frombuffer(data, numpy.uint8)}, out, {"palimpsest": json.dumps({"network": "net"})})
 else:
     Path(out).write_bytes(data)
-environment = record.environment() | {"processor": os.environ.get("PROCESSOR", "one"), "kernels": {"torch": "1"}}
+kernels = dict.fromkeys(("torch", "onednn", "mkl", "threads"), "1")
+environment = record.environment() | {"processor": os.environ.get("PROCESSOR", "one"), "kernels": kernels}
 facts = {"inputs": {}, "outputs": {out: record.digest(Path(out))}, "params": {}, "environment": environment}
 record.write(record.home(), stage, facts, {"ended": "2026-11-27T00:00:00+00:00"})
 """
