@@ -26,10 +26,11 @@ from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands, run_cache
 from flows.engine.repository import opened
-from flows.lineage import dvc_lock
+from flows.lineage import dvc_lock, keys, signatures
 from flows.operations import run_log
 from flows.registry import candidate, decisions, history
 from flows.registry.candidate import STEPS, Retraining, retraining
+from stages.runs import record
 from stages.runs.errors import InputError
 
 STAGE = """
@@ -213,7 +214,7 @@ def lab(template: Path, tmp_path: Path, api: str, prefect_database: Path, monkey
     return lab
 
 
-def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) -> None:
+def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.photos("fair")
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
     lab.git("commit", "-qam", "A remote")
@@ -221,8 +222,13 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     (lab.root / "dvc.yaml").write_text("half an edit")
     (lab.root / "note").write_text("untracked")
     head = lab.git("rev-parse", "HEAD")
+    monkeypatch.setenv(keys.KEY, str(lab.home / "key.pem"))
+    keys.new(lab.root, "Ada", "secret")
+    facts = {"inputs": {}, "outputs": {}, "params": {}}
+    record.write(lab.root / record.home(), "train", facts, {"ended": "2026-11-27T00:00:00+00:00"})
+    mine = {keys.KEY: os.environ[keys.KEY], keys.PASSPHRASE: "secret"}
     with lab.untouched():
-        first = lab.run(PREFECT_API_URL=api)
+        first = lab.run(PREFECT_API_URL=api, **mine)
     assert "not committed, so without what has changed in: dvc.yaml" in first
     assert first[-1].startswith("retrain: net promoted: the first candidate of this system")
     assert sorted(lab.trace()) == ["align", "ingest", "mask", "train"]
@@ -231,6 +237,10 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str) ->
     assert (now.version, now.artifact, now.system) == ("v1.0.0", "face-net", "net")
     assert set(now.data) == {"faces"}
     assert lab.git("rev-parse", "promoted", f"{now.commit}^").split() == [now.commit, head]
+    (attested,) = history.read(lab.git)[-1].decision.attested
+    held = signatures.on_branch(lab.git)
+    assert signatures.check(*held, keys.trusted(lab.root), [attested]).faults == []
+    assert signatures.check(held.records, {}, keys.trusted(lab.root), [attested]).faults, "what is cut off is missed"
     assert lab.git("show", "promoted:none.txt") == "none", "what is committed, not what lies there"
     assert lab.git("show", "promoted:data/scores/net.json") == '{"level": "fair", "start": 0}'
     lab.git("checkout", "--quiet", "dvc.yaml")
