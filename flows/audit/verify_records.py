@@ -9,7 +9,7 @@ from typing import Any
 from flows.audit.findings import Findings
 from flows.audit.verify_locks import contradiction
 from flows.checkout.git import Git
-from flows.lineage import keys
+from flows.lineage import keys, record_branch
 from flows.lineage import signatures as attested
 from flows.lineage.entries import Entry
 from flows.lineage.records import Records
@@ -55,6 +55,13 @@ def signatures(root: Path, findings: Findings) -> None:
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
         findings.fault(*fault.split(": ", 1))
+    branch = record_branch.name(git)
+    for where in checked.unsigned:
+        if who := checked.signed.get(f"{branch}:{where}"):
+            said = (
+                f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
+            )
+            findings.fault(where, said)
     findings.gone(
         "signatures of records",
         checked.unsigned,

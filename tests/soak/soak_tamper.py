@@ -1,8 +1,8 @@
 """Single bytes changed at random: `python tests/soak/soak_tamper.py [CHANGES] [UNTOUCHED]`, 1000 and 100.
 
-A small pipeline of the real stages is built three times: two commits and a state that is not committed. Then one byte
-of a checkpoint, table, list of pictures, `dvc.lock` or record is changed, `audit verify` must name the file, and the
-byte is put back. Untouched runs go round the states that a user brings about: as built, committed, an older commit, an
+A small pipeline of the real stages is built three times: two commits and a state that is not committed. Its records are
+signed. Then one byte of a checkpoint, table, list of pictures, `dvc.lock`, record or attestation is changed, `audit
+verify` must name the file, and the byte is put back. (An attestation lies on a branch: that is written anew.) Untouched runs go round the states that a user brings about: as built, committed, an older commit, an
 experiment, a clone with and without cache, after `dvc gc`. Prints what was missed, and exits 1 where an untouched
 repository had a fault.
 """
@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # before tests/, which has f
 from test_pipeline import checkout, repro, small_params, write_params
 
 from flows.audit import verify
-from flows.lineage import cache
+from flows.checkout.git import Git
+from flows.lineage import cache, keys, record_branch, signatures
 from stages.runs import record
 
 ENV = {
@@ -63,7 +64,34 @@ def build(home: Path) -> Path:
     params["datasets"]["portraits"]["mask"]["seed"] = 8
     write_params(home, params)
     repro(home)  # not committed
+    os.environ[keys.KEY] = str(home.parent / "key.pem")
+    keys.new(home, "Ada", "")
+    signatures.collect(home)
     return home
+
+
+def rewrite(home: Path, path: str, data: bytes) -> None:
+    """Give a file of the branch of records other bytes, as somebody would who hides it."""
+    git, branch = Git(home), f"refs/heads/{record_branch.name(Git(home))}"
+    file = home.parent / "forged"
+    file.write_bytes(data)
+    blob = git("hash-object", "-w", "--no-filters", "--", str(file))
+    with tempfile.TemporaryDirectory() as folder:
+        apart = Git(home, GIT_INDEX_FILE=f"{folder}/index", **record_branch.WRITER)
+        apart("read-tree", branch)
+        apart("update-index", "--cacheinfo", f"100644,{blob},{path}")
+        git("update-ref", branch, apart("commit-tree", apart("write-tree"), "-m", "forged"))
+
+
+def forge(home: Path, rng: random.Random) -> str | None:
+    """Change one byte of an attestation; None where it was found, else its name."""
+    git, branch = Git(home), f"refs/heads/{record_branch.name(Git(home))}"
+    path, data = rng.choice(sorted(record_branch.files(git, signatures.END).items()))
+    tip, at = git("rev-parse", branch), rng.randrange(len(data))
+    rewrite(home, path, data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :])
+    found = any(Path(path).stem[:10] in fault.file for fault in verify.ask(home).faults)
+    git("update-ref", branch, tip)
+    return None if found else path
 
 
 def kinds(home: Path) -> dict[str, list[Path]]:
@@ -85,7 +113,14 @@ def tamper(home: Path, changes: int, rng: random.Random) -> None:
     files = kinds(home)
     tried, found = Counter[str](), Counter[str]()
     for number in range(changes):
-        kind = [*files][number % len(files)]
+        kind = [*files, "attestation"][number % (len(files) + 1)]
+        if kind == "attestation":
+            tried[kind] += 1
+            missed = forge(home, rng)
+            found[kind] += missed is None
+            if missed:
+                print(f"missed: {missed}", flush=True)
+            continue
         file = rng.choice(files[kind])
         mode, whole = file.stat().st_mode, file.read_bytes()
         at, by = rng.randrange(len(whole)), rng.randrange(1, 256)
@@ -98,7 +133,8 @@ def tamper(home: Path, changes: int, rng: random.Random) -> None:
         if kind == "record" and line.startswith(tuple(f'"{key}"' for key in TIMES)):
             kind = "record, times and memory"
         tried[kind] += 1
-        if any(fault.file == name for fault in verify.ask(home).faults):
+        known = {name, file.relative_to(home / record.home()).as_posix() if kind.startswith("record") else name}
+        if any(fault.file in known for fault in verify.ask(home).faults):
             found[kind] += 1
         else:
             shown = line if kind in ("lock", "record", "record, times and memory") else ""
