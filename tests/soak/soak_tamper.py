@@ -2,9 +2,9 @@
 
 A small pipeline of the real stages is built three times: two commits and a state that is not committed. Its records are
 signed. Then one byte of a checkpoint, table, list of pictures, `dvc.lock`, record or attestation is changed, `audit
-verify` must name the file, and the byte is put back. (An attestation lies on a branch: that is written anew.) Untouched runs go round the states that a user brings about: as built, committed, an older commit, an
-experiment, a clone with and without cache, after `dvc gc`. Prints what was missed, and exits 1 where an untouched
-repository had a fault.
+verify` must name the file, and the byte is put back. (An attestation lies on a branch: that is written anew.) Untouched
+runs go round the states that a user brings about: as built, committed, an older commit, an experiment, a clone with and
+without cache, after `dvc gc`. Prints what was missed, and exits 1 where an untouched repository had a fault.
 """
 
 import os
