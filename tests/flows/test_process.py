@@ -139,9 +139,10 @@ def test_words_that_cannot_be_said_stop_nothing(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from flows import cli
+from flows.operations.command_line import for_people
 from flows.operations import run_log
 
-with cli._for_people("rebuild"), run_log.run(Path("/proc/nowhere"), "rebuild"):
+with for_people("rebuild"), run_log.run(Path("/proc/nowhere"), "rebuild"):
     cli._say("one")
     cli._say("two", sys.stdout)
 """
