@@ -94,6 +94,8 @@ def test_unattended(project: Project, start: Callable[..., Scheduler], plain: st
     assert (project.home / server.LOG).read_text().count(f"starts at port {port}") == 2, "the first's log is kept"
     wait(lambda: scheduler.state(second)["type"] == "COMPLETED")
     assert [run["outcome"] for run in status(project, 0)["runs"]] == ["killed", "completed"]
+    scheduler.begin("audit")
+    scheduler.said("audit: completed: nothing is altered, so far as can be told")
 
     (project.home / "seed").write_text("2")
     project.control("gen.hold").touch()
