@@ -32,7 +32,9 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 # Nothing is signed with the user's own key.
-os.environ["PALIMPSEST_KEY"] = os.devnull + "/none"
+os.environ.pop("PALIMPSEST_KEY", None)
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="palimpsest-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # What DVC keeps of repositories that are gone by then is not the user's to keep.
 if "DVC_SITE_CACHE_DIR" not in os.environ:

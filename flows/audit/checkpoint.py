@@ -65,7 +65,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
     """
     every = locks.every(root)
     git = Git(root)
-    log = history.read(git)
+    log = history.read(git, fetched=True)
     facts: list[Fact] = []
     file: Path | None = Path(asked)
     if file and file.is_file():
@@ -92,32 +92,32 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += _evaluations(root, every, md5)
         facts += evidence.of_training(git, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
-        facts += [fact for each in known.values() for fact in evidence.of_dataset(each)]
-    facts += _rebuilt(records, md5)
+        facts += [fact for each in known.values() for fact in evidence.of_dataset(git, each)]
+    facts += _rebuilt(git, records, md5)
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
         measured, more = _selection(git, entry)
         facts += more
-        about = {"commit": entry.commit, "time": entry.time, **dataclasses.asdict(entry.decision)}
+        about = {"commit": entry.commit, "time": entry.time, "who": entry.who, **dataclasses.asdict(entry.decision)}
         told.append({**about, "pictures": measured})
-        said = f"{entry.time:%Y-%m-%d %H:%M} UTC, commit {entry.commit[:10]}: {entry.decision.why}"
+        said = f"{entry.time:%Y-%m-%d %H:%M} UTC, by {entry.who}, commit {entry.commit[:10]}: {entry.decision.why}"
         facts.append(Fact(entry.decision.outcome, said, "recorded"))
     if file:
         facts += _claims(Header(file), trainings)
     return Checkpoint(asked, md5, facts, trainings, told)
 
 
-def _rebuilt(records: Records, md5: str) -> list[Fact]:
+def _rebuilt(git: Git, records: Records, md5: str) -> list[Fact]:
     """What came of making the checkpoint again, each time."""
     found = []
     for body, _ in records.every():
         notes = body.get("notes") or {}
         if body.get("stage") == REBUILT and notes.get("md5") == md5:
             where = (body.get("environment") or {}).get("processor")
-            found.append(
-                Fact("rebuilt", f"{notes['verdict']}, {body['ended']}, on {where}: {notes['why']}", "recorded")
-            )
+            who = evidence.signer(git, body) or "nobody"
+            said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
+            found.append(Fact("rebuilt", said, "recorded"))
     return found
 
 
@@ -176,7 +176,7 @@ def digest_of(root: Path, asked: str) -> str:
         Header(file, "name a checkpoint's file")
         return record.digest(file)
     git = Git(root)
-    return named(root, git, asked, history.read(git))[0]
+    return named(root, git, asked, history.read(git, fetched=True))[0]
 
 
 def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) -> list[Training]:

@@ -68,7 +68,7 @@ def ask(root: Path, one: str, other: str) -> Difference:
     Raises InputError where there is no such checkpoint.
     """
     every = locks.every(root)
-    log = history.read(Git(root))
+    log = history.read(Git(root), fetched=True)
     old, new = (_made(root, every, log, asked) for asked in (one, other))
     facts: list[Fact] = []
     same = old.md5 == new.md5

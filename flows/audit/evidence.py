@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,7 +50,11 @@ def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
     found = records.of(path, md5, {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])})
     if found is None:
         return Run(None, None, None)
-    patch = records.diff(found.body)
+    try:
+        patch = records.diff(found.body)
+    except InputError as error:
+        records.unread.append(str(error))
+        patch = None
     return Run(found.body, found.where, None if patch is None else patch.decode(errors="replace"))
 
 
@@ -86,9 +91,6 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
         yield Fact("code", why, "cannot tell")
     else:
         yield _signature(git, ran)
-        if not whole(record):
-            said = f"{ran.where}: altered since it was written: its name is the digest of something else"
-            yield Fact("record", said, "DIFFERS")
         yield _code(git, ran, record)
         yield Fact("environment", _environment(record["environment"]), "recorded")
     # The record has the parameters that params.yaml leaves out as well.
@@ -107,6 +109,9 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
 
 def _signature(git: Git, ran: Run) -> Fact:
     about = "record"
+    if not whole(ran.record or {}):
+        said = f"{ran.where}: altered since it was written: its name is the digest of something else"
+        return Fact(about, said, "DIFFERS")
     try:
         who = signatures.voucher(git, record_text(ran.record or {}))
     except InputError as error:
@@ -117,8 +122,17 @@ def _signature(git: Git, ran: Run) -> Fact:
     return Fact(about, f"{ran.where}: signed by {who}", "verified")
 
 
-def of_dataset(dataset: Dataset) -> Iterator[Fact]:
-    """The lines about a dataset: under which terms it is, and what was rejected."""
+def signer(git: Git, record: Mapping[str, Any]) -> str | None:
+    """Who vouches for a record; None where nobody does, or where it or its signature is not right."""
+    with contextlib.suppress(InputError):
+        return signatures.voucher(git, record_text(record)) if whole(record) else None
+    return None
+
+
+def of_dataset(git: Git, dataset: Dataset) -> Iterator[Fact]:
+    """The lines about a dataset: who vouches for its record, under which terms it is, and what was rejected."""
+    if dataset.run.record:
+        yield _signature(git, dataset.run)
     notes = dataset.kept is not None
     terms = [f"licence {dataset.licence}", f"consent: {dataset.consent}", f"origin: {dataset.origin}"]
     if dataset.terms is not None and len(dataset.terms) > 1:

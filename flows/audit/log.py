@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, signatures
+from flows.lineage import keys, signatures
 from flows.lineage.records import REBUILT, Records
 from flows.registry import history
-from stages.runs.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,31 +27,21 @@ class Event:
     about: str  # the stage, the checkpoint or the system
     said: str  # one line
     where: str  # the record, or the commit of the decision
-    signed: str | None  # who vouches for the record; None: nobody, or a decision
+    signed: str | None  # who vouches for the record, by a signature that is right; None: nobody, or a decision
 
 
 def ask(root: Path) -> list[Event]:
     """All events that this clone knows of, oldest first. Raises InputError outside of a Git repository."""
     git = Git(root)
-    by = _signers(root, git)
-    events = [_run(one.body, one.where, by.get(one.where.rpartition(":")[2])) for one in Records(root).every()]
-    for entry in history.read(git):
+    records = Records(root)
+    texts = {where: text.decode("utf-8", "surrogateescape") for where, text in records.texts().items()}
+    signed = signatures.check(texts, signatures.on_branch(git).attestations, keys.trusted(root)).signed
+    events = [_run(one.body, one.where, signed.get(one.where)) for one in records.every()]
+    for entry in history.read(git, fetched=True):
         decision = entry.decision
-        events.append(Event(entry.time, decision.outcome, decision.system, decision.why, entry.commit, None))
+        said = f"{decision.why}, by {entry.who}"
+        events.append(Event(entry.time, decision.outcome, decision.system, said, entry.commit, None))
     return sorted(events, key=lambda event: event.time)
-
-
-def _signers(root: Path, git: Git) -> dict[str, str]:
-    """Who is named by the attestation of each record (by its path); `audit verify` checks that it is true."""
-    names = {key.keyid: name for name, key in keys.trusted(root).items()}
-    found: dict[str, str] = {}
-    for name, data in signatures.on_branch(git).attestations.items():
-        try:
-            one = attestation.read(data, name)
-        except InputError:
-            continue
-        found[one.record] = names.get(one.keyid, f"unknown key {one.keyid[:10]}")
-    return found
 
 
 def _run(record: dict[str, Any], where: str, signed: str | None) -> Event:
@@ -76,7 +65,9 @@ def show(events: list[Event], last: int) -> None:
         table.add_column(overflow="fold", no_wrap=column < 3)
     for event in events[-last:]:
         signed = f"signed by {event.signed}" if event.signed else ""
-        table.add_row(f"{event.time:%Y-%m-%d %H:%M}", Text(event.kind, "bold"), event.about, event.said, signed)
+        table.add_row(
+            f"{event.time:%Y-%m-%d %H:%M}", Text(event.kind, "bold"), *map(Text, (event.about, event.said, signed))
+        )
     if len(events) > last:
         print(f"the last {last} of {len(events)} (-n for more; times are UTC)")
     Console(highlight=False, width=None if sys.stdout.isatty() else 180).print(table)

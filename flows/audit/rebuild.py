@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.audit import checkpoint
-from flows.audit.facts import HERE, page, since
+from flows.audit.facts import HERE, page
 from flows.checkout import snapshot
 from flows.checkout.git import Git
 from flows.checkout.worktree import Worktree
@@ -26,6 +26,7 @@ from flows.engine import commands
 from flows.engine.repository import copy_configuration
 from flows.lineage import dvc_lock, locks, records
 from flows.lineage.records import REBUILT, Records
+from flows.process import file_lock
 from flows.process.command import Say
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -65,9 +66,9 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
     if made is None:
         raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}")
     recorded = made.content
-    git = Git(root)
-    with _worktree(root, made.lock.commit or _uncommitted(git), say) as tree:
-        say(f"{made.path} {md5[:10]} is made again in {tree.path}, by the {since(made.lock.commit, made.lock.time)}")
+    commit, patch, said = _source(root, made)
+    with _worktree(root, commit, patch, say) as tree:
+        say(f"{made.path} {md5[:10]} is made again in {tree.path}, {said}")
         failed = _run(tree, made.stage, say)
         again = dvc_lock.read(tree.path / locks.NAME)
         outputs, verdict, why = compare(recorded, again, made.path)
@@ -125,31 +126,79 @@ def _other_inputs(
 def _run(tree: Worktree, stage: str, say: Say) -> str | None:
     """Make it: why that failed, in one line, or None."""
     words = [sys.executable, "-m", "dvc", "repro", "--no-run-cache", stage]
+    (tree.path / locks.NAME).unlink(missing_ok=True)  # DVC keeps the entries of what it has not made
     state = tree.path / ".palimpsest" / "state"
     code, last = tree.run(words, say, PALIMPSEST_RECORDS=str(tree.path / RECORDS), PALIMPSEST_STATE=str(state))
     return f"`dvc repro {stage}` failed: {last}" if code else None
 
 
 @contextlib.contextmanager
-def _worktree(root: Path, commit: str, say: Say) -> Iterator[Worktree]:
+def _worktree(root: Path, commit: str, patch: bytes | None, say: Say) -> Iterator[Worktree]:
     """A new worktree at a commit, with the data that no stage makes, and an empty cache. It is removed in the end."""
     git = Git(root)
     top = git.top()
-    try:  # beside the checkout: `../photos` is the same folder then
-        home = Path(tempfile.mkdtemp(prefix=f"{top.name}-audit-", dir=top.parent))
-    except OSError as error:
-        raise InputError(f"{top.parent}: {error.strerror}; a checkpoint is made again in a new folder there") from None
-    try:
-        tree = Worktree(root, home)
-        tree.prepare(commit)
-        tree.link(say)
-        commands.check_out_sources(tree.path, say)
-        copy_configuration(root, tree.path, cache=tree.path / ".dvc" / "cache")
-        yield tree
-    finally:
-        with contextlib.suppress(InputError):
-            git("worktree", "remove", "--force", "--force", str(home))
-        shutil.rmtree(home, ignore_errors=True)
+    with file_lock.lock(
+        git.common() / "palimpsest-audit.lock", lambda pid: say(f"waiting for another one (PID {pid})")
+    ):
+        for entry in git("worktree", "list", "--porcelain").splitlines():  # what a killed one has left
+            left = Path(entry.removeprefix("worktree "))
+            if (
+                entry.startswith("worktree ")
+                and left.name.startswith(f"{top.name}-audit-")
+                and left.parent == top.parent
+            ):
+                _remove(git, left)
+        try:  # beside the checkout: `../photos` is the same folder then
+            home = Path(tempfile.mkdtemp(prefix=f"{top.name}-audit-", dir=top.parent))
+        except OSError as error:
+            raise InputError(f"{top.parent}: {error.strerror}; a checkpoint is made again in a folder there") from None
+        try:
+            yield _prepared(root, home, commit, patch, say)
+        finally:
+            _remove(git, home)
+
+
+def _prepared(root: Path, home: Path, commit: str, patch: bytes | None, say: Say) -> Worktree:
+    tree = Worktree(root, home)
+    tree.prepare(commit)
+    if patch:
+        with tempfile.NamedTemporaryFile(suffix=".patch") as file:
+            file.write(patch)
+            file.flush()
+            Git(home)("apply", "--whitespace=nowarn", file.name)
+    tree.link(say)
+    commands.check_out_sources(tree.path, say)
+    copy_configuration(root, tree.path, cache=tree.path / ".dvc" / "cache")
+    return tree
+
+
+def _remove(git: Git, home: Path) -> None:
+    with contextlib.suppress(InputError):
+        git("worktree", "remove", "--force", "--force", str(home))
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _source(root: Path, made: locks.Maker) -> tuple[str, bytes | None, str]:
+    """The commit to use, what is to be applied to it, and both in words: what ran, by the record of the run.
+
+    Where there is none, or nothing was left uncommitted: the commit whose lock has it first, or the working copy.
+    """
+    git = Git(root)
+    deps = {dep["path"]: dep.get("md5", "") for dep in made.entry.get("deps", [])}
+    records = Records(root)
+    ran = records.of(made.path, next(out["md5"] for out in made.entry["outs"] if out["path"] == made.path), deps)
+    state = ran.body.get("git") if ran else None
+    as_here = made.lock.commit is None and all(
+        (root / path).exists() and record.digest(root / path) == md5
+        for path, md5 in deps.items()
+        if path not in dvc_lock.outputs(made.content)
+    )
+    if ran and state and state.get("dirty") and not as_here and (commit := git.commit(str(state.get("commit")))):
+        patch = records.diff(ran.body)
+        if patch:
+            return commit, patch, f"from commit {commit[:10]} and the edits that its record has"
+    said = "from the working copy as it is" if made.lock.commit is None else f"from commit {made.lock.commit[:10]}"
+    return made.lock.commit or _uncommitted(git), None, said
 
 
 def _uncommitted(git: Git) -> str:
@@ -158,6 +207,7 @@ def _uncommitted(git: Git) -> str:
         own = Git(git.home, GIT_INDEX_FILE=str(Path(folder, "index")), **snapshot.AUTHOR, **snapshot.DATES)
         if head := git.commit("HEAD"):
             own("read-tree", head)
+        snapshot.refuse_data(git.home, own.paths("ls-files", "--others", "--exclude-standard"))
         own("add", "--all", "--", ".")
         own("rm", "-r", "--quiet", "--cached", "--ignore-unmatch", "--", *snapshot.OWN)
         return own("commit-tree", own("write-tree"), "-m", "palimpsest")

@@ -79,8 +79,11 @@ def ask(root: Path) -> Verification:
         verify_locks.own(root, own.text, here, committed, noted, about, findings)
     contents.tables()
     contents.checkpoints()
-    verify_records.check(root, named, findings)
-    verify_records.signatures(root, findings)
+    try:
+        verify_records.check(root, named, findings)
+        verify_records.signatures(root, findings)
+    except GitError as error:  # a damaged object of the branch
+        findings.fault("records", f"their branch cannot be read: {error}")
     faults = _with_remotes(root, findings)
     return Verification(
         faults, findings.unknown, findings.remarks, dict(findings.checked), digests.files, digests.bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,21 @@ def signatures(root: Path, findings: Findings) -> None:
     """Whether records are as they were signed, and every attestation is here that another one or a decision names."""
     git = Git(root)
     texts = {where: text.decode("utf-8", "surrogateescape") for where, text in Records(root).texts().items()}
-    anchors = [name for entry in history.read(git) for name in entry.decision.attested]
-    checked = attested.check(texts, attested.on_branch(git).attestations, keys.trusted(root), anchors)
+    held = attested.on_branch(git)
+    anchors = [name for entry in history.read(git, fetched=True) for name in entry.decision.attested]
+    checked = attested.check(texts, held.attestations, keys.trusted(root), anchors)
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
         findings.fault(*fault.split(": ", 1))
+    if keys.changed(git):
+        said = f"differs from the committed one: `git diff {keys.SIGNERS}` shows whose signatures count here alone"
+        findings.remarks.append((keys.SIGNERS, said))
+    _patches(root, git, findings)
     branch = record_branch.name(git)
     for where in checked.unsigned:
-        if who := checked.signed.get(f"{branch}:{where}"):
+        # On the branch it would be as another run's, which another clone may have repeated.
+        who = checked.signed.get(f"{branch}:{where}")
+        if who and texts[where] not in held.records.values():
             said = (
                 f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
             )
@@ -67,6 +75,17 @@ def signatures(root: Path, findings: Findings) -> None:
         checked.unsigned,
         "signed by nobody, so a forged one would not be seen; `palimpsest audit key new`, then `audit collect`",
     )
+
+
+def _patches(root: Path, git: Git, findings: Findings) -> None:
+    """Every patch beside the records has the bytes that its name promises."""
+    home = root / record.home()
+    here = {file.relative_to(home).as_posix(): file.read_bytes() for file in sorted(home.glob("diffs/*.patch"))}
+    there = {f"{record_branch.name(git)}:{name}": data for name, data in record_branch.files(git, ".patch").items()}
+    for where, data in {**there, **here}.items():
+        findings.checked["patches"] += 1
+        if sha256(data).hexdigest() != Path(where).stem.partition(".")[0]:
+            findings.fault(where, "has other bytes than its name promises: it was altered; remove it")
 
 
 def _whole(root: Path, findings: Findings) -> dict[str, dict[str, Any]]:

@@ -41,7 +41,7 @@ def take(root: Path) -> Snapshot:
     index = root / git("rev-parse", "--git-path", "index")
     exclude = root / git("rev-parse", "--git-path", "info/exclude")
     new = git.paths("ls-files", "--others", "--exclude-standard")
-    _refuse_data(root, [name for name in new if not name.startswith(OWN)])
+    refuse_data(root, [name for name in new if not name.startswith(OWN)])
     with tempfile.TemporaryDirectory() as home:
         copy = Path(home, "copy.git")
         kind = f"--object-format={git('rev-parse', '--show-object-format')}"
@@ -107,11 +107,12 @@ def _carry_submodules(git: Git, root: Path, copy: Path) -> None:
             git("read-tree", f"--prefix={path}/", its("write-tree"))
 
 
-def _refuse_data(root: Path, names: list[str]) -> None:
+def refuse_data(root: Path, names: list[str]) -> None:
+    """Raise InputError where new files are so large that they are data in the wrong place."""
     sizes = {name: (root / name).lstat().st_size for name in names}
     if (total := sum(sizes.values())) > LIMIT:
         largest = max(sizes, key=lambda name: sizes[name])
         raise InputError(
-            f"{largest}: among {total >> 20} MB of new files that Git neither tracks nor ignores, too much to send to "
-            "every worker; ignore them, `dvc add` them, or move them out"
+            f"{largest}: among {total >> 20} MB of new files that Git neither tracks nor ignores, too much to "
+            "copy; ignore them, `dvc add` them, or move them out"
         )

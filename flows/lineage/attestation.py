@@ -129,9 +129,11 @@ def read(data: bytes, name: str) -> Attestation:
             one["name"]: f"{digest['dvcDir']}.dir" if "dvcDir" in (digest := one["digest"]) else digest["md5"]
             for one in said["subject"]
         }
-        return Attestation(
-            name, about["name"], about["digest"]["sha256"], outputs, details["metadata"][PREVIOUS], signature["keyid"]
-        )
+        previous, keyid = details["metadata"][PREVIOUS], signature["keyid"]
+        texts = [about["name"], about["digest"]["sha256"], keyid, *outputs, *outputs.values(), *previous]
+        if not isinstance(previous, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("not about a stage run")
+        return Attestation(name, about["name"], about["digest"]["sha256"], outputs, previous, keyid)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         said = " ".join(str(error).split())[:100] or type(error).__name__
         raise Forged(f"attestation {name[:10]}: not one that palimpsest has written ({said})") from None

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.checkout.git import Git
 from flows.lineage import dvc_lock
 from flows.process import atomic_file
 from stages.runs.errors import InputError
@@ -56,10 +57,14 @@ def new(root: Path, name: str, passphrase: str) -> Path:
     public = private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    _refuse_another(root, name, public.decode())
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.touch(mode=0o600, exist_ok=False)
+        file.write_bytes(text)
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; name another file in {KEY}") from None
     _add(root, name, public.decode())
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file.touch(mode=0o600, exist_ok=False)
-    file.write_bytes(text)
     return file
 
 
@@ -95,6 +100,8 @@ def signer(passphrase: str | None) -> CryptoSigner | None:
 
     file = place()
     if not file.exists():
+        if os.environ.get(KEY):
+            raise InputError(f"{KEY}: {file}: no such file; mend it, or unset the variable")
         return None
     data = file.read_bytes()
     load = serialization.load_pem_private_key
@@ -112,13 +119,26 @@ def signer(passphrase: str | None) -> CryptoSigner | None:
         raise InputError(f"{file}: no private key that can be used ({' '.join(str(error).split())[:100]})") from None
 
 
+def changed(git: Git) -> bool:
+    """Whether the keys in the working copy are others than those that are committed."""
+    file = git.home / SIGNERS
+    head = git.commit("HEAD")
+    committed = git.file(head, SIGNERS) if head else None
+    return (file.read_text(encoding="utf-8") if file.exists() else None) != committed
+
+
+def _refuse_another(root: Path, name: str, public: str) -> None:
+    if str(dvc_lock.read(root / SIGNERS).get(name, public)).strip() != public.strip():
+        raise InputError(f"{SIGNERS}: '{name}' has another key; choose another name, or remove that entry")
+
+
 def _add(root: Path, name: str, public: str) -> None:
     file = root / SIGNERS
     found = dvc_lock.read(file)
-    if found.get(name, public).strip() != public.strip():
-        raise InputError(f"{SIGNERS}: '{name}' has another key; choose another name, or remove that entry")
+    _refuse_another(root, name, public)
     lines = "".join(f"  {line}\n" for line in public.strip().splitlines())
     text = file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
+    text = text if text.endswith("\n") else f"{text}\n"
     if name not in found:
         atomic_file.write(file, f"{text}{_quoted(name)}: |\n{lines}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -131,9 +132,12 @@ def _unite(found: dict[str, str], more: dict[str, str]) -> None:
 
 
 def _kept(git: Git, folder: Path, known: set[str]) -> dict[str, str]:
-    """The blobs of the folder's files by path; those that are not `known` are written into Git's objects."""
+    """The blobs of the folder's files by path; those that are not `known` are written into Git's objects.
+
+    Damaged files stay where they are: what comes to the branch stays on it.
+    """
     names = [file.relative_to(folder).as_posix() for file in sorted(folder.glob("*/*")) if file.is_file()]
-    names = [name for name in names if OURS.fullmatch(name)]
+    names = [name for name in names if OURS.fullmatch(name) and _sound(folder / name)]
     here = Git(folder, GIT_DIR=str(git.folder()))  # the folder may lie anywhere
 
     def blobs(names: list[str], *options: str) -> list[str]:
@@ -143,6 +147,20 @@ def _kept(git: Git, folder: Path, known: set[str]) -> dict[str, str]:
     found = dict(zip(names, blobs(names), strict=True))
     blobs([name for name, blob in found.items() if blob not in known], "-w")
     return found
+
+
+def _sound(file: Path) -> bool:
+    """Whether a file is what its name promises; of a record of a newer format that is not known."""
+    data = file.read_bytes()
+    if file.suffix != ".json":
+        return sha256(data).hexdigest() == file.stem
+    try:
+        body = record.parse(data, file.name)
+    except record.Newer:
+        return True
+    except InputError:
+        return False
+    return record.whole(body) and body["digest"] == file.stem
 
 
 def _write(git: Git, reference: str, own: str | None, heads: list[str], added: dict[str, str]) -> str:

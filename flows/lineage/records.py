@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,7 @@ from flows.process import atomic_file
 from stages.runs import git, record
 from stages.runs.errors import InputError
 
+PATCH = re.compile("diffs/[0-9a-f]{64}[.]patch")
 REBUILT = "audit_rebuild"  # the folder of what `palimpsest audit rebuild` has found, which are no stage's
 
 
@@ -70,7 +74,7 @@ class Records:
         for where, text in self._all().items():
             if md5.encode() in text:  # most are not parsed
                 try:
-                    body = record.parse(text, where)
+                    body = _parsed(text, where)
                 except InputError as error:
                     self.unread.append(str(error))
                     continue
@@ -87,16 +91,22 @@ class Records:
         found = []
         for where, text in self._all().items():
             with contextlib.suppress(InputError):
-                found.append(Found(record.parse(text, where), where))
+                found.append(Found(_parsed(text, where), where))
         return found
 
     def diff(self, body: Mapping[str, Any]) -> bytes | None:
-        """What was not committed when a record was made, as a patch; None where there is nothing, or it is not here."""
+        """What was not committed when a record was made, as a patch; None where there is nothing, or it is not here.
+
+        Raises InputError where the patch has other bytes than the record names.
+        """
         name = (body.get("git") or {}).get("diff")
-        if not name:
+        if not isinstance(name, str) or not PATCH.fullmatch(name):  # it may be a stranger's
             return None
         file = self._folder / name
-        return file.read_bytes() if file.is_file() else record_branch.files(self._git, name).get(name)
+        patch = file.read_bytes() if file.is_file() else record_branch.files(self._git, name).get(name)
+        if patch is not None and sha256(patch).hexdigest() != Path(name).stem:
+            raise InputError(f"{name}: other bytes than its name promises: it was altered; remove it")
+        return patch
 
     def _all(self) -> dict[str, bytes]:
         if self._texts is None:
@@ -109,6 +119,26 @@ class Records:
                 if text not in known:
                     self._texts[f"{record_branch.name(self._git)}:{name}"] = text
         return self._texts
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """A record in which everything that is read of it is of the right kind. Raises InputError for any other."""
+    body = record.parse(text, where)
+    state, notes = body.get("git"), body.get("notes")
+    try:
+        datetime.fromisoformat(body["ended"])
+        right = (
+            all(isinstance(body.get(key, {}), dict) for key in ("inputs", "params", "environment", "weights"))
+            and all(isinstance(md5, str) for md5 in body["outputs"].values())
+            and isinstance(body.get("environment"), dict)
+            and (state is None or (isinstance(state, dict) and isinstance(state.get("dirty"), list)))
+            and (notes is None or isinstance(notes, dict))
+        )
+    except ValueError:
+        right = False
+    if not right:
+        raise InputError(f"{where}: not a record as a run leaves it; remove it")
+    return body
 
 
 def _fits(body: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ from flows.checkout.git import Git
 from flows.lineage import attestation, keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
 from stages.runs import record
+from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
@@ -48,17 +49,20 @@ def on_branch(git: Git) -> Branch:
 
 
 def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Collected, int]:
-    """Bring the records of the project at `root` to their branch, and sign those that nobody has, where the user has a
-    key: what `record_branch.collect` says, and how many were signed.
+    """Bring the records of the project at `root` to their branch; what that says, and how many were signed now.
+
+    Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones.
 
     Raises InputError where that cannot be written, or where the key cannot be used.
     """
     done = record_branch.collect(root)
-    if not keys.place().exists():
-        return done, 0
     signer = keys.signer(passphrase)
-    assert signer is not None
-    made = sign_new(*on_branch(Git(root)), signer)
+    if signer is None:
+        return done, 0
+    held = on_branch(Git(root))
+    own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
+    mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
+    made = sign_new(mine, held.attestations, signer)
     for name, data in made.items():
         file = root / record.home() / FOLDER / f"{name}{END}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -78,12 +82,24 @@ def newest(git: Git) -> list[str]:
 def voucher(git: Git, text: str) -> str | None:
     """Who vouches for a record, of those that are trusted; None where nobody does.
 
-    Raises Forged where an attestation of the record is not what was signed.
+    Raises Forged where none of its attestations is right.
     """
-    wanted = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    signed = on_branch(git).attestations
-    found = [one.name for one in _readable(signed) if one.sha256 == wanted]
-    return attestation.signed_by(signed[found[0]], keys.trusted(git.home)) if found else None
+    wanted = _sha256(text)
+    signed, trusted = on_branch(git).attestations, keys.trusted(git.home)
+    wrong: Forged | None = None
+    for one in _readable(signed):
+        if one.sha256 == wanted:
+            try:
+                return attestation.signed_by(signed[one.name], trusted)
+            except Forged as error:
+                wrong = wrong or error
+    if wrong:
+        raise wrong
+    return None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _readable(attestations: Mapping[str, bytes]) -> list[Attestation]:
@@ -97,17 +113,32 @@ def _readable(attestations: Mapping[str, bytes]) -> list[Attestation]:
 def sign_new(records: Mapping[str, str], attestations: Mapping[str, bytes], signer: Signer) -> dict[str, bytes]:
     """Attestations, by name, of the records (text by path) that have none yet; each names the one before.
 
-    Raises Forged where one that is there is damaged: a chain does not go on over a fault.
+    What is no whole record is not signed; neither is another text of a run that the signer has signed: one of the two
+    was altered.
     """
-    before = [attestation.read(data, name) for name, data in attestations.items()]
+    before = _readable(attestations)
     previous = attestation.heads(before)
+    attested = {one.sha256 for one in before}
+    same = {_run(one.record) for one in before if one.keyid == signer.public_key.keyid}
     made: dict[str, bytes] = {}
-    todo = records.keys() - {one.record for one in before}
-    for path in sorted(todo, key=lambda path: (json.loads(records[path])["ended"], path)):
+    todo: list[tuple[str, str]] = []
+    for path, text in records.items():
+        with contextlib.suppress(InputError):
+            body = record.parse(text.encode("utf-8", "surrogateescape"), path)
+            whole = record.whole(body) and record.text(body) == text and isinstance(body.get("inputs"), dict)
+            if whole and _sha256(text) not in attested and _run(path) not in same:
+                todo.append((body["ended"], path))
+    for _, path in sorted(todo):
         data = attestation.sign(path, records[path], previous, signer)
         previous = [attestation.name_of(data)]
         made[previous[0]] = data
     return made
+
+
+def _run(path: str) -> str:
+    """What the path of a record says of the run: `STAGE/DIGEST`, also where branches were united."""
+    stage, _, name = path.rpartition("/")
+    return f"{stage}/{name.partition('.')[0]}"
 
 
 def check(

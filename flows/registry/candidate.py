@@ -23,7 +23,7 @@ from flows.checkout.root import label, retrain_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands
 from flows.engine.repository import cached, default_remote, edit_yaml
-from flows.lineage import dvc_lock, signatures
+from flows.lineage import dvc_lock, keys, signatures
 from flows.prefect_server import server
 from flows.process import file_lock
 from flows.process.command import Say
@@ -363,6 +363,8 @@ class Retraining:
             measured = [history.VALIDATION] if self.decision.gate else []
             tree = self.worktree.tree([*self._new, *measured])
             try:
+                with contextlib.suppress(InputError, OSError):  # at its end, the command says why
+                    signatures.collect(self.root, os.environ.get(keys.PASSPHRASE))
                 decision = dataclasses.replace(self.decision, attested=signatures.newest(self._git))
                 self.commit = decisions.record(self._git, tree, decision, self._log, self.rev)
                 break

@@ -74,6 +74,7 @@ class Entry:
 
     commit: str
     time: datetime
+    who: str  # the author of the commit
     decision: Decision
 
 
@@ -123,26 +124,30 @@ def promoted_now(root: Path) -> str:
     )
 
 
-def read(git: Git) -> list[Entry]:
+def read(git: Git, fetched: bool = False) -> list[Entry]:
     """Every decision, oldest first; none where nothing has been decided yet.
+
+    Where this clone has no such branch, that of another clone counts if it was `fetched`: for reading alone.
 
     Raises InputError where a branch of this name is somebody's own.
     """
     branches = Branches.of(git)
     tip = git.reference(f"refs/heads/{branches.candidates}") or git.reference(f"refs/heads/{branches.promoted}")
+    if tip is None and fetched:
+        tip = next(iter((git.reference(f"refs/remotes/*/{branches.candidates}") or "").splitlines()), None)
     if tip is None:
         return []
     # In `git log`, %x00 cannot occur in what it stands between.
     text = git("log", "--first-parent", "--reverse", f"--grep=^{MARK}", "--basic-regexp", "--no-show-signature",
-               "--format=%H%x00%ct%x00%B%x00", tip, "--")  # fmt: skip
+               "--format=%H%x00%ct%x00%an%x00%B%x00", tip, "--")  # fmt: skip
     parts = text.split("\0")
     entries = []
-    for commit, at, body in zip(parts[0::3], parts[1::3], parts[2::3], strict=False):
+    for commit, at, who, body in zip(parts[0::4], parts[1::4], parts[2::4], parts[3::4], strict=False):
         said = [line.removeprefix(MARK) for line in body.splitlines() if line.startswith(MARK)]
         with contextlib.suppress(ValueError, TypeError):
             values = json.loads(said[-1])
             decision = Decision(**{name: values[name] for name in values.keys() & FIELDS})
-            entries.append(Entry(commit.strip(), datetime.fromtimestamp(int(at), UTC), decision))
+            entries.append(Entry(commit.strip(), datetime.fromtimestamp(int(at), UTC), who, decision))
     if not entries or entries[-1].commit != tip:
         raise InputError(
             f"branch '{branches.candidates}': its last commit is none of retrain's decisions, which are kept there; "

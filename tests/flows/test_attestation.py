@@ -12,19 +12,18 @@ from securesystemslib.signer import CryptoSigner
 
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, signatures
+from stages.runs import record as runs
 from stages.runs.errors import InputError
 
 
 def record(number: int) -> tuple[str, str]:
-    body = {
-        "stage": "train",
-        "digest": f"{number:032x}",
+    facts = {
         "inputs": {"data/aligned/faces": "a" * 32 + ".dir", "stages/train.py": "b" * 32},
         "outputs": {"data/models/net.safetensors": f"{number:032x}", "data/samples/net": "c" * 32 + ".dir"},
         "params": {"train.net": {"lr": 0.1}},
-        "ended": f"2026-11-27T00:00:{number:02}+00:00",
     }
-    return f"train/{number:032x}.json", json.dumps(body, indent=1, sort_keys=True) + "\n"
+    name, ended = runs.name_of("train", facts), f"2026-11-27T00:00:{number:02}+00:00"
+    return f"train/{name}.json", runs.text({"format": 2, "stage": "train", "digest": name, **facts, "ended": ended})
 
 
 RECORDS = dict(record(number) for number in range(5))

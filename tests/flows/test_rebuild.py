@@ -39,6 +39,7 @@ from flows.engine.workspace import StageError, Workspace, workspace
 from flows.process import file_lock
 from flows.rebuild import Rebuild
 from stages.metrics.means import OVERALL, SUFFIX, Interval, write_means
+from stages.runs import record
 from stages.runs.errors import InputError
 
 IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
@@ -54,9 +55,8 @@ def build(say: Callable[[str], None] = print, **options: bool) -> dict[str, str]
 
 
 def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: str) -> None:
-    noted = project.home / ".palimpsest" / "records" / "gen" / f"{0:032x}.json"  # as a stage leaves one
-    noted.parent.mkdir(parents=True)
-    noted.write_text("{}\n")
+    facts = {"inputs": {}, "outputs": {}}
+    noted = record.write(project.home / ".palimpsest/records", "gen", facts, {"ended": "2026-11-27"})
     for name in "abc":
         project.control(f"{name}.hold").touch()
     process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api, OMP_WAIT_POLICY="ACTIVE")
@@ -70,7 +70,7 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
     lines = end(process)
     assert lines[-1] == "rebuild: 5 ran"
     said = ["git", "show", f"palimpsest/records:gen/{noted.name}"]
-    assert subprocess.run(said, cwd=project.home, check=True, capture_output=True).stdout == b"{}\n", "they can travel"
+    assert subprocess.run(said, cwd=project.home, check=True, capture_output=True).stdout == noted.read_bytes()
     assert any(line.endswith("mid@a | a begins") for line in lines), "its output is on the terminal"
     assert project.lock() == plain
     policies = {name: policy for name, (_, policy, _) in project.trace().items()}
