@@ -92,7 +92,7 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
     else:
         yield _signature(git, ran)
         yield _code(git, ran, record)
-        yield Fact("environment", _environment(record["environment"]), "recorded")
+        yield Fact("environment", _environment(record.get("environment") or {}), "recorded")
     # The record has the parameters that params.yaml leaves out as well.
     sections = record["params"] if record else params
     seeds = ", ".join(f"{name} {value}" for section in sections.values() for name, value in _seeds(section))

@@ -221,7 +221,7 @@ def _environments(root: Path, again: Path, out: dict[str, str | None]) -> tuple[
     there = Records(root).all_of(path, str(out["recorded"]))
     if not there:
         return here, [f"no record of the run that made {path} is here, so where that was is not known"]
-    reasons = [record.incomparable(one.body["environment"], here) for one in there]
+    reasons = [record.incomparable(one.body.get("environment") or {}, here) for one in there]
     return here, min(reasons, key=len)  # one like this machine is enough
 
 

@@ -130,7 +130,6 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
         right = (
             all(isinstance(body.get(key, {}), dict) for key in ("inputs", "params", "environment", "weights"))
             and all(isinstance(md5, str) for md5 in body["outputs"].values())
-            and isinstance(body.get("environment"), dict)
             and (state is None or (isinstance(state, dict) and isinstance(state.get("dirty"), list)))
             and (notes is None or isinstance(notes, dict))
         )

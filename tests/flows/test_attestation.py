@@ -170,7 +170,7 @@ def test_a_record_that_was_changed_or_removed_is_named(chain: dict[str, bytes], 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PALIMPSEST_KEY", str(tmp_path / "own" / "key.pem"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
     return tmp_path
 
 
@@ -200,7 +200,7 @@ def test_a_key_is_made_locked_and_trusted_and_openssl_agrees(home: Path) -> None
 
 def test_an_ssh_key_signs_as_well(home: Path) -> None:
     file = keys.place()
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
     keys.trust(home, "Bob", Path(f"{file}.pub"))
     signer = keys.signer(None)
