@@ -12,6 +12,7 @@ from securesystemslib.signer import CryptoSigner
 
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, signatures
+from flows.lineage.records import Records
 from stages.runs import record as runs
 from stages.runs.errors import InputError
 
@@ -255,3 +256,39 @@ def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) 
     (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
     assert signatures.voucher(Git(clone), text) == "Ada"
     assert signatures.voucher(Git(clone), text.replace("0.1", "0.2")) is None
+
+
+def test_of_a_fetched_branch_nothing_is_signed_and_nothing_is_read_elsewhere(home: Path) -> None:
+    """A stranger's record may name any file as its patch, and may lie in wait for a signature."""
+    root, stranger = home / "project", home / "stranger"
+    (home / "secret").write_text("secret")
+    path, text = record(1)
+    body = json.loads(text) | {"git": {"commit": "c" * 40, "dirty": ["a"], "diff": str(home / "secret")}}
+    for place, written in ((root, record(2)), (stranger, (path, runs.text(body)))):
+        (place / ".palimpsest" / "records" / "train").mkdir(parents=True)
+        subprocess.run(["git", "init", "-q", str(place)], check=True)
+        (place / ".palimpsest" / "records" / written[0]).write_text(written[1])
+    signatures.collect(stranger)
+    subprocess.run(["git", "remote", "add", "-f", "origin", str(stranger)], cwd=root, check=True, capture_output=True)
+    keys.new(root, "Ada", "secret")
+    done, signed = signatures.collect(root, "secret")
+    assert (done.records, signed) == (2, 1)
+    held = Records(root)
+    (one,) = held.all_of("data/models/net.safetensors", f"{1:032x}")
+    assert one.body["git"]["diff"] == str(home / "secret")
+    assert held.diff(one.body) is None
+
+
+def test_a_damaged_record_stays_off_the_branch(home: Path) -> None:
+    root = home / "project"
+    (root / ".palimpsest" / "records" / "train").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    keys.new(root, "Ada", "")
+    for number in range(2):
+        path, text = record(number)
+        (root / ".palimpsest" / "records" / path).write_text(text if number else text.replace("0.1", "0.2"))
+    done, signed = signatures.collect(root)
+    assert (done.records, signed) == (1, 1)
+    altered = root / ".palimpsest" / "records" / path
+    altered.write_text(text.replace(":01+00:00", ":09+00:00"))  # its times, which its name does not cover
+    assert signatures.collect(root)[1] == 0, "one run has one record: nobody signs the other as well"

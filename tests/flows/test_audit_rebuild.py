@@ -25,6 +25,8 @@ import numpy
 from safetensors.numpy import save_file
 from stages.runs import record
 stage, out, *inputs = sys.argv[1:]
+if stage == os.environ.get("FAIL"):
+    sys.exit("no memory")
 data = b"".join(Path(name).read_bytes() for name in inputs) + os.environ.get("NOISE_" + stage, "").encode()
 Path(out).parent.mkdir(parents=True, exist_ok=True)
 if out.endswith(".safetensors"):
@@ -134,7 +136,15 @@ def test_what_was_not_committed_is_taken_as_it_lies_there(lab: Project, ask: Cal
         subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
 
 
-def test_a_stage_that_fails_is_no_difference(lab: Project, ask: Callable[..., rebuild.Rebuilt]) -> None:
+def test_a_stage_that_fails_is_no_difference(ask: Callable[..., rebuild.Rebuilt]) -> None:
+    answer = ask(FAIL="train")
+    assert answer.verdict == "not comparable"
+    assert "`dvc repro train` failed" in answer.why
+    assert [out["made"] == out["recorded"] for out in answer.outputs] == [True, False]
+    assert answer.outputs[-1]["made"] is None
+
+
+def test_data_that_are_nowhere_are_named(lab: Project, ask: Callable[..., rebuild.Rebuilt]) -> None:
     gone = (lab.home / "photos.dvc").read_text()
     md5 = gone.partition("md5: ")[2][:32]
     (lab.home / "photos").unlink()
