@@ -132,11 +132,11 @@ def _stages(root: Path) -> set[str]:
 
 
 def _as_dvc_writes(text: bytes) -> bool:
-    yaml = YAML()
-    yaml.default_flow_style = False
+    round_trip = YAML()
+    round_trip.default_flow_style = False
     written = io.BytesIO()
     try:
-        yaml.dump(yaml.load(text), written)
+        round_trip.dump(round_trip.load(text), written)
     except (YAMLError, ValueError):
         return False
     return written.getvalue() == text and bool(split(text))
