@@ -224,20 +224,26 @@ def _evaluations(root: Path, every: list[locks.Lock], md5: str) -> list[Fact]:
     """The tables of scores that follow from the checkpoint in the last lock that has it."""
     lock = next(lock for lock in reversed(every) if md5.encode() in lock.text)
     stages = (lock.content().get("stages") or {}).items()
-    known = {out["path"] for _, entry in stages for out in entry.get("outs", []) if out.get("md5") == md5}
+    # By path and digest: where a stage alone was run, those that follow have read what was there before.
+    known = {(out["path"], md5) for _, entry in stages for out in entry.get("outs", []) if out.get("md5") == md5}
     grown = True
     while grown:
         grown = False
         for _, entry in stages:
-            outs = {out["path"] for out in entry.get("outs", [])}
-            if not outs <= known and any(dep["path"] in known for dep in entry.get("deps", [])):
+            outs = {(out["path"], out.get("md5")) for out in entry.get("outs", [])}
+            if not outs <= known and any((dep["path"], dep.get("md5")) in known for dep in entry.get("deps", [])):
                 known |= outs
                 grown = True
     facts = []
     for name, entry in stages:
         for out in entry.get("outs", []):
             path = out["path"]
-            if name.startswith("evaluate@") and path in known and path.endswith(TABLE) and not path.endswith(MEANS):
+            if (
+                name.startswith("evaluate@")
+                and (path, out["md5"]) in known
+                and path.endswith(TABLE)
+                and not path.endswith(MEANS)
+            ):
                 facts.append(_evaluation(root, name, path, out["md5"]))
     return facts
 

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from flows.lineage import dvc_lock
-from flows.lineage.locks import FILE, Lock
+from flows.lineage.locks import FILE, OUTS, Lock
 from stages.runs.errors import InputError
 
 SCHEMA = b"schema: '2.0'\nstages:\n"  # begins every lock that DVC has written since version 1.0
 ENTRY = re.compile(rb"^  [^\s#].*\n(?:   .*\n|\n)*", re.M)  # as DVC indents it
-OUTS = re.compile(rb"^    outs:\n(?P<files>(?:    [- ] .*\n)+)", re.M)
 
 
 class Entry(NamedTuple):

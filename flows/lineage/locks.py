@@ -17,6 +17,7 @@ from flows.lineage import dvc_lock
 
 NAME = "dvc.lock"
 # An output or an input, as DVC writes it.
+OUTS = re.compile(rb"^    outs:\n(?P<files>(?:    [- ] .*\n)+)", re.M)  # of an entry
 FILE = re.compile(rb"^ *- path: (?P<path>.+)\n(?: +hash: md5\n)? +md5: (?P<md5>[0-9a-f]{32}(?:\.dir)?)$", re.M)
 
 
@@ -33,7 +34,7 @@ class Lock(NamedTuple):
         return dvc_lock.parse(self.text.decode(errors="replace"), f"{NAME} {where}")
 
     def files(self) -> dict[str, str]:
-        """md5 by path of all that it names, inputs and outputs, without parsing it."""
+        """md5 by path of all outputs, without parsing it."""
         return files(self.text)
 
 
@@ -48,8 +49,13 @@ class Maker(NamedTuple):
 
 
 def files(text: bytes) -> dict[str, str]:
-    """md5 by path of all that a `dvc.lock` names."""
-    return {found["path"].decode(): found["md5"].decode() for found in FILE.finditer(text)}
+    """md5 by path of all outputs in a `dvc.lock`.
+
+    Of an input the lock may have an older md5: where a stage alone was run, those that read its outputs are stale.
+    """
+    blocks = (block["files"] for block in OUTS.finditer(text))
+    found = (file for block in blocks for file in FILE.finditer(block))
+    return {file["path"].decode(): file["md5"].decode() for file in found}
 
 
 def every(root: Path) -> list[Lock]:

@@ -301,3 +301,17 @@ def test_outside_of_a_repository_is_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match="not a git repository"):
         image.ask(tmp_path, "0" * 64)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_lock_the_outputs_count_and_not_what_stale_stages_have_read() -> None:
+    """`dvc repro -s train` or an experiment of one stage leaves the entries of those that follow as they were."""
+    old, new = "0" * 32, "1" * 32
+    lock = (
+        "schema: '2.0'\nstages:\n"
+        f"  train:\n    cmd: a\n    outs:\n    - path: data/models/net.safetensors\n      hash: md5\n      md5: {new}\n"
+        "      size: 1\n"
+        "  evaluate:\n    cmd: b\n    deps:\n"
+        f"    - path: data/models/net.safetensors\n      hash: md5\n      md5: {old}\n"
+        f"      size: 1\n    outs:\n    - path: data/scores\n      hash: md5\n      md5: {old}.dir\n      size: 1\n"
+    )
+    assert locks.files(lock.encode()) == {"data/models/net.safetensors": new, "data/scores": f"{old}.dir"}
