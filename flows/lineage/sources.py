@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,9 @@ class Sources:
     def at(self, commit: str, paths: Collection[str]) -> dict[str, str]:
         """The digests of files and folders at a commit, as `dvc.lock` would have them, by path."""
         blobs: dict[str, str] = {}
+        paths = self._inside(paths)
+        if not paths:
+            return {}
         for line in self.git.paths("ls-tree", "-r", commit, "--", *paths):
             about, _, name = line.partition("\t")
             kind, blob = about.split(" ")[1:3]
@@ -68,22 +72,31 @@ class Sources:
             left = [path for path in wanted if path not in found]
             if not left or commits not in ([first], []):
                 return found
-            words = [f":(literal){path}" for path in left]
+            words = [f":(literal){path}" for path in self._inside(left)]
+            if not words:
+                return found
             commits = self._log("--format=%H", "--", *words).split()
             if not commits:
                 return found
 
     def tracked(self, paths: Collection[str]) -> set[str]:
         """Those of the files and folders that Git has or had, in the working copy or in any commit."""
-        words = [f":(literal){path}" for path in paths]
+        words = [f":(literal){path}" for path in self._inside(paths)]
         names = self.git.paths("ls-files", "--full-name", "--", *words) if words else []
         names += self._log("-m", "--name-only", "-z", "--format=", "--", *words).split("\0") if words else []
         inside = {name.strip("\n").removeprefix(self.git.prefix) for name in names}
         return {path for path in paths if any(name == path or name.startswith(f"{path}/") for name in inside)}
 
+    def _inside(self, paths: Collection[str]) -> list[str]:
+        """Those that lie in the repository: `../photos` may not, and Git would refuse the question."""
+        ways = {path: Path(os.path.normpath(self.git.prefix + path)) for path in paths if not Path(path).is_absolute()}
+        return [path for path, way in ways.items() if way.parts[:1] != (os.pardir,)]
+
     def versions(self, paths: Collection[str] = ()) -> dict[str, Version]:
         """Every version of these files (none: of all) that Git knows, by md5; the first that brought it."""
-        words = [f":(literal){path}" for path in paths]
+        words = [f":(literal){path}" for path in self._inside(paths)]
+        if paths and not words:
+            return {}
         return self._first(self._log("--full-history", *RAW, "--", *words))
 
     def holding(self, blob: str) -> Version | None:

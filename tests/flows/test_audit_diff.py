@@ -13,6 +13,7 @@ from flows.audit import diff, file
 from flows.lineage import cache, entries
 from flows.lineage.locks import Lock
 from flows.lineage.records import Records
+from flows.lineage.sources import Sources
 from stages.runs.errors import InputError
 
 
@@ -136,3 +137,13 @@ def test_a_lock_is_cut_into_what_it_says(lab: Laboratory) -> None:
         assert {entry.stage: entry.content for entry in entries.of(lock)} == lock.content()["stages"]
         assert entries.outs(lock) == {path: digest for entry in entries.of(lock) for path, digest in entry.outs.items()}
     assert len(entries.split(texts[0])) == 3
+
+
+def test_data_outside_of_the_repository_are_not_looked_for_in_git(lab: Laboratory) -> None:
+    sources = Sources(lab.home)
+    head = lab.commits[-1]
+    outside = ["../pictures", "/etc/hostname", "data/../../pictures"]
+    assert set(sources.at(head, [*outside, "stage.py"])) == {"stage.py"}
+    assert sources.at(head, outside) == {}
+    assert sources.tracked([*outside, "stage.py"]) == {"stage.py"}
+    assert sources.find(dict.fromkeys(outside, "0" * 32)) == {}
