@@ -25,6 +25,7 @@ class Findings:
     unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # about what, and why it cannot be told
     remarks: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # about what; no fault
     checked: Counter[str] = dataclasses.field(default_factory=Counter)  # how many of each kind
+    unsigned: list[str] = dataclasses.field(default_factory=list)  # records that nobody has signed
 
     wanted: set[str] = dataclasses.field(default_factory=set)  # objects of DVC's that a remote may have whole
 

@@ -32,6 +32,7 @@ class Verification:
     unknown: list[tuple[str, str]]  # about what, and why it cannot be told
     remarks: list[tuple[str, str]]  # about what; no fault
     checked: dict[str, int]  # how many of each kind
+    unsigned: list[str]  # records that nobody has signed
     files: int  # that were hashed, each once
     bytes: int
 
@@ -86,7 +87,13 @@ def ask(root: Path) -> Verification:
         findings.fault("records", f"their branch cannot be read: {error}")
     faults = _with_remotes(root, findings)
     return Verification(
-        faults, findings.unknown, findings.remarks, dict(findings.checked), digests.files, digests.bytes
+        faults,
+        findings.unknown,
+        findings.remarks,
+        dict(findings.checked),
+        findings.unsigned,
+        digests.files,
+        digests.bytes,
     )
 
 

@@ -36,7 +36,7 @@ def check(root: Path, entries: list[Entry], findings: Findings) -> None:
         found = [entry for entry in making.get(next(iter(outs), ("", "")), []) if outs <= entry.outs.items()]
         said = [(entry, contradiction(about, entry)) for entry in found]
         agreed |= {id(entry) for entry, wrong in said if wrong is None}
-        alone += not found
+        alone += not found and bool(outs)  # what `audit rebuild` leaves has none
         if found and all(wrong for _, wrong in said):
             against[file] = [(entry, wrong) for entry, wrong in said if wrong]
     for file, pairs in against.items():
@@ -70,6 +70,7 @@ def signatures(root: Path, findings: Findings) -> None:
                 f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
             )
             findings.fault(where, said)
+    findings.unsigned = checked.unsigned
     findings.gone(
         "signatures of records",
         checked.unsigned,
