@@ -23,7 +23,7 @@ class Collection:
 def collect(root: Path, passphrase: str | None = None) -> Collection:
     """Add the records of the project at `root`, and of fetched branches, to its branch.
 
-    Where the user has a key, those that nobody has signed are signed.
+    Where the user has a key, those of this clone that nobody has signed are signed.
 
     Raises InputError where that cannot be written, or where the key cannot be used.
     """

@@ -1,7 +1,7 @@
 """Whether a checkpoint can be made again, bit for bit: that is done, and all that comes out on the way is compared.
 
-In a Git worktree of its own beside the checkout, at the commit whose `dvc.lock` has the checkpoint first, with an empty
-DVC cache, no run-cache and no resume state. The worktree is removed afterwards. What came of it is left as a record.
+In a Git worktree of its own beside the checkout, with the files that ran (`_source`), an empty DVC cache, no run-cache
+and no resume state. The worktree is removed afterwards. What came of it is left as a record.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rebuilt:
     checkpoint: str  # path
     md5: str
     commit: str | None  # that was used; None: the working copy as it is, not committed
-    time: datetime | None  # of that commit
+    time: datetime | None  # of that commit, where its `dvc.lock` is the one
     verdict: Verdict
     why: str  # one line
     outputs: list[dict[str, str | None]]  # on the way, upstream first: `stage`, `path`, `recorded` and `made` (md5)
@@ -78,7 +78,9 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
         verdict, why = "not comparable", failed
     elif verdict == "different" and reasons:
         verdict, why = "not comparable", f"{why}; but other than there: {'; '.join(reasons)}"
-    answer = Rebuilt(asked, made.path, md5, made.lock.commit, made.lock.time, verdict, why, outputs, reasons, where)
+    used = commit if patch or made.lock.commit else None
+    time = made.lock.time if used == made.lock.commit else None
+    answer = Rebuilt(asked, made.path, md5, used, time, verdict, why, outputs, reasons, where)
     _leave(root, answer)
     return answer
 

@@ -154,9 +154,7 @@ def check(
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
-    known = {
-        hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(): path for path, text in records.items()
-    }
+    known = {_sha256(text): path for path, text in records.items()}
     for name, data in attestations.items():
         try:
             one = attestation.read(data, name)
