@@ -23,7 +23,7 @@ import json, os, sys
 from pathlib import Path
 import numpy
 from safetensors.numpy import save_file
-from stages.runs import record
+from stages.runs import git, record
 stage, out, *inputs = sys.argv[1:]
 if stage == os.environ.get("FAIL"):
     sys.exit("no memory")
@@ -36,7 +36,8 @@ else:
 kernels = dict.fromkeys(("torch", "onednn", "mkl", "threads"), "1")
 environment = record.environment() | {"processor": os.environ.get("PROCESSOR", "one"), "kernels": kernels}
 facts = {"inputs": {}, "outputs": {out: record.digest(Path(out))}, "params": {}, "environment": environment}
-record.write(record.home(), stage, facts, {"ended": "2026-11-27T00:00:00+00:00"})
+record.write(record.home(), stage, facts, {"ended": "2026-11-27T00:00:00+00:00"},
+             git.state(Path.cwd(), record.SOURCES))
 """
 NET = "data/models/net.safetensors"
 
@@ -133,6 +134,24 @@ def test_what_was_not_committed_is_taken_as_it_lies_there(lab: Project, ask: Cal
         assert (answer.verdict, answer.commit) == ("identical", None)
     finally:
         git(lab.home, "checkout", "-q", ".")
+        subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
+
+
+def test_an_edit_that_was_not_committed_is_taken_from_the_record(
+    lab: Project, ask: Callable[..., rebuild.Rebuilt]
+) -> None:
+    file = lab.home / "dvc.yaml"
+    whole, head = file.read_text(), git(lab.home, "rev-parse", "HEAD")
+    file.write_text(whole.replace(f'{NET} data/prepared"', f'{NET} data/prepared seed"'))
+    try:
+        lab.run("repro")
+        git(lab.home, "add", "dvc.lock")
+        git(lab.home, "commit", "-qm", "the lock alone")
+        file.write_text(whole)
+        answer = ask()
+        assert (answer.verdict, answer.commit) == ("identical", head)
+    finally:
+        git(lab.home, "reset", "-q", "--hard", head)
         subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
 
 
