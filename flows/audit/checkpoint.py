@@ -10,8 +10,9 @@ from typing import Any
 from flows.audit import evidence
 from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
-from flows.lineage import cache, locks
+from flows.lineage import cache, entries, locks
 from flows.lineage.records import REBUILT, Records
+from flows.lineage.upstream import upstream
 from flows.registry import gto, history
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -39,6 +40,7 @@ class Training:
     fact: Fact  # what `pictures` rests on
     run: evidence.Run
     datasets: list[evidence.Dataset]  # that it comes from
+    unknown: dict[str, str]  # what it comes from and of which no lock says which run has made it: md5 by path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += _evaluations(root, every, md5)
         facts += evidence.of_training(git, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
+        facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
         facts += [fact for each in known.values() for fact in evidence.of_dataset(git, each)]
     facts += _rebuilt(git, records, md5)
     decisions = [entry for entry in log if entry.decision.md5 == md5]
@@ -184,19 +187,20 @@ def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) 
     todo, seen = [md5], set[str]()
     while todo:
         wanted = todo.pop(0)
-        if wanted in seen or (made := next(locks.makers(every, wanted), None)) is None:
+        if wanted in seen or (made := next(entries.making(every, wanted), None)) is None:
             continue
         seen.add(wanted)
-        outs = {out["path"]: out.get("md5", "") for out in made.entry.get("outs", [])}
-        path, members = next(((path, md5) for path, md5 in outs.items() if path.endswith(history.MEMBERS)), ("", None))
-        todo += [dep["md5"] for dep in made.entry.get("deps", []) if dep["path"].endswith(CHECKPOINT)]
-        params = made.entry.get("params", {}).get("params.yaml", {})
-        pictures, fact = _pictures(root, made.stage, members, path)
-        lock = made.lock
-        run, data = evidence.run(records, made.path, wanted, made.entry), evidence.datasets(records, made)
-        found.append(
-            Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact, run, data)
+        path, members = next(
+            ((path, md5) for path, md5 in made.outs.items() if path.endswith(history.MEMBERS)), ("", None)
         )
+        todo += [md5 for path, md5 in made.deps.items() if path.endswith(CHECKPOINT)]
+        pictures, fact = _pictures(root, made.stage, members, path)
+        own, before = made.at(wanted)[0], upstream(root, every, made)
+        run, data = evidence.run(records, made, own), evidence.datasets(records, before)
+        found.append(
+            Training(own, wanted, made.stage, made.lock.commit, made.lock.time, made.params, members, pictures, fact,
+                     run, data, before.unknown)
+        )  # fmt: skip
     return found
 
 

@@ -7,11 +7,12 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flows.audit.facts import Fact
+from flows.audit.facts import HERE, Fact
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock, record_branch, signatures
-from flows.lineage.locks import Maker
+from flows.lineage.entries import Entry
 from flows.lineage.records import Records
+from flows.lineage.upstream import Upstream
 from stages.runs import kernels
 from stages.runs.errors import InputError
 from stages.runs.record import text as record_text
@@ -45,9 +46,9 @@ class Dataset:
     run: Run
 
 
-def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
-    """The record of the stage run (its `entry` of `dvc.lock`) that made an output."""
-    found = records.of(path, md5, {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])})
+def run(records: Records, entry: Entry, path: str) -> Run:
+    """The record of the stage run that made the output at `path`, by its entry of `dvc.lock`."""
+    found = records.of(path, entry.outs[path], entry.deps)
     if found is None:
         return Run(None, None, None)
     try:
@@ -58,25 +59,29 @@ def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
     return Run(found.body, found.where, None if patch is None else patch.decode(errors="replace"))
 
 
-def datasets(records: Records, made: Maker) -> list[Dataset]:
-    """The datasets that a checkpoint comes from, by the lock that has it."""
-    stages = made.content.get("stages") or {}
+def datasets(records: Records, before: Upstream) -> list[Dataset]:
+    """The datasets among what a checkpoint comes from."""
     found = []
-    for name, md5 in dvc_lock.ingested(made.content, made.path).items():
-        path = f"{dvc_lock.INGESTED}{name}"
-        makers = (each for each in stages.values() if any(out["path"] == path for out in each.get("outs", [])))
-        entry: Mapping[str, Any] = next(makers, {})
-        ran = run(records, path, md5, entry)
-        params = (entry.get("params") or {}).get("params.yaml") or {}
-        said = params.get(f"datasets.{name}.ingest") or {}
+    for entry, path in ((made, path) for made in before.entries for path in made.outs):
+        if not path.startswith(dvc_lock.INGESTED):
+            continue
+        name, ran = path.removeprefix(dvc_lock.INGESTED), run(records, entry, path)
+        said = entry.params.get(f"datasets.{name}.ingest") or {}
         notes = (ran.record or {}).get("notes") or {}
         found.append(
             Dataset(
-                name, md5, said.get("licence"), said.get("consent"), said.get("origin"),
+                name, entry.outs[path], said.get("licence"), said.get("consent"), said.get("origin"),
                 notes.get("terms"), notes.get("kept"), notes.get("rejected"), ran,
             )
         )  # fmt: skip
     return found
+
+
+def of_upstream(unknown: Mapping[str, str]) -> Iterator[Fact]:
+    """A line for each input (md5 by path) of which it is not known what it comes from."""
+    for path, md5 in unknown.items():
+        said = f"{path} {md5[:10]}: no dvc.lock that Git knows here says which run has made it; {HERE}"
+        yield Fact("comes from", said, "cannot tell")
 
 
 def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:

@@ -15,7 +15,7 @@ from dvc_project import ENV, Project
 from PIL import Image
 
 from flows.audit import checkpoint, image
-from flows.lineage import cache, locks
+from flows.lineage import cache, entries, locks
 from stages.runs.errors import InputError
 
 IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -285,8 +285,8 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
         assert {use["md5"] for use in answer.pictures[0].uses} == checkpoints
         assert not answer.missing
     for checkpoint in set().union(*truth.values()):
-        (maker,) = locks.makers(locks.every(tmp_path), checkpoint)
-        (listed,) = [out["md5"] for out in maker.entry["outs"] if out["path"].endswith(".arrow")]
+        (maker,) = entries.making(locks.every(tmp_path), checkpoint)
+        (listed,) = [md5 for path, md5 in maker.outs.items() if path.endswith(".arrow")]
         file = cache.find(tmp_path, listed, "")
         assert file is not None
         with pa.memory_map(str(file)) as source:
