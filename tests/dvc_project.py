@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from forked import Forked
@@ -201,27 +202,33 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """A Prefect server with its PREFECT_HOME at `home`, which logs into `home/log`: its API's address."""
+def start_prefect_server(home: Path, before: Sequence[str] = (), **options: Any) -> tuple[subprocess.Popen, str]:
+    """A Prefect server with its PREFECT_HOME at `home`, which logs into `home/log`; and its API's address.
+
+    Words `before` it begin its command; `options` are Popen's.
+    """
     port = str(free_port())
-    home.mkdir(exist_ok=True)
+    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-            env={**ENV, "PREFECT_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
+        environment = {**ENV, "PREFECT_HOME": str(home)}
+        server = subprocess.Popen([*before, *words], env=environment, stdout=log, stderr=log, **options)
 
     def answers() -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
         return False
 
+    wait(answers)
+    return server, f"http://127.0.0.1:{port}/api"
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """The same, while the block runs: its API's address."""
+    home.mkdir(exist_ok=True)
+    server, address = start_prefect_server(home)
     try:
-        wait(answers)
-        yield f"http://127.0.0.1:{port}/api"
+        yield address
     finally:
         server.kill()
         server.wait()
@@ -235,9 +242,16 @@ def post(api: str, what: str, query: dict) -> list[dict]:
         return json.load(answer)
 
 
-def states(api: str) -> dict[str, str]:
-    """Of each stage, its state in the latest run that Prefect knows of."""
+def of(home: Path) -> dict[str, dict]:
+    """The part of a query by which Prefect answers for the runs of one working copy."""
+    return {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{home}"]}}}
 
-    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
+
+def states(api: str, home: Path) -> dict[str, str]:
+    """Of each stage, its state in the latest run of a working copy that Prefect knows of."""
+    runs = post(api, "flow_runs", {**of(home), "sort": "START_TIME_DESC", "limit": 1})
+    if not runs:
+        return {}
+    run = runs[0]["id"]
     tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
     return {one["name"]: one["state_name"] for one in tasks}
