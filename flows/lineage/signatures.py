@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -79,23 +80,43 @@ def newest(git: Git) -> list[str]:
     return attestation.heads(_readable(on_branch(git).attestations))
 
 
-def voucher(git: Git, text: str) -> str | None:
-    """Who vouches for a record, of those that are trusted; None where nobody does.
+class Vouchers:
+    """Who vouches for records. The attestations and the keys are read once, when the first record is asked for."""
 
-    Raises Forged where none of its attestations is right.
-    """
-    wanted = _sha256(text)
-    signed, trusted = on_branch(git).attestations, keys.trusted(git.home)
-    wrong: Forged | None = None
-    for one in _readable(signed):
-        if one.sha256 == wanted:
+    def __init__(self, git: Git) -> None:
+        self._git = git
+
+    def of(self, text: str) -> str | None:
+        """Who vouches for a record, of those that are trusted; None where nobody does.
+
+        Raises Forged where none of its attestations is right.
+        """
+        trusted = self._trusted
+        wrong: Forged | None = None
+        for name in self._about.get(_sha256(text), []):
             try:
-                return attestation.signed_by(signed[one.name], trusted)
+                return attestation.signed_by(self._attestations[name], trusted)
             except Forged as error:
                 wrong = wrong or error
-    if wrong:
-        raise wrong
-    return None
+        if wrong:
+            raise wrong
+        return None
+
+    @functools.cached_property
+    def _trusted(self) -> dict[str, Key]:
+        return keys.trusted(self._git.home)
+
+    @functools.cached_property
+    def _attestations(self) -> dict[str, bytes]:
+        return on_branch(self._git).attestations
+
+    @functools.cached_property
+    def _about(self) -> dict[str, list[str]]:
+        """The names of the attestations of each record, by its sha256."""
+        found: dict[str, list[str]] = {}
+        for one in _readable(self._attestations):
+            found.setdefault(one.sha256, []).append(one.name)
+        return found
 
 
 def _sha256(text: str) -> str:

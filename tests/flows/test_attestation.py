@@ -254,8 +254,9 @@ def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) 
     found = signatures.check(*held, keys.trusted(root), signatures.newest(Git(root)))
     assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [])
     (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
-    assert signatures.voucher(Git(clone), text) == "Ada"
-    assert signatures.voucher(Git(clone), text.replace("0.1", "0.2")) is None
+    vouchers = signatures.Vouchers(Git(clone))
+    assert vouchers.of(text) == "Ada"
+    assert vouchers.of(text.replace("0.1", "0.2")) is None
 
 
 def test_of_a_fetched_branch_nothing_is_signed_and_nothing_is_read_elsewhere(home: Path) -> None:
