@@ -12,6 +12,7 @@ from flows.checkout.git import Git
 from flows.lineage import dvc_lock, record_branch
 from flows.lineage.entries import Entry
 from flows.lineage.records import Records
+from flows.lineage.revocation import Untold
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import Upstream
 from stages.runs import kernels
@@ -120,6 +121,8 @@ def _signature(vouchers: Vouchers, ran: Run) -> Fact:
         return Fact(about, said, "DIFFERS")
     try:
         who = vouchers.of(record_text(ran.record or {}))
+    except Untold as error:
+        return Fact(about, str(error), "cannot tell")
     except InputError as error:
         return Fact(about, str(error), "DIFFERS")
     if who is None:

@@ -12,6 +12,7 @@ from securesystemslib.signer import CryptoSigner
 
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, signatures
+from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from stages.runs import record as runs
 from stages.runs.errors import InputError
@@ -44,7 +45,9 @@ def chain(ada: CryptoSigner) -> dict[str, bytes]:
 def checked(
     attestations: dict[str, bytes], ada: CryptoSigner, records: dict[str, str] | None = None, *anchors: str
 ) -> signatures.Checked:
-    return signatures.check(RECORDS if records is None else records, attestations, {"Ada": ada.public_key}, anchors)
+    return signatures.check(
+        RECORDS if records is None else records, attestations, {"Ada": Trusted(ada.public_key)}, anchors
+    )
 
 
 def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigner) -> None:
