@@ -9,9 +9,11 @@ from typing import Any
 
 from flows.audit.facts import HERE, Fact
 from flows.checkout.git import Git
-from flows.lineage import dvc_lock, record_branch, signatures
+from flows.lineage import dvc_lock, record_branch
 from flows.lineage.entries import Entry
 from flows.lineage.records import Records
+from flows.lineage.revocation import Untold
+from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import Upstream
 from stages.runs import kernels
 from stages.runs.errors import InputError
@@ -84,7 +86,7 @@ def of_upstream(unknown: Mapping[str, str]) -> Iterator[Fact]:
         yield Fact("comes from", said, "cannot tell")
 
 
-def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:
+def of_training(git: Git, vouchers: Vouchers, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:
     """The lines about a training's run: code, environment, seeds, foreign weights."""
     record = ran.record
     if record is None:
@@ -95,7 +97,7 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
         )  # fmt: skip
         yield Fact("code", why, "cannot tell")
     else:
-        yield _signature(git, ran)
+        yield _signature(vouchers, ran)
         yield _code(git, ran, record)
         yield Fact("environment", _environment(record.get("environment") or {}), "recorded")
     # The record has the parameters that params.yaml leaves out as well.
@@ -112,13 +114,15 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
             yield Fact("weights", said or "no foreign weights were read", "recorded")
 
 
-def _signature(git: Git, ran: Run) -> Fact:
+def _signature(vouchers: Vouchers, ran: Run) -> Fact:
     about = "record"
     if not whole(ran.record or {}):
         said = f"{ran.where}: altered since it was written: its name is the digest of something else"
         return Fact(about, said, "DIFFERS")
     try:
-        who = signatures.voucher(git, record_text(ran.record or {}))
+        who = vouchers.of(record_text(ran.record or {}))
+    except Untold as error:
+        return Fact(about, str(error), "cannot tell")
     except InputError as error:
         return Fact(about, str(error), "DIFFERS")
     if who is None:
@@ -127,17 +131,17 @@ def _signature(git: Git, ran: Run) -> Fact:
     return Fact(about, f"{ran.where}: signed by {who}", "verified")
 
 
-def signer(git: Git, record: Mapping[str, Any]) -> str | None:
+def signer(vouchers: Vouchers, record: Mapping[str, Any]) -> str | None:
     """Who vouches for a record; None where nobody does, or where it or its signature is not right."""
     with contextlib.suppress(InputError):
-        return signatures.voucher(git, record_text(record)) if whole(record) else None
+        return vouchers.of(record_text(record)) if whole(record) else None
     return None
 
 
-def of_dataset(git: Git, dataset: Dataset) -> Iterator[Fact]:
+def of_dataset(vouchers: Vouchers, dataset: Dataset) -> Iterator[Fact]:
     """The lines about a dataset: who vouches for its record, under which terms it is, and what was rejected."""
     if dataset.run.record:
-        yield _signature(git, dataset.run)
+        yield _signature(vouchers, dataset.run)
     notes = dataset.kept is not None
     terms = [f"licence {dataset.licence}", f"consent: {dataset.consent}", f"origin: {dataset.origin}"]
     if dataset.terms is not None and len(dataset.terms) > 1:
