@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.lineage import cache
-from stages import ingest
+from stages import align, ingest
 from stages.runs.params import build
 
 IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -46,6 +46,13 @@ class Repository:
         listing = [{"md5": self.outs.pop("part"), "relpath": "part-00000.parquet"}]
         self.keep(f"data/ingested/{name}", json.dumps(listing).encode(), ".dir")
         return part
+
+    def folder(self, path: str, folder: Path) -> dict[str, Path]:
+        """A folder as a stage left it, in the cache, and in the next lock as the output `path`: its objects by name."""
+        objects = {file.name: self.keep(file.name, file.read_bytes()) for file in sorted(folder.iterdir())}
+        listing = [{"md5": self.outs.pop(name), "relpath": name} for name in objects]
+        self.keep(path, json.dumps(listing).encode(), ".dir")
+        return objects
 
     def training(self, name: str, pictures: Iterable[bytes]) -> Path:
         """A checkpoint, and the list of the pictures (files) that it has read: the list's object."""
@@ -93,3 +100,13 @@ def ingested(scratch: Path, pictures: dict[str, tuple[str, bytes]], **notes: dic
     params = build(ingest.Params, section, "datasets.x.ingest")
     ingest.ingest(root, scratch / "tombstones", scratch / "out", params, "x")
     return pq.read_table(scratch / "out")
+
+
+def aligned(scratch: Path, size: int = 64, **section: str) -> Path:
+    """The folder that align makes of what `ingested` left in `scratch`: crops of `size` px, of the centre if `section`
+    does not say otherwise."""
+    section = {"mode": "centre", "detector": "annotations", "detector_model": "none"} | section
+    params = build(align.Params, section | {"size": size}, "datasets.x.align")
+    folder = scratch / f"aligned {size}"
+    align.align(scratch / "out", Path(section["detector_model"]), folder, params, "x")
+    return folder
