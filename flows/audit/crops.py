@@ -61,8 +61,8 @@ def search(
         unsure = [
             number for number, copies in enumerate(found.found) if all(c.kind == POSSIBLE for c in copies.values())
         ]
-        frame = frames.known(root, [lock for lock, _ in every], digest)
-        looks += _aligned(frame, {number: queries[number] for number in unsure})
+        known, found.weights = frames.known(root, [lock for lock, _ in every], digest)
+        looks += _aligned(known, {number: queries[number] for number in unsure})
     for part in parts:
         try:
             hashes = crop_hashes.of(root, part)

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.lineage import entries
 from flows.lineage.digests import Digests
@@ -27,33 +27,45 @@ WAYS = ((1, 0, 0), (1, 0.06, 0), (1, -0.06, 0), (1, 0, 0.06), (1, 0, -0.06), (0.
 Frame = Callable[["np.ndarray"], "list[np.ndarray]"]  # of a picture, uint8 H x W x 3, the crops; none: no face is found
 
 
-def known(root: Path, locks: Iterable[Lock], digest: Digests) -> list[Frame]:
-    """A frame for each way in which a lock says that a detector has aligned faces, where its weights are here."""
+class Known(NamedTuple):
+    """The frames to which a picture can be brought."""
+
+    frames: list[Frame]
+    absent: list[str]  # weights of detectors that locks name and that are not here, or others
+
+
+def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
+    """A frame for each way in which a lock says that a detector has aligned faces."""
     blocks = {block: lock for lock in locks for block in entries.split(lock.text) if block.startswith(STAGE)}
     found: dict[str, Frame] = {}
+    absent: dict[str, None] = {}
     for block, lock in blocks.items():
         with contextlib.suppress(InputError):  # a damaged entry, parameters of another version, or no such detector
             for entry in entries.of(lock._replace(text=SCHEMA + block)):
                 name = entry.stage.partition("@")[2]
-                section = entry.params.get(f"datasets.{name}.align")
+                section = entry.params.get(f"datasets.{name}.align") or {}
                 key = json.dumps(section, sort_keys=True)
-                if section and key not in found and (frame := _frame(root, entry, section, name, digest)):
+                if section.get("detector") == "yunet" and not _here(root, entry, section, digest):
+                    absent[section["detector_model"]] = None
+                elif section and key not in found and (frame := _frame(root, section, name)):
                     found[key] = frame
-    return [*found.values()]
+    return Known([*found.values()], [*absent])
 
 
-def _frame(root: Path, entry: Entry, section: dict[str, Any], name: str, digest: Digests) -> Frame | None:
+def _here(root: Path, entry: Entry, section: dict[str, Any], digest: Digests) -> bool:
+    """Whether a detector's weights are those that the stage has read."""
+    weights = section["detector_model"]
+    return (root / weights).is_file() and digest(root / weights) == entry.deps.get(weights)
+
+
+def _frame(root: Path, section: dict[str, Any], name: str) -> Frame | None:
     from stages import align
     from stages.images import landmarks
     from stages.runs.params import build
 
     params = build(align.Params, section, f"datasets.{name}.align")
-    weights = root / params.detector_model
-    recorded = entry.deps.get(params.detector_model)
-    if params.detector == "yunet" and not (weights.is_file() and digest(weights) == recorded):
-        return None
     landmarks.single_thread()
-    detector = align.make_detector(params, weights, name)
+    detector = align.make_detector(params, root / params.detector_model, name)
     if detector is None:
         return None
 

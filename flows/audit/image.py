@@ -17,7 +17,9 @@ from flows.registry import history
 from stages.runs.errors import InputError
 
 SHOWN = 5  # copies that people see; `--json` has all
-CROPS = "a picture that is cropped by more than a few per cent, or turned, is not found this way"
+CROPS = (
+    "a picture that is cropped by more than a few per cent in another way than `align` does, or turned, is often missed"
+)
 HOW = {
     BYTES: "",
     PIXELS: ", the same pixels as {path}",
@@ -51,6 +53,7 @@ class Answer:
     compared: int  # kept pictures in them
     aligned: int  # aligned tables that locks name
     crops: int  # in them, that were compared
+    weights: list[str]  # of face detectors that `align` has used, and that are not here, or others
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
     missing: list[dict[str, str]]  # lists and tables that are not here, or altered: `md5`, `path`, and `why`
     sheet: str | None  # a PNG that shows near and possible copies beside what was asked
@@ -95,7 +98,7 @@ def ask(root: Path, asked: str) -> Answer:
     images = [_image(query, found, trained) for query, found in zip(queries, near, strict=True)]
     answer = Answer(
         asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, seen.aligned, seen.crops,
-        digest.remembered, [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
+        seen.weights, digest.remembered, [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
     )  # fmt: skip
     if place.is_file() and (why := images[0].why) and not (images[0].uses or answer.missing):
         raise InputError(
@@ -153,7 +156,8 @@ def show(answer: Answer) -> None:
         print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
     rows = _of_folder(answer) if answer.folder else _of_picture(first)
     if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
-        rows.append(("crops", "cannot tell", CROPS))
+        more = f"; less often, if {' and '.join(answer.weights)} were here as the lock has it" if answer.weights else ""
+        rows.append(("crops", "cannot tell", CROPS + more))
     if answer.sheet:
         rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))
     if answer.compared:

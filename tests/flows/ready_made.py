@@ -25,6 +25,7 @@ class Repository:
         (home / ".dvc").mkdir(parents=True)
         self.git("init", "-q")
         self.outs: dict[str, str] = {}  # of the next lock: md5 by path
+        self.aligns: dict[str, str] = {}  # of the next lock: entries of align, by the dataset
 
     def git(self, *words: str) -> None:
         subprocess.run(["git", *IDENTITY, *words], cwd=self.home, check=True)
@@ -54,6 +55,18 @@ class Repository:
         self.keep(path, json.dumps(listing).encode(), ".dir")
         return objects
 
+    def aligned(self, name: str, folder: Path, weights: Path, **section: str | int) -> dict[str, Path]:
+        """An aligned table and its entry of align, which has read `weights`: its objects by name."""
+        objects = self.folder(f"data/aligned/{name}", folder)
+        listing = self.outs.pop(f"data/aligned/{name}")
+        section["detector_model"] = str(weights)
+        self.aligns[name] = (
+            f"  align@{name}:\n    cmd: align\n    deps:\n{_file(str(weights), md5(weights.read_bytes()).hexdigest())}"
+            f"    params:\n      params.yaml:\n        datasets.{name}.align: {json.dumps(section)}\n"
+            f"    outs:\n{_file(f'data/aligned/{name}', listing)}"
+        )
+        return objects
+
     def training(self, name: str, pictures: Iterable[bytes]) -> Path:
         """A checkpoint, and the list of the pictures (files) that it has read: the list's object."""
         return self.members(name, [sha256(picture).hexdigest() for picture in pictures])
@@ -70,14 +83,16 @@ class Repository:
 
     def commit(self) -> None:
         """Write `dvc.lock`, and commit it."""
-        lines = [
-            f"    - path: {path}\n      hash: md5\n      md5: {digest}\n      size: 1\n"
-            for path, digest in self.outs.items()
-        ]
-        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join(lines)}"
+        lines = [_file(path, digest) for path, digest in self.outs.items()]
+        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join([*lines, *self.aligns.values()])}"
         (self.home / "dvc.lock").write_text(text)
         self.git("add", "dvc.lock")
         self.git("commit", "-qm", "made")
+
+
+def _file(path: str, digest: str) -> str:
+    """A file in a lock."""
+    return f"    - path: {path}\n      hash: md5\n      md5: {digest}\n      size: 1\n"
 
 
 def ingested(scratch: Path, pictures: dict[str, tuple[str, bytes]], **notes: dict[str, str]) -> pa.Table:

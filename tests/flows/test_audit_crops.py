@@ -200,3 +200,37 @@ def test_an_aligned_table_that_is_missing_altered_or_none_is_no_silent_no(
     said = [line for line in capsys.readouterr().out.splitlines() if "table " in line and "cannot tell" in line]
     assert len(said) == 1, "one line for all of them"
     assert json.dumps([gone["why"] for gone in answer.missing]).count("not a table of pictures") == 2
+
+
+def test_a_photo_that_was_cut_is_found_by_its_face_where_the_weights_are_here(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path / "home")
+    photos = sorted((shared / "data/celeba/img_align_celeba").glob("*.jpg"))[:3]
+    ingested(tmp_path, {photo.name: ("train", photo.read_bytes()) for photo in photos})
+    weights = repository.home / "faces.onnx"
+    weights.write_bytes((shared / "weights/face_detection_yunet_2023mar.onnx").read_bytes())
+    section = {"mode": "face", "detector": "yunet"}
+    folder = aligned(tmp_path, detector_model=str(weights), **section)
+    monkeypatch.chdir(repository.home)
+    repository.aligned("x", folder, Path("faces.onnx"), size=64, **section)
+    repository.training("one", [photo.read_bytes() for photo in photos])
+    repository.commit()
+    (tmp_path / "cut").mkdir()
+    for photo in photos:
+        with Image.open(photo) as whole:
+            whole.crop((18, 20, 178, 208)).save(tmp_path / "cut" / photo.name, quality=90)
+    answer = image.ask(repository.home, str(tmp_path / "cut"))
+    found = {one.asked: one.copies for one in answer.pictures}
+    assert [[copy.path for copy in copies] for copies in found.values()] == [[name] for name in found]
+    assert {(copy.table, copy.aligned) for (copy,) in found.values()} == {("data/aligned/x", True)}
+    assert sum(bool(one.uses) for one in answer.pictures) >= 2
+    assert "its face aligned first" in next(iter(found.values()))[0].said()
+
+    whole = weights.read_bytes()
+    for other in (whole[:-1], None):  # others than the stage had, then none
+        weights.unlink() if other is None else weights.write_bytes(other)
+        answer = image.ask(repository.home, str(tmp_path / "cut"))
+        assert ([one.copies for one in answer.pictures], answer.weights) == ([[]] * len(photos), ["faces.onnx"])
+        image.show(answer)
+        assert "if faces.onnx were here" in " ".join(capsys.readouterr().out.split())
