@@ -4,19 +4,20 @@ found by its face."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flows.lineage import entries
 from flows.lineage.digests import Digests
-from flows.lineage.entries import SCHEMA, Entry
+from flows.lineage.entries import SCHEMA
 from flows.lineage.locks import Lock
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from stages import align
 
 STAGE = b"  align@"  # begins its entries in a lock
 
@@ -37,35 +38,34 @@ class Known(NamedTuple):
 def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
     """A frame for each way in which a lock says that a detector has aligned faces."""
     blocks = {block: lock for lock in locks for block in entries.split(lock.text) if block.startswith(STAGE)}
-    found: dict[str, Frame] = {}
+    if not blocks:
+        return Known([], [])
+    from stages import align
+    from stages.runs.params import build
+
+    found: dict[str, Frame | None] = {}  # by its parameters
     absent: dict[str, None] = {}
     for block, lock in blocks.items():
         with contextlib.suppress(InputError):  # a damaged entry, parameters of another version, or no such detector
             for entry in entries.of(lock._replace(text=SCHEMA + block)):
                 name = entry.stage.partition("@")[2]
-                section = entry.params.get(f"datasets.{name}.align") or {}
-                key = json.dumps(section, sort_keys=True)
-                if section.get("detector") == "yunet" and not _here(root, entry, section, digest):
-                    absent[section["detector_model"]] = None
-                elif section and key not in found and (frame := _frame(root, section, name)):
-                    found[key] = frame
-    return Known([*found.values()], [*absent])
+                section = f"datasets.{name}.align"
+                params = build(align.Params, entry.params.get(section), section)
+                weights = root / params.detector_model
+                recorded = entry.deps.get(params.detector_model)
+                if params.detector == "yunet" and not (weights.is_file() and digest(weights) == recorded):
+                    absent[params.detector_model] = None
+                elif repr(params) not in found:
+                    found[repr(params)] = _frame(params, weights, name)
+    return Known([frame for frame in found.values() if frame], [*absent])
 
 
-def _here(root: Path, entry: Entry, section: dict[str, Any], digest: Digests) -> bool:
-    """Whether a detector's weights are those that the stage has read."""
-    weights = section["detector_model"]
-    return (root / weights).is_file() and digest(root / weights) == entry.deps.get(weights)
-
-
-def _frame(root: Path, section: dict[str, Any], name: str) -> Frame | None:
+def _frame(params: align.Params, weights: Path, name: str) -> Frame | None:
     from stages import align
     from stages.images import landmarks
-    from stages.runs.params import build
 
-    params = build(align.Params, section, f"datasets.{name}.align")
     landmarks.single_thread()
-    detector = align.make_detector(params, root / params.detector_model, name)
+    detector = align.make_detector(params, weights, name)
     if detector is None:
         return None
 
