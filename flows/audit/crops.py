@@ -10,9 +10,9 @@ people none lay within 44, mirrored or not, 6 within 56, and 26 within 60. All t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.audit import crop_hashes, frames
 from flows.audit.copies import CROP_NEAR, CROP_PIXELS, POSSIBLE, Copy, Kind, Query, Search
@@ -21,6 +21,7 @@ from flows.audit.facts import read_list
 from flows.lineage import tables
 from flows.lineage.digests import Digests
 from flows.lineage.locks import Lock
+from flows.lineage.tables import Part
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,37 +47,52 @@ class Hit(NamedTuple):
     aligned: bool = False
 
 
+class Crops(NamedTuple):
+    """The crops in a file of an aligned table."""
+
+    part: Part
+    hashes: Hashes
+    names: Any  # a table of Arrow: `image_id` and `path`
+
+
 def search(
     root: Path, every: Sequence[tuple[Lock, dict[str, str]]], queries: Sequence[Query], digest: Digests, found: Search
 ) -> None:
     """Add to `found` the copies of crops in all aligned tables that locks name (with md5 by path, of each lock)."""
-    import pyarrow as pa
-
     named = {table: None for _, files in every for table in tables.among(files, tables.ALIGNED).items()}
     parts, gone = tables.parts(root, named, digest)
     found.aligned = len(named)
     found.gone(gone)
-    looks = [Look(number, query.hashes, False) for number, query in enumerate(queries) if query.hashes]
-    if parts:
-        unsure = [
-            number for number, copies in enumerate(found.found) if all(c.kind == POSSIBLE for c in copies.values())
-        ]
-        known, found.weights = frames.known(root, [lock for lock, _ in every], digest)
-        looks += _aligned(known, {number: queries[number] for number in unsure})
+    whole: list[Crops] = []
     for part in parts:
         try:
-            hashes = crop_hashes.of(root, part)
-            names = read_list(part.file)
+            whole.append(Crops(part, crop_hashes.of(root, part), read_list(part.file)))
         except InputError as error:
             found.missing.append({"md5": part.md5, "path": part.path, "why": str(error)})
-            continue
-        found.crops += len(names)
-        hits = [*_exact(queries, hashes), *_alike(looks, hashes)]
-        rows = names.take(pa.array([hit.row for hit in hits], pa.int64())).to_pylist()
-        table, split = PurePosixPath(part.path).parent.as_posix(), PurePosixPath(part.path).stem
-        for hit, row in zip(hits, rows, strict=True):
-            copy = Copy(hit.kind, row["image_id"], row["path"], table, split, hit.bits, hit.mirrored, hit.aligned)
-            found.add(hit.query, copy, part.file)
+    found.crops = sum(len(crops.names) for crops in whole)
+    looks = [Look(number, query.hashes, False) for number, query in enumerate(queries) if query.hashes]
+    for crops in whole:
+        _note(found, crops, [*_exact(queries, crops.hashes), *_alike(looks, crops.hashes)])
+    unsure = [
+        number for number, copies in enumerate(found.found) if {copy.kind for copy in copies.values()} <= {POSSIBLE}
+    ]
+    if whole and unsure:
+        known, found.weights = frames.known(root, [lock for lock, _ in every], digest)
+        looks = [*_aligned(known, {number: queries[number] for number in unsure})]
+        for crops in whole:
+            _note(found, crops, _alike(looks, crops.hashes))
+
+
+def _note(found: Search, crops: Crops, hits: Iterable[Hit]) -> None:
+    import pyarrow as pa
+
+    hits = list(hits)
+    rows = crops.names.take(pa.array([hit.row for hit in hits], pa.int64())).to_pylist()
+    place = PurePosixPath(crops.part.path)
+    table, split = place.parent.as_posix(), place.stem
+    for hit, row in zip(hits, rows, strict=True):
+        copy = Copy(hit.kind, row["image_id"], row["path"], table, split, hit.bits, hit.mirrored, hit.aligned)
+        found.add(hit.query, copy, crops.part.file)
 
 
 def _aligned(known: Sequence[frames.Frame], queries: Mapping[int, Query]) -> Iterator[Look]:

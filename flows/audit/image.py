@@ -176,13 +176,17 @@ def show(answer: Answer) -> None:
 def _missing(answer: Answer) -> list[tuple[str, str, str]]:
     """A line per list and ingested table that is missing or altered, and one for all aligned tables."""
     aligned = [gone for gone in answer.missing if gone["path"].startswith(ALIGNED)]
-    rows = []
-    for gone in [*(gone for gone in answer.missing if gone not in aligned), *aligned[:1]]:
-        what = "list" if gone["path"].endswith(history.MEMBERS) else "table"
-        more = (
-            f" (and {len(aligned) - 1} more aligned tables: --json)" if gone in aligned[:1] and len(aligned) > 1 else ""
+    shown = [*(gone for gone in answer.missing if gone not in aligned), *aligned[:1]]
+    rows = [
+        (
+            f"{'list' if gone['path'].endswith(history.MEMBERS) else 'table'} {gone['md5'][:10]}",
+            "cannot tell",
+            gone["why"],
         )
-        rows.append((f"{what} {gone['md5'][:10]}", "cannot tell", gone["why"] + more))
+        for gone in shown
+    ]
+    if len(aligned) > 1:
+        rows.append(("and", "", f"{len(aligned) - 1} more aligned tables (--json lists them)"))
     return rows
 
 
