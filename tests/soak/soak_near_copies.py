@@ -4,8 +4,9 @@ tests/soak/soak_near_copies.py [COUNT]`, 500.
 Photos of CelebA and LFW (../shared/data) are ingested, aligned and trained on, but those of some people. COUNT training
 photos, and the aligned crops of as many, are each saved anew (JPEG, quality 50 to 95), resized (half to double), turned
 grey, and mirrored: every copy must lead to its original's checkpoint. Of COUNT photos of the people left out, and of
-their aligned crops, none may. Exits 1 where fewer than 99.5 % of the copies are traced, or where a stranger or somebody else is named.
-How many photos are traced that were cut by 5 to 20 %, or turned by three degrees, is said only.
+their aligned crops, none may. Exits 1 where fewer than 99.5 % of the copies are traced, where a stranger is named, or
+where a copy is taken for a picture of somebody else. How many photos are traced that were cut by 5 to 20 %, or turned
+by three degrees, is said only.
 """
 
 import io
