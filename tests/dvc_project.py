@@ -103,6 +103,11 @@ def command(
     return _spawned([*before, sys.executable, "-m", module, *words], home, env)
 
 
+def dvc(home: Path, *words: str) -> str:
+    """`dvc WORDS` to its end, in the folder `home`: what it prints."""
+    return "\n".join(end(command("dvc", words, home, ENV)))
+
+
 def _spawned(words: Sequence[str], home: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -128,9 +133,8 @@ class Project:
 
     def start(self, *words: str, **environment: str) -> Process:
         """`palimpsest WORDS`, or `dvc repro`."""
-        if words[0] == "repro":
-            return _spawned([*self.words, "dvc", *words], self.home, {**ENV, **environment})
-        return command("flows.cli", words, self.home, {**ENV, **environment}, self.words)
+        module = "dvc" if words[0] == "repro" else "flows.cli"
+        return command(module, words, self.home, {**ENV, **environment}, self.words)
 
     def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
         """The lines that the command prints."""
@@ -165,8 +169,8 @@ def drawing(home: Path, way: str = "") -> Project:
     return project
 
 
-def end(process: Process, code: int = 0) -> list[str]:
-    out, _ = process.communicate(timeout=PATIENCE)
+def end(process: Process, code: int = 0, patience: float = PATIENCE) -> list[str]:
+    out, _ = process.communicate(timeout=patience)
     assert process.returncode == code, out
     return out.splitlines()
 

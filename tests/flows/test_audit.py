@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from dvc_project import ENV, Project
+from dvc_project import ENV, Project, dvc
 from PIL import Image
 
 from flows.audit import checkpoint, image
@@ -210,12 +210,11 @@ def test_a_clone_alone_answers(made: History) -> None:
     clone = made.home.with_name("clone")
     subprocess.run(["git", "clone", "-q", str(made.home), str(clone)], check=True)
     for home in (made.home, clone):
-        words = ["dvc", "remote", "add", "-q", "--local", "-d", "store", "../store"]
-        subprocess.run(words, cwd=home, env=ENV, check=True)
-    subprocess.run(["dvc", "push", "-q", "--all-commits"], cwd=made.home, env=ENV, check=True)
+        dvc(home, "remote", "add", "-q", "--local", "-d", "store", "../store")
+    dvc(made.home, "push", "-q", "--all-commits")
     before = image.ask(clone, sha256(png("a")).hexdigest())
     assert (before.pictures[0].uses, len(before.missing)) == ([], 3)
-    subprocess.run(["dvc", "fetch", "-q", "--all-commits"], cwd=clone, env=ENV, check=True)
+    dvc(clone, "fetch", "-q", "--all-commits")
     after = image.ask(clone, sha256(png("a")).hexdigest())
     assert (len(after.pictures[0].uses), after.missing) == (2, [])
 
