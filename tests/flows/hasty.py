@@ -3,5 +3,5 @@
 from flows import cli, schedule
 
 if __name__ == "__main__":
-    schedule.POLL = 0.2
+    schedule.POLL = 0.5
     cli.app()
