@@ -7,9 +7,11 @@ The private key is P-256 in PKCS8, which openssl and model-signing can use too; 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock
@@ -86,8 +88,34 @@ def trusted(root: Path) -> dict[str, Key]:
 
     Raises InputError where the file is damaged.
     """
-    found = dvc_lock.read(root / SIGNERS)
-    return {str(name): _public(str(text), f"{SIGNERS}: {name}") for name, text in found.items()}
+    return _keys(dvc_lock.read(root / SIGNERS))
+
+
+def counted(git: Git) -> dict[str, Key]:
+    """The public keys by which signatures are checked: those of the commit that is checked out.
+
+    Anybody who can write to the working copy could add one there: its own count only where the commit has none.
+
+    Raises InputError where the file is damaged.
+    """
+    text = committed(git)
+    return trusted(git.home) if text is None else _keys(dvc_lock.parse(text, f"{SIGNERS} of HEAD"))
+
+
+def committed(git: Git) -> str | None:
+    """`signers.yaml` as the commit that is checked out has it, or None."""
+    head = git.commit("HEAD")
+    return git.file(head, SIGNERS) if head else None
+
+
+def elsewhere(git: Git) -> dict[str, Key]:
+    """The public keys of all commits, by who has them and in which commit; damaged files are left out."""
+    found: dict[str, tuple[str, Key]] = {}
+    for commit in git("log", "--all", "--format=%H", "--", SIGNERS).split():
+        with contextlib.suppress(InputError):
+            for name, key in _keys(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
+                found[key.keyid] = f"{name}, whose key is in commit {commit[:10]}", key
+    return dict(found.values())
 
 
 def signer(passphrase: str | None) -> CryptoSigner | None:
@@ -120,11 +148,10 @@ def signer(passphrase: str | None) -> CryptoSigner | None:
 
 
 def changed(git: Git) -> bool:
-    """Whether the keys in the working copy are others than those that are committed."""
-    file = git.home / SIGNERS
-    head = git.commit("HEAD")
-    committed = git.file(head, SIGNERS) if head else None
-    return (file.read_text(encoding="utf-8") if file.exists() else None) != committed
+    """Whether `signers.yaml` in the working copy is another than the committed one."""
+    file, text = git.home / SIGNERS, committed(git)
+    here = file.read_bytes().decode(errors="replace").splitlines() if file.exists() else None
+    return here != (None if text is None else text.splitlines())
 
 
 def _refuse_another(root: Path, name: str, public: str) -> None:
@@ -153,6 +180,10 @@ def _decoded(data: bytes) -> bytes:
 
 def _quoted(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
+
+
+def _keys(found: Mapping[str, Any]) -> dict[str, Key]:
+    return {str(name): _public(str(text), f"{SIGNERS}: {name}") for name, text in found.items()}
 
 
 def _public(text: str, where: str) -> Key:

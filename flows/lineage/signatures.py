@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, record_branch
-from flows.lineage.attestation import Attestation, Forged
+from flows.lineage.attestation import Attestation, Forged, Stranger
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -29,22 +29,25 @@ class Checked(NamedTuple):
     signed: dict[str, str]  # by record: who vouches for it
     unsigned: list[str]  # records that nobody vouches for
     faults: list[str]  # what is not as it was signed, a line each
+    unsure: dict[str, str]  # by attestation: who has signed it, where that counts for nothing here
 
 
 class Branch(NamedTuple):
     """What the branch of records holds."""
 
     records: dict[str, str]  # text by path
-    attestations: dict[str, bytes]  # by name
+    attestations: dict[str, bytes]  # by name, which is the sha256 of the bytes; what was altered, by its file's
 
 
 def on_branch(git: Git) -> Branch:
     """The records and attestations on the branch, and on those of other clones that have been fetched."""
     texts = record_branch.files(git, ".json")
     signed = record_branch.files(git, END)
+    files = [(PurePosixPath(path).name, data) for path, data in signed.items()]
+    named = [(file, file.partition(".")[0], data) for file, data in files]  # NAME.BLOB.dsse where branches differed
     return Branch(
         {path: text.decode("utf-8", "surrogateescape") for path, text in texts.items()},
-        {PurePosixPath(path).stem: data for path, data in signed.items()},
+        {name if attestation.name_of(data) == name else file: data for file, name, data in named},
     )
 
 
@@ -85,16 +88,25 @@ def voucher(git: Git, text: str) -> str | None:
     Raises Forged where none of its attestations is right.
     """
     wanted = _sha256(text)
-    signed, trusted = on_branch(git).attestations, keys.trusted(git.home)
+    signed, trusted = on_branch(git).attestations, keys.counted(git)
     wrong: Forged | None = None
     for one in _readable(signed):
         if one.sha256 == wanted:
             try:
                 return attestation.signed_by(signed[one.name], trusted)
+            except Stranger as error:
+                wrong = wrong or (error if trusted and not _elsewhere(git, signed[one.name]) else None)
             except Forged as error:
                 wrong = wrong or error
     if wrong:
         raise wrong
+    return None
+
+
+def _elsewhere(git: Git, data: bytes) -> str | None:
+    """Who has signed an attestation, by the keys that any commit has."""
+    with contextlib.suppress(Forged):
+        return attestation.signed_by(data, keys.elsewhere(git))
     return None
 
 
@@ -119,14 +131,14 @@ def sign_new(records: Mapping[str, str], attestations: Mapping[str, bytes], sign
     before = _readable(attestations)
     previous = attestation.heads(before)
     attested = {one.sha256 for one in before}
-    same = {_run(one.record) for one in before if one.keyid == signer.public_key.keyid}
+    same = {run_of(one.record) for one in before if one.keyid == signer.public_key.keyid}
     made: dict[str, bytes] = {}
     todo: list[tuple[str, str]] = []
     for path, text in records.items():
         with contextlib.suppress(InputError):
             body = record.parse(text.encode("utf-8", "surrogateescape"), path)
             whole = record.whole(body) and record.text(body) == text and isinstance(body.get("inputs"), dict)
-            if whole and _sha256(text) not in attested and _run(path) not in same:
+            if whole and _sha256(text) not in attested and run_of(path) not in same:
                 todo.append((body["ended"], path))
     for _, path in sorted(todo):
         data = attestation.sign(path, records[path], previous, signer)
@@ -135,9 +147,9 @@ def sign_new(records: Mapping[str, str], attestations: Mapping[str, bytes], sign
     return made
 
 
-def _run(path: str) -> str:
-    """What the path of a record says of the run: `STAGE/DIGEST`, also where branches were united."""
-    stage, _, name = path.rpartition("/")
+def run_of(where: str) -> str:
+    """What the place of a record says of the run: `STAGE/DIGEST`, also on a branch, and where branches were united."""
+    stage, _, name = where.rpartition(":")[2].rpartition("/")
     return f"{stage}/{name.partition('.')[0]}"
 
 
@@ -146,20 +158,32 @@ def check(
     attestations: Mapping[str, bytes],
     trusted: Mapping[str, Key],
     anchors: Collection[str] = (),
+    elsewhere: Mapping[str, Key] | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 
-    `anchors` are attestations that must be there: Git's history names them. Nothing is raised: each fault is a line.
+    `anchors` are attestations that must be there: Git's history names them. Signatures of the keys `elsewhere`, and all
+    of them where nobody is trusted, are neither right nor wrong. Nothing is raised: each fault is a line.
     """
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
+    unsure: dict[str, str] = {}
     known = {_sha256(text): path for path, text in records.items()}
     for name, data in attestations.items():
         try:
             one = attestation.read(data, name)
             read.append(one)
             who = attestation.signed_by(data, trusted)
+        except Stranger as error:
+            try:
+                unsure[name] = attestation.signed_by(data, elsewhere or {})
+            except Forged as forged:
+                if trusted or not isinstance(forged, Stranger):
+                    faults.append(str(error))
+                else:
+                    unsure[name] = "somebody"
+            continue
         except Forged as error:
             faults.append(str(error))
             continue
@@ -175,4 +199,4 @@ def check(
         f"attestation {name[:10]}: gone, though others or Git's history name it"
         for name in attestation.missing(read, anchors)
     ]
-    return Checked(signed, sorted(records.keys() - signed.keys()), faults)
+    return Checked(signed, sorted(records.keys() - signed.keys()), faults, unsure)
