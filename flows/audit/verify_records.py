@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,40 +68,41 @@ def signatures(root: Path, findings: Findings) -> None:
         f"{keys.SIGNERS} of this commit does not have the key, so the signature counts for nothing here",
     )
     _named(root, git, held, findings)
-    branch = record_branch.name(git)
-    sent = set(held.records.values())
-    runs = {attested.run_of(where): who for where, who in checked.signed.items()}
-    second = []
-    for where in checked.unsigned:
-        # On the branch it would be as another run's, which another clone may have repeated.
-        who = checked.signed.get(f"{branch}:{where}")
-        if who and texts[where] not in sent:
-            said = (
-                f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
-            )
-            findings.fault(where, said)
-        elif attested.run_of(where) in runs:
-            second.append(where)
-    findings.gone(
-        "second records",
-        second,
-        "of runs whose other record is signed, and this one is not: of another clone, or forged",
-    )
-    for where, who in checked.signed.items():  # what is signed was on the branch
-        if texts[where] not in sent:
-            said = f"not as {who} has signed it, though the folder of records has it so; `palimpsest audit collect`"
-            findings.fault(f"{branch}:{where}", said)
-    for path, blob in record_branch.lost(git).items():
-        said = f"was on the branch, which only grows, and is gone: `git cat-file blob {blob[:10]}` shows it"
-        findings.fault(
-            f"{branch}:{path}", f"{said}; put it into {record.home() / path}, then `palimpsest audit collect`"
-        )
+    _branch(git, texts, held, checked, findings)
     findings.unsigned = checked.unsigned
     findings.gone(
         "signatures of records",
         checked.unsigned,
         "signed by nobody, so a forged one would not be seen; `palimpsest audit key new`, then `audit collect`",
     )
+
+
+def _branch(
+    git: Git, texts: Mapping[str, str], held: attested.Branch, checked: attested.Checked, findings: Findings
+) -> None:
+    """The branch has each signed record as it was signed, and all that it has ever had."""
+    branch, sent = record_branch.name(git), set(held.records.values())
+    runs, second = {attested.run_of(where) for where in checked.signed}, []
+    for where in checked.unsigned:
+        # On the branch it would be as another run's, which another clone may have repeated.
+        if (who := checked.signed.get(f"{branch}:{where}")) and texts[where] not in sent:
+            said = (
+                f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
+            )
+            findings.fault(where, said)
+        elif attested.run_of(where) in runs:
+            second.append(where)
+    why = "of runs whose other record is signed, and this one is not: of another clone, or forged"
+    findings.gone("second records", second, why)
+    for where, who in checked.signed.items():  # what is signed was on the branch
+        if texts[where] not in sent:
+            said = f"not as {who} has signed it, though the folder of records has it so; `palimpsest audit collect`"
+            findings.fault(f"{branch}:{where}", said)
+    for path, blob in record_branch.lost(git).items():
+        said = (
+            f"was on the branch, which only grows, and is gone; `git cat-file blob {blob[:10]}` shows it: put it into"
+        )
+        findings.fault(f"{branch}:{path}", f"{said} {record.home() / path}, then `palimpsest audit collect`")
 
 
 def _trusted(git: Git, findings: Findings) -> dict[str, Key]:
