@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from dvc_project import ENV, Project, command, end
+from dvc_project import ENV, Project, command, dvc, end
 
 IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
 
@@ -162,7 +162,7 @@ class Laboratory:
         self.git(*IDENTITY, "commit", "-qm", message)
 
     def dvc(self, *words: str) -> None:
-        subprocess.run(["dvc", *words], cwd=self.home, env=ENV, check=True, capture_output=True)
+        dvc(self.home, *words)
 
     def git(self, *words: str) -> str:
         done = subprocess.run(["git", *words], cwd=self.home, env=ENV, check=True, capture_output=True, text=True)

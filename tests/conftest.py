@@ -56,10 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of Prefect's server, made once for all: it takes a server nine seconds."""
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all test processes share."""
     base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect-database"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def prefect_database(together: Path) -> Path:
+    """An empty database of Prefect's server, made once for all: it takes a server nine seconds."""
+    home = together / "prefect-database"
     with file_lock.lock(home.with_suffix(".lock")):
         if not home.exists():
             words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from forked import Forked
@@ -102,6 +103,11 @@ def command(
     return _spawned([*before, sys.executable, "-m", module, *words], home, env)
 
 
+def dvc(home: Path, *words: str) -> str:
+    """`dvc WORDS` to its end, in the folder `home`: what it prints."""
+    return "\n".join(end(command("dvc", words, home, ENV)))
+
+
 def _spawned(words: Sequence[str], home: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -127,9 +133,8 @@ class Project:
 
     def start(self, *words: str, **environment: str) -> Process:
         """`palimpsest WORDS`, or `dvc repro`."""
-        if words[0] == "repro":
-            return _spawned([*self.words, "dvc", *words], self.home, {**ENV, **environment})
-        return command("flows.cli", words, self.home, {**ENV, **environment}, self.words)
+        module = "dvc" if words[0] == "repro" else "flows.cli"
+        return command(module, words, self.home, {**ENV, **environment}, self.words)
 
     def run(self, *words: str, code: int = 0, **environment: str) -> list[str]:
         """The lines that the command prints."""
@@ -164,8 +169,8 @@ def drawing(home: Path, way: str = "") -> Project:
     return project
 
 
-def end(process: Process, code: int = 0) -> list[str]:
-    out, _ = process.communicate(timeout=PATIENCE)
+def end(process: Process, code: int = 0, patience: float = PATIENCE) -> list[str]:
+    out, _ = process.communicate(timeout=patience)
     assert process.returncode == code, out
     return out.splitlines()
 
@@ -201,27 +206,33 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """A Prefect server with its PREFECT_HOME at `home`, which logs into `home/log`: its API's address."""
+def start_prefect_server(home: Path, before: Sequence[str] = (), **options: Any) -> tuple[subprocess.Popen, str]:
+    """A Prefect server with its PREFECT_HOME at `home`, which logs into `home/log`; and its API's address.
+
+    Words `before` it begin its command; `options` are Popen's.
+    """
     port = str(free_port())
-    home.mkdir(exist_ok=True)
+    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-            env={**ENV, "PREFECT_HOME": str(home)},
-            stdout=log,
-            stderr=log,
-        )
+        environment = {**ENV, "PREFECT_HOME": str(home)}
+        server = subprocess.Popen([*before, *words], env=environment, stdout=log, stderr=log, **options)
 
     def answers() -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             return urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).status == 200
         return False
 
+    wait(answers)
+    return server, f"http://127.0.0.1:{port}/api"
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """The same, while the block runs: its API's address."""
+    home.mkdir(exist_ok=True)
+    server, address = start_prefect_server(home)
     try:
-        wait(answers)
-        yield f"http://127.0.0.1:{port}/api"
+        yield address
     finally:
         server.kill()
         server.wait()
@@ -235,9 +246,16 @@ def post(api: str, what: str, query: dict) -> list[dict]:
         return json.load(answer)
 
 
-def states(api: str) -> dict[str, str]:
-    """Of each stage, its state in the latest run that Prefect knows of."""
+def of(home: Path) -> dict[str, dict]:
+    """The part of a query by which Prefect answers for the runs of one working copy."""
+    return {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{home}"]}}}
 
-    run = post(api, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]["id"]
+
+def states(api: str, home: Path) -> dict[str, str]:
+    """Of each stage, its state in the latest run of a working copy that Prefect knows of."""
+    runs = post(api, "flow_runs", {**of(home), "sort": "START_TIME_DESC", "limit": 1})
+    if not runs:
+        return {}
+    run = runs[0]["id"]
     tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [run]}}})
     return {one["name"]: one["state_name"] for one in tasks}

@@ -29,7 +29,15 @@ from pathlib import Path
 
 STAGES = ("torch", "lightning_fabric", "pyarrow", "pydantic")
 # All that Prefect imports but `prefect.main`, which sets its logging up as the environment says.
-FLOWS = ("dvc.repo", "networkx", "prefect.flows", "prefect.tasks", "prefect.deployments", "prefect.events")
+FLOWS = (
+    "dvc.cli.parser",
+    "dvc.repo",
+    "networkx",
+    "prefect.flows",
+    "prefect.tasks",
+    "prefect.deployments",
+    "prefect.events",
+)
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*STAGES, *FLOWS])
 

@@ -13,9 +13,10 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
-# Declared and not imported: what Prefect imports, held to versions with which it works; and programs.
+# Declared and not imported: what Prefect imports, held to versions with which it works; and programs, with what they
+# import and do not declare.
 NOT_IMPORTED = {"fastapi", "sqlalchemy"}
-PROGRAMS = {"palimpsest", "pytest-xdist", "ruff", "mypy", "pre-commit", "uv"}
+PROGRAMS = {"palimpsest", "pytest-xdist", "ruff", "mypy", "pre-commit", "uv", "model-signing", "pyopenssl"}
 
 # Where constraints.txt was written.
 PINNED_ON = {

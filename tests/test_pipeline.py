@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pretend
 import pytest
+from dvc_project import command, end
 from ruamel.yaml import YAML
 
 from stages.runs import record
@@ -80,9 +81,8 @@ def repro(home: Path, *targets: str) -> list[str]:
     """`dvc repro` as a user runs it; the stages that ran."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     env.pop("PALIMPSEST_RECORDS", None)
-    done = subprocess.run(["dvc", "repro", *targets], cwd=home, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"Running stage '([^']+)'", done.stdout)
+    said = end(command("dvc", ["repro", *targets], home, env), patience=900)
+    return re.findall(r"Running stage '([^']+)'", "\n".join(said))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,10 @@ from typing import Any
 from flows.audit import evidence
 from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
-from flows.lineage import cache, locks
+from flows.lineage import cache, entries, locks
 from flows.lineage.records import REBUILT, Records
+from flows.lineage.signatures import Vouchers
+from flows.lineage.upstream import upstream
 from flows.registry import gto, history
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -39,6 +41,7 @@ class Training:
     fact: Fact  # what `pictures` rests on
     run: evidence.Run
     datasets: list[evidence.Dataset]  # that it comes from
+    unknown: dict[str, str]  # what it comes from and of which no lock says which run has made it: md5 by path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
     if file:
         place = file.relative_to(root) if file.is_relative_to(root) else file
         facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
-    records = Records(root)
+    records, vouchers = Records(root), Vouchers(git)
     trainings = _trainings(root, every, md5, records)
     if not trainings:
         said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"
@@ -90,10 +93,11 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
         facts += _evaluations(root, every, md5)
-        facts += evidence.of_training(git, trainings[0].run, trainings[0].params, records.unread)
+        facts += evidence.of_training(git, vouchers, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
-        facts += [fact for each in known.values() for fact in evidence.of_dataset(git, each)]
-    facts += _rebuilt(git, records, md5)
+        facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
+        facts += [fact for each in known.values() for fact in evidence.of_dataset(vouchers, each)]
+    facts += _rebuilt(vouchers, records, md5)
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
@@ -108,14 +112,14 @@ def ask(root: Path, asked: str) -> Checkpoint:
     return Checkpoint(asked, md5, facts, trainings, told)
 
 
-def _rebuilt(git: Git, records: Records, md5: str) -> list[Fact]:
+def _rebuilt(vouchers: Vouchers, records: Records, md5: str) -> list[Fact]:
     """What came of making the checkpoint again, each time."""
     found = []
     for body, _ in records.every():
         notes = body.get("notes") or {}
         if body.get("stage") == REBUILT and notes.get("md5") == md5:
             where = (body.get("environment") or {}).get("processor")
-            who = evidence.signer(git, body) or "nobody"
+            who = evidence.signer(vouchers, body) or "nobody"
             said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
             found.append(Fact("rebuilt", said, "recorded"))
     return found
@@ -184,19 +188,20 @@ def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) 
     todo, seen = [md5], set[str]()
     while todo:
         wanted = todo.pop(0)
-        if wanted in seen or (made := next(locks.makers(every, wanted), None)) is None:
+        if wanted in seen or (made := next(entries.making(every, wanted), None)) is None:
             continue
         seen.add(wanted)
-        outs = {out["path"]: out.get("md5", "") for out in made.entry.get("outs", [])}
-        path, members = next(((path, md5) for path, md5 in outs.items() if path.endswith(history.MEMBERS)), ("", None))
-        todo += [dep["md5"] for dep in made.entry.get("deps", []) if dep["path"].endswith(CHECKPOINT)]
-        params = made.entry.get("params", {}).get("params.yaml", {})
-        pictures, fact = _pictures(root, made.stage, members, path)
-        lock = made.lock
-        run, data = evidence.run(records, made.path, wanted, made.entry), evidence.datasets(records, made)
-        found.append(
-            Training(made.path, wanted, made.stage, lock.commit, lock.time, params, members, pictures, fact, run, data)
+        path, members = next(
+            ((path, md5) for path, md5 in made.outs.items() if path.endswith(history.MEMBERS)), ("", None)
         )
+        todo += [md5 for path, md5 in made.deps.items() if path.endswith(CHECKPOINT)]
+        pictures, fact = _pictures(root, made.stage, members, path)
+        own, before = made.at(wanted)[0], upstream(root, every, made)
+        run, data = evidence.run(records, made, own), evidence.datasets(records, before)
+        found.append(
+            Training(own, wanted, made.stage, made.lock.commit, made.lock.time, made.params, members, pictures, fact,
+                     run, data, before.unknown)
+        )  # fmt: skip
     return found
 
 

@@ -101,6 +101,21 @@ def audit_rebuild(
         raise typer.Exit(int(answer.found))
 
 
+@audit.command("sign")
+def audit_sign(
+    what: Annotated[str, typer.Argument(help="A checkpoint, named as for `audit checkpoint`.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The signature's file; default: NAME.safetensors.sig, here.")
+    ] = None,
+) -> None:
+    """Sign a checkpoint with your key, in a file that `model_signing verify key` checks, without the repository."""
+    with for_people("audit sign"):
+        from flows.audit import sign
+        from flows.checkout.root import repository
+
+        sign.show(*sign.sign(repository(), what, output, key_passphrase(ask=sys.stdin.isatty())))
+
+
 @key.command("new")
 def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Lovelace <ada@example.org>`.")]) -> None:
     """Make a key that signs your records; its public half goes into signers.yaml, to be committed.
@@ -136,6 +151,28 @@ def key_trust(
         print(f"{name}: trusted; `git add {keys.SIGNERS}` and commit")
 
 
+@key.command("revoke")
+def key_revoke(
+    name: Annotated[str, typer.Argument(help="Whose key it is, as in signers.yaml.")],
+    every: Annotated[bool, typer.Option("--all", help="What it has signed until now counts no more, too.")] = False,
+) -> None:
+    """Let no new signature of a key count: it was lost or stolen, or its owner has left.
+
+    What it has signed until now, as far as this clone has it, still counts. The key's entry in signers.yaml says so; to
+    undo it, edit that.
+    """
+    with for_people("audit key revoke"):
+        from flows.checkout.git import Git
+        from flows.checkout.root import repository
+        from flows.lineage import keys, signatures
+
+        count = signatures.revoke(Git(repository()), name, every)
+        print(
+            f"{name}: revoked; of its signatures {count or 'none'} still count{'' if count > 1 else 's'}; "
+            f"`git add {keys.SIGNERS}` and commit"
+        )
+
+
 @key.command("list")
 def key_list() -> None:
     """Whose signatures count, and where your own key is."""
@@ -143,8 +180,9 @@ def key_list() -> None:
         from flows.checkout.root import repository
         from flows.lineage import keys
 
-        for name, public in keys.trusted(repository()).items():
-            print(f"{name}: {public.keytype}, {public.keyid[:10]}")
+        for name, (public, heads) in keys.trusted(repository()).items():
+            until = "" if heads is None else f"; revoked: {'what it had signed by then' if heads else 'nothing'} counts"
+            print(f"{name}: {public.keytype}, {public.keyid[:10]}{until}")
         print(
             f"your key: {keys.place()}" if keys.place().exists() else "your key: none; `palimpsest audit key new NAME`"
         )

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from flows.audit.facts import absent
-from flows.lineage import ingested
+from flows.lineage import tables
 from flows.lineage.digests import Digests
+from flows.lineage.tables import Gone, Part
 
-Kind = Literal["the same bytes", "the same pixels", "a near copy", "possible"]
-BYTES, PIXELS, NEAR, POSSIBLE = KINDS = get_args(Kind)  # the surest first
+Kind = Literal[
+    "the same bytes", "the same pixels", "the same pixels as the crop", "a near copy", "a near copy of the crop",
+    "possible",
+]  # fmt: skip
+BYTES, PIXELS, CROP_PIXELS, NEAR, CROP_NEAR, POSSIBLE = KINDS = get_args(Kind)  # the surest first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,43 +34,59 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """A kept picture of an ingested table that is the picture asked for, or looks like it."""
+    """A kept picture that is what was asked for, or looks like it; or whose aligned crop is, or does."""
 
     kind: Kind
     image_id: str
     path: str  # of the picture, in its dataset's folder
-    table: str  # data/ingested/NAME
+    table: str  # data/ingested/NAME; data/aligned/NAME: the picture's crop in it was compared
     split: str
     bits: int | None = None  # of 256 that differ; None where bytes or pixels are the same
     mirrored: bool = False
+    aligned: bool = False  # what was asked for was brought to the crop's frame first
 
     @property
     def rank(self) -> tuple[int, int, str]:
         """The less, the surer."""
         return KINDS.index(self.kind), self.bits or 0, self.path
 
+    @property
+    def crop(self) -> bool:
+        """Whether it is the picture's crop in an aligned table."""
+        return self.table.startswith(tables.ALIGNED)
+
     def said(self) -> str:
         """It in words."""
-        differ = "" if self.bits is None else f"; {self.bits} of 256 bits differ{', mirrored' * self.mirrored}"
+        how = ", mirrored" * self.mirrored + ", its face aligned first" * self.aligned
+        differ = "" if self.bits is None else f"; {self.bits} of 256 bits differ{how}"
         return f"{self.path} of {self.table} ({self.split}){differ}"
 
 
 @dataclasses.dataclass
 class Search:
-    """What was found in all ingested tables that locks name."""
+    """What was found in all ingested and aligned tables that locks name."""
 
     found: list[dict[str, Copy]]  # for each query, by image_id
-    tables: int = 0
+    tables: int = 0  # ingested ones
     pictures: int = 0  # kept ones that were compared, each as often as tables that differ have it
+    aligned: int = 0  # tables
+    crops: int = 0  # that were compared, counted alike
+    weights: list[str] = dataclasses.field(default_factory=list)  # of detectors, which are not here to align faces
     missing: list[dict[str, str]] = dataclasses.field(default_factory=list)  # `md5`, `path`, and `why`
-    files: dict[str, Path] = dataclasses.field(default_factory=dict)  # of an image_id: the parquet file with its bytes
+    files: dict[Copy, Path] = dataclasses.field(default_factory=dict)  # the table's file that has the picture
+
+    def gone(self, files: Iterable[Gone]) -> None:
+        """Note tables that are missing or altered."""
+        self.missing += [
+            {"md5": one.md5, "path": one.path, "why": one.why or absent(one.md5, one.path)} for one in files
+        ]
 
     def add(self, number: int, copy: Copy, file: Path) -> None:
         """Note a copy of a query, where none of the same picture is surer."""
         before = self.found[number].get(copy.image_id)
         if before is None or copy.rank < before.rank:
             self.found[number][copy.image_id] = copy
-            self.files[copy.image_id] = file
+            self.files[copy] = file
 
 
 def read(files: Iterable[tuple[str, Path, str | None]]) -> Iterator[Query]:
@@ -91,15 +111,15 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    named = {table: None for files in every for table in ingested.tables(files).items()}
-    parts, gone = ingested.parts(root, named, digest)
+    named = {table: None for files in every for table in tables.among(files).items()}
+    parts, gone = tables.parts(root, named, digest)
     found = Search([{} for _ in queries], len(named))
-    found.missing = [{"md5": g.md5, "path": g.path, "why": g.why or absent(g.md5, g.path)} for g in gone]
+    found.gone(gone)
     if not named:
         why = "no dvc.lock that Git knows here names an ingested table: only the same bytes were looked for"
-        found.missing.append({"md5": "", "path": ingested.INGESTED, "why": why})
+        found.missing.append({"md5": "", "path": tables.INGESTED, "why": why})
     hashed: list[Any] = []
-    unhashed: list[tuple[ingested.Part, Any]] = []
+    unhashed: list[tuple[Part, Any]] = []
     for part in parts:
         columns = ["image_id", "path", "pixel_sha256", "split"]
         known = "phash" in pq.read_schema(part.file).names
@@ -124,7 +144,7 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
     return found
 
 
-def _exact(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+def _exact(found: Search, queries: Sequence[Query], rows: Any, part: Part) -> None:
     """Note the rows of the same bytes, and of the same pixels."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -139,7 +159,7 @@ def _exact(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Pa
                 found.add(number, _copy(kind, row, part), part.file)
 
 
-def _alike(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Part) -> None:
+def _alike(found: Search, queries: Sequence[Query], rows: Any, part: Part) -> None:
     """Note the rows that look nearly the same, as they are or mirrored."""
     import pyarrow.compute as pc
 
@@ -158,8 +178,6 @@ def _alike(found: Search, queries: Sequence[Query], rows: Any, part: ingested.Pa
                 found.add(asked[number][0], _copy(kind, row, part, differ, bool(way)), part.file)
 
 
-def _copy(
-    kind: Kind, row: dict[str, Any], part: ingested.Part, bits: int | None = None, mirrored: bool = False
-) -> Copy:
+def _copy(kind: Kind, row: dict[str, Any], part: Part, bits: int | None = None, mirrored: bool = False) -> Copy:
     table = part.path.rpartition("/")[0]
     return Copy(kind, row["image_id"], row["path"], table, row["split"], bits, mirrored)

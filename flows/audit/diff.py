@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from flows.audit import evidence
 from flows.audit.checkpoint import CHECKPOINT, SHOWN, named
 from flows.audit.facts import HERE, Fact, page, read_list, since, whole
 from flows.checkout.git import Git
@@ -14,7 +15,7 @@ from flows.lineage.entries import Entry
 from flows.lineage.locks import Lock
 from flows.lineage.records import Records
 from flows.lineage.sources import Sources
-from flows.lineage.upstream import upstream
+from flows.lineage.upstream import Upstream, upstream
 from flows.registry import history
 from stages.runs import record
 from stages.runs.header import Header
@@ -54,12 +55,12 @@ class Made:
     md5: str
     own: Entry | None  # None: no lock has it
     path: str  # as the lock has it
-    before: list[Entry]
+    before: Upstream
 
     @property
     def all(self) -> dict[str, Entry]:
         """Its entries by their stages: its own, and those before it."""
-        return {entry.stage: entry for entry in reversed([*([self.own] if self.own else []), *self.before])}
+        return {entry.stage: entry for entry in reversed([*([self.own] if self.own else []), *self.before.entries])}
 
 
 def ask(root: Path, one: str, other: str) -> Difference:
@@ -78,6 +79,7 @@ def ask(root: Path, one: str, other: str) -> Difference:
         if made.own is None:
             said = f"no dvc.lock that Git knows here names {made.asked} ({made.md5[:10]}); {HERE}"
             facts.append(Fact("made by", said, "cannot tell"))
+        facts += evidence.of_upstream(made.before.unknown)
     if old.own is None or new.own is None:
         return Difference((one, other), (old.md5, new.md5), facts, [], [], [], [], [], None, ([], []))
     lines = [f"{made.own.stage}; {since(made.own.lock.commit, made.own.lock.time)}" for made in (old, new) if made.own]
@@ -106,9 +108,8 @@ def _made(root: Path, every: list[Lock], log: list[history.Entry], asked: str) -
         md5, _ = named(root, Git(root), asked, log)
     own = next(entries.making(every, md5), None)
     if own is None:
-        return Made(asked, md5, None, "", [])
-    path = next(path for path, digest in own.outs.items() if digest == md5)
-    return Made(asked, md5, own, path, upstream(root, every, own))
+        return Made(asked, md5, None, "", Upstream([], {}))
+    return Made(asked, md5, own, own.at(md5)[0], upstream(root, every, own))
 
 
 def _lines(about: str, said: list[str]) -> list[Fact]:

@@ -7,11 +7,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flows.audit.facts import Fact
+from flows.audit.facts import HERE, Fact
 from flows.checkout.git import Git
-from flows.lineage import dvc_lock, record_branch, signatures
-from flows.lineage.locks import Maker
+from flows.lineage import dvc_lock, record_branch
+from flows.lineage.entries import Entry
 from flows.lineage.records import Records
+from flows.lineage.revocation import Elsewhere, Untold
+from flows.lineage.signatures import Vouchers
+from flows.lineage.upstream import Upstream
 from stages.runs import kernels
 from stages.runs.errors import InputError
 from stages.runs.record import text as record_text
@@ -45,9 +48,9 @@ class Dataset:
     run: Run
 
 
-def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
-    """The record of the stage run (its `entry` of `dvc.lock`) that made an output."""
-    found = records.of(path, md5, {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])})
+def run(records: Records, entry: Entry, path: str) -> Run:
+    """The record of the stage run that made the output at `path`, by its entry of `dvc.lock`."""
+    found = records.of(path, entry.outs[path], entry.deps)
     if found is None:
         return Run(None, None, None)
     try:
@@ -58,28 +61,32 @@ def run(records: Records, path: str, md5: str, entry: Mapping[str, Any]) -> Run:
     return Run(found.body, found.where, None if patch is None else patch.decode(errors="replace"))
 
 
-def datasets(records: Records, made: Maker) -> list[Dataset]:
-    """The datasets that a checkpoint comes from, by the lock that has it."""
-    stages = made.content.get("stages") or {}
+def datasets(records: Records, before: Upstream) -> list[Dataset]:
+    """The datasets among what a checkpoint comes from."""
     found = []
-    for name, md5 in dvc_lock.ingested(made.content, made.path).items():
-        path = f"{dvc_lock.INGESTED}{name}"
-        makers = (each for each in stages.values() if any(out["path"] == path for out in each.get("outs", [])))
-        entry: Mapping[str, Any] = next(makers, {})
-        ran = run(records, path, md5, entry)
-        params = (entry.get("params") or {}).get("params.yaml") or {}
-        said = params.get(f"datasets.{name}.ingest") or {}
+    for entry, path in ((made, path) for made in before.entries for path in made.outs):
+        if not path.startswith(dvc_lock.INGESTED):
+            continue
+        name, ran = path.removeprefix(dvc_lock.INGESTED), run(records, entry, path)
+        said = entry.params.get(f"datasets.{name}.ingest") or {}
         notes = (ran.record or {}).get("notes") or {}
         found.append(
             Dataset(
-                name, md5, said.get("licence"), said.get("consent"), said.get("origin"),
+                name, entry.outs[path], said.get("licence"), said.get("consent"), said.get("origin"),
                 notes.get("terms"), notes.get("kept"), notes.get("rejected"), ran,
             )
         )  # fmt: skip
     return found
 
 
-def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:
+def of_upstream(unknown: Mapping[str, str]) -> Iterator[Fact]:
+    """A line for each input (md5 by path) of which it is not known what it comes from."""
+    for path, md5 in unknown.items():
+        said = f"{path} {md5[:10]}: no dvc.lock that Git knows here says which run has made it; {HERE}"
+        yield Fact("comes from", said, "cannot tell")
+
+
+def of_training(git: Git, vouchers: Vouchers, ran: Run, params: Mapping[str, Any], unread: list[str]) -> Iterator[Fact]:
     """The lines about a training's run: code, environment, seeds, foreign weights."""
     record = ran.record
     if record is None:
@@ -90,7 +97,7 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
         )  # fmt: skip
         yield Fact("code", why, "cannot tell")
     else:
-        yield _signature(git, ran)
+        yield _signature(vouchers, ran)
         yield _code(git, ran, record)
         yield Fact("environment", _environment(record.get("environment") or {}), "recorded")
     # The record has the parameters that params.yaml leaves out as well.
@@ -107,13 +114,15 @@ def of_training(git: Git, ran: Run, params: Mapping[str, Any], unread: list[str]
             yield Fact("weights", said or "no foreign weights were read", "recorded")
 
 
-def _signature(git: Git, ran: Run) -> Fact:
+def _signature(vouchers: Vouchers, ran: Run) -> Fact:
     about = "record"
     if not whole(ran.record or {}):
         said = f"{ran.where}: altered since it was written: its name is the digest of something else"
         return Fact(about, said, "DIFFERS")
     try:
-        who = signatures.voucher(git, record_text(ran.record or {}))
+        who = vouchers.of(record_text(ran.record or {}))
+    except (Elsewhere, Untold) as error:
+        return Fact(about, str(error), "cannot tell")
     except InputError as error:
         return Fact(about, str(error), "DIFFERS")
     if who is None:
@@ -122,17 +131,17 @@ def _signature(git: Git, ran: Run) -> Fact:
     return Fact(about, f"{ran.where}: signed by {who}", "verified")
 
 
-def signer(git: Git, record: Mapping[str, Any]) -> str | None:
+def signer(vouchers: Vouchers, record: Mapping[str, Any]) -> str | None:
     """Who vouches for a record; None where nobody does, or where it or its signature is not right."""
     with contextlib.suppress(InputError):
-        return signatures.voucher(git, record_text(record)) if whole(record) else None
+        return vouchers.of(record_text(record)) if whole(record) else None
     return None
 
 
-def of_dataset(git: Git, dataset: Dataset) -> Iterator[Fact]:
+def of_dataset(vouchers: Vouchers, dataset: Dataset) -> Iterator[Fact]:
     """The lines about a dataset: who vouches for its record, under which terms it is, and what was rejected."""
     if dataset.run.record:
-        yield _signature(git, dataset.run)
+        yield _signature(vouchers, dataset.run)
     notes = dataset.kept is not None
     terms = [f"licence {dataset.licence}", f"consent: {dataset.consent}", f"origin: {dataset.origin}"]
     if dataset.terms is not None and len(dataset.terms) > 1:

@@ -63,7 +63,7 @@ def ask(root: Path, asked: str) -> File:
     md5 = record.digest(what)
     every = locks.every(root)
     facts = [Fact("bytes", f"{asked} has the digest {md5}", "verified")]
-    origins = [_origin(entry, path, None) for entry in entries.making(every, md5) for path in _at(entry, md5)]
+    origins = [_origin(entry, path, None) for entry in entries.making(every, md5) for path in entry.at(md5)]
     inside, missing, altered = _inside(root, every, md5)
     origins += inside
     for origin in origins[:SHOWN]:
@@ -82,10 +82,6 @@ def ask(root: Path, asked: str) -> File:
     return File(asked, md5, facts, origins, git, missing, _hint(asked, origins, len(facts) > 2))
 
 
-def _at(entry: Entry, md5: str) -> list[str]:
-    return [path for path, digest in entry.outs.items() if digest == md5]
-
-
 def _origin(entry: Entry, path: str, folder: str | None) -> Origin:
     return Origin(path, folder, entry.stage, entry.lock.commit, entry.lock.time, entry.deps)
 
@@ -93,7 +89,7 @@ def _origin(entry: Entry, path: str, folder: str | None) -> Origin:
 def _inside(root: Path, every: list[Lock], md5: str) -> tuple[list[Origin], list[dict[str, str]], list[Fact]]:
     """Where the file lies inside of a folder that a stage has made; the listings that are missing, and those that are
     altered."""
-    folders = {digest: path for lock in every for path, digest in entries.outs(lock).items() if digest.endswith(".dir")}
+    folders = {digest: path for lock in every for path, digest in lock.files().items() if digest.endswith(".dir")}
     origins: list[Origin] = []
     missing: list[dict[str, str]] = []
     altered: list[Fact] = []
@@ -111,7 +107,7 @@ def _inside(root: Path, every: list[Lock], md5: str) -> tuple[list[Origin], list
             missing.append({"md5": digest, "path": path})
             continue
         for entry in entries.making(every, digest):
-            for folder in _at(entry, digest):
+            for folder in entry.at(digest):
                 origins += [_origin(entry, f"{folder}/{name}", f"{folder}@{digest}") for name in names]
     return origins, missing, altered
 

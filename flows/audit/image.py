@@ -7,17 +7,26 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flows.audit import copies, members, sheet
-from flows.audit.copies import BYTES, NEAR, PIXELS, POSSIBLE, Copy, Query
+from flows.audit import copies, crops, members, sheet
+from flows.audit.copies import BYTES, CROP_NEAR, CROP_PIXELS, NEAR, PIXELS, POSSIBLE, Copy, Query
 from flows.audit.facts import page, since
 from flows.lineage import locks
 from flows.lineage.digests import FILE, Digests
+from flows.lineage.tables import ALIGNED
 from flows.registry import history
 from stages.runs.errors import InputError
 
 SHOWN = 5  # copies that people see; `--json` has all
-CROPS = "a picture that is cropped by more than a few per cent, or turned, is not found this way"
-HOW = {BYTES: "", PIXELS: ", the same pixels as {path}", NEAR: ", a near copy of {path}"}
+CROPS = (
+    "a picture that is cropped by more than a few per cent in another way than `align` does, or turned, is often missed"
+)
+HOW = {
+    BYTES: "",
+    PIXELS: ", the same pixels as {path}",
+    CROP_PIXELS: ", the same pixels as the crop of {path}",
+    NEAR: ", a near copy of {path}",
+    CROP_NEAR: ", a near copy of the crop of {path}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Image:
     image_id: str | None  # sha256 of the file; None: it cannot be read
     pixel_sha256: str | None  # of its pixels; None: only its bytes were looked for
     why: str | None  # it cannot be decoded
-    copies: list[Copy]  # pictures of ingested tables that it is, or looks like; the surest first
+    copies: list[Copy]  # pictures that it is, or looks like, or whose crop it is; the surest first
     uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `kind` and `path` of the picture, `commit`, `time`
 
 
@@ -42,6 +51,9 @@ class Answer:
     lists: int  # lists of training pictures that locks name
     tables: int  # ingested tables that locks name
     compared: int  # kept pictures in them
+    aligned: int  # aligned tables that locks name
+    crops: int  # in them, that were compared
+    weights: list[str]  # of face detectors that `align` has used, and that are not here, or others
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
     missing: list[dict[str, str]]  # lists and tables that are not here, or altered: `md5`, `path`, and `why`
     sheet: str | None  # a PNG that shows near and possible copies beside what was asked
@@ -54,7 +66,8 @@ class Answer:
 def ask(root: Path, asked: str) -> Answer:
     """Which checkpoints were trained on a picture: a file, the sha256 of one, or each picture in a folder.
 
-    Of a sha256, exactly these bytes are looked for; of a file, its pixels and pictures that look nearly the same too.
+    Of a sha256, exactly these bytes are looked for; of a file, its pixels too, and pictures and crops that look nearly
+    the same.
 
     Raises InputError where `asked` is none of them, a folder without pictures, or a file that cannot be read as a
     picture and whose bytes no training has read.
@@ -74,6 +87,7 @@ def ask(root: Path, asked: str) -> Answer:
         )
     if any(query.pixel_sha256 for query in queries):
         seen = copies.search(root, [files for _, files in every], queries, digest)
+        crops.search(root, every, queries, digest, seen)
     else:
         seen = copies.Search([{} for _ in queries])
     near = [sorted(found.values(), key=lambda copy: copy.rank) for found in seen.found]
@@ -83,8 +97,8 @@ def ask(root: Path, asked: str) -> Answer:
     digest.save()
     images = [_image(query, found, trained) for query, found in zip(queries, near, strict=True)]
     answer = Answer(
-        asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, digest.remembered,
-        [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
+        asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, seen.aligned, seen.crops,
+        seen.weights, digest.remembered, [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
     )  # fmt: skip
     if place.is_file() and (why := images[0].why) and not (images[0].uses or answer.missing):
         raise InputError(
@@ -118,7 +132,7 @@ def _sheet(root: Path, queries: list[Query], images: list[Image], seen: copies.S
     rows = [
         (query, alike)
         for query, image in zip(queries, images, strict=True)
-        if (alike := [copy for copy in image.copies if copy.kind in (NEAR, POSSIBLE)])
+        if (alike := [copy for copy in image.copies if copy.bits is not None])
     ]
     return sheet.write(root, rows, seen.files) if rows else None
 
@@ -142,19 +156,38 @@ def show(answer: Answer) -> None:
         print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
     rows = _of_folder(answer) if answer.folder else _of_picture(first)
     if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
-        rows.append(("crops", "cannot tell", CROPS))
+        more = f"; less often, if {' and '.join(answer.weights)} were here as the lock has it" if answer.weights else ""
+        rows.append(("crops", "cannot tell", CROPS + more))
     if answer.sheet:
         rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))
     if answer.compared:
         tables = f"{answer.tables} ingested table{'s' * (answer.tables != 1)}"
         rows.append(("compared with", "verified", f"{answer.compared} pictures of {tables}"))
+    if answer.crops:
+        tables = f"{answer.aligned} aligned table{'s' * (answer.aligned != 1)}"
+        rows.append(("compared with", "verified", f"{answer.crops} crops of {tables}"))
     if answer.remembered:
         said = f"{answer.remembered} files of lists and tables, which are as they were when they were hashed ({FILE})"
         rows.append(("not hashed", "recorded", said))
-    for gone in answer.missing:
-        what = "list" if gone["path"].endswith(history.MEMBERS) else "table"
-        rows.append((f"{what} {gone['md5'][:10]}", "cannot tell", gone["why"]))
+    rows += _missing(answer)
     page(rows)
+
+
+def _missing(answer: Answer) -> list[tuple[str, str, str]]:
+    """A line per list and ingested table that is missing or altered, and one for all aligned tables."""
+    aligned = [gone for gone in answer.missing if gone["path"].startswith(ALIGNED)]
+    shown = [*(gone for gone in answer.missing if gone not in aligned), *aligned[:1]]
+    rows = [
+        (
+            f"{'list' if gone['path'].endswith(history.MEMBERS) else 'table'} {gone['md5'][:10]}",
+            "cannot tell",
+            gone["why"],
+        )
+        for gone in shown
+    ]
+    if len(aligned) > 1:
+        rows.append(("and", "", f"{len(aligned) - 1} more aligned tables (--json lists them)"))
+    return rows
 
 
 def _of_picture(image: Image) -> list[tuple[str, str, str]]:

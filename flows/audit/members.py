@@ -11,6 +11,7 @@ from typing import Any
 
 from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import Fact, read_list, whole
+from flows.audit.members_index import MembersIndex
 from flows.lineage import locks
 from flows.lineage.digests import Digests
 from flows.registry import history
@@ -42,13 +43,22 @@ def search(
                     use = {"checkpoint": trained, "md5": files[trained], "commit": lock.commit, "time": lock.time}
                     made.setdefault(md5, {}).setdefault(files[trained], use)
     wanted = list(wanted)
+    index = MembersIndex(root)
+    known = index.of(wanted)
 
     def look(named: tuple[str, str]) -> Fact | dict[str, str]:
+        md5 = named[0]
         file = whole(root, *named, "trained on", digest)
-        return file if isinstance(file, Fact) else _rows(file, wanted)
+        if isinstance(file, Fact) or not known.get(md5, True):
+            return file if isinstance(file, Fact) else {}
+        rows = read_list(file)
+        if md5 not in known:
+            index.add(md5, rows["image_id"])
+        return _among(rows, wanted)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # to wait for the disk, and to hash
         found = list(pool.map(look, lists.items()))
+    index.save()
     uses: dict[str, list[dict[str, Any]]] = {}
     missing = []
     for (md5, path), rows in zip(lists.items(), found, strict=True):
@@ -60,12 +70,11 @@ def search(
     return Search(uses, len(lists), missing)
 
 
-def _rows(file: Path, wanted: list[str]) -> dict[str, str]:
+def _among(rows: Any, wanted: list[str]) -> dict[str, str]:
     """Of the pictures `wanted`, the paths of those that a list has, by image_id."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = read_list(file)
     if len(wanted) > FEW:
         rows = rows.filter(pc.is_in(rows["image_id"], pa.array(wanted, pa.string())))
         return dict(zip(rows["image_id"].to_pylist(), rows["path"].to_pylist(), strict=True))

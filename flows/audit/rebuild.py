@@ -24,7 +24,8 @@ from flows.checkout.git import Git
 from flows.checkout.worktree import Worktree
 from flows.engine import commands
 from flows.engine.repository import copy_configuration
-from flows.lineage import dvc_lock, locks, records
+from flows.lineage import dvc_lock, entries, locks, records
+from flows.lineage.entries import Entry
 from flows.lineage.records import REBUILT, Records
 from flows.process import file_lock
 from flows.process.command import Say
@@ -62,16 +63,16 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
     Raises InputError where there is no such checkpoint, or no `dvc.lock` here that has it.
     """
     md5 = checkpoint.digest_of(root, asked)
-    made = next(locks.makers(locks.every(root), md5), None)
+    made = next(entries.making(locks.every(root), md5), None)
     if made is None:
         raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}")
-    recorded = made.content
-    commit, patch, said = _source(root, made)
+    recorded, path = made.lock.content(), made.at(md5)[0]
+    commit, patch, said = _source(root, made, path)
     with _worktree(root, commit, patch, say) as tree:
-        say(f"{made.path} {md5[:10]} is made again in {tree.path}, {said}")
+        say(f"{path} {md5[:10]} is made again in {tree.path}, {said}")
         failed = _run(tree, made.stage, say)
         again = dvc_lock.read(tree.path / locks.NAME)
-        outputs, verdict, why = compare(recorded, again, made.path)
+        outputs, verdict, why = compare(recorded, again, path)
         first = next((out for out in outputs if out["recorded"] != out["made"]), outputs[-1])
         where, reasons = _environments(root, tree.path, first)
     if failed:
@@ -80,7 +81,7 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
         verdict, why = "not comparable", f"{why}; but other than there: {'; '.join(reasons)}"
     used = commit if patch or made.lock.commit else None
     time = made.lock.time if used == made.lock.commit else None
-    answer = Rebuilt(asked, made.path, md5, used, time, verdict, why, outputs, reasons, where)
+    answer = Rebuilt(asked, path, md5, used, time, verdict, why, outputs, reasons, where)
     _leave(root, answer)
     return answer
 
@@ -180,20 +181,19 @@ def _remove(git: Git, home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _source(root: Path, made: locks.Maker) -> tuple[str, bytes | None, str]:
+def _source(root: Path, made: Entry, path: str) -> tuple[str, bytes | None, str]:
     """The commit to use, what is to be applied to it, and both in words: what ran, by the record of the run.
 
     Where there is none, or nothing was left uncommitted: the commit whose lock has it first, or the working copy.
     """
     git = Git(root)
-    deps = {dep["path"]: dep.get("md5", "") for dep in made.entry.get("deps", [])}
-    records = Records(root)
-    ran = records.of(made.path, next(out["md5"] for out in made.entry["outs"] if out["path"] == made.path), deps)
+    records, outputs = Records(root), made.lock.files()
+    ran = records.of(path, made.outs[path], made.deps)
     state = ran.body.get("git") if ran else None
     as_here = made.lock.commit is None and all(
         (root / path).exists() and record.digest(root / path) == md5
-        for path, md5 in deps.items()
-        if path not in dvc_lock.outputs(made.content)
+        for path, md5 in made.deps.items()
+        if path not in outputs
     )
     if ran and state and state.get("dirty") and not as_here and (commit := git.commit(str(state.get("commit")))):
         patch = records.diff(ran.body)

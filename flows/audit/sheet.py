@@ -23,10 +23,10 @@ ACROSS = 5  # copies beside a picture
 DOWN = 20  # pictures
 
 
-def write(root: Path, rows: Sequence[tuple[Query, Sequence[Copy]]], files: Mapping[str, Path]) -> str:
+def write(root: Path, rows: Sequence[tuple[Query, Sequence[Copy]]], files: Mapping[Copy, Path]) -> str:
     """Draw a row per picture, the surest copies first, as far as there is room: the PNG's path below `root`.
 
-    `files` has, by image_id, the parquet file in which a copy's bytes lie.
+    `files` has of each copy the table's file in which it lies: the picture's parquet file, or the crop's Arrow file.
     """
     from PIL import Image, ImageDraw
 
@@ -37,16 +37,16 @@ def write(root: Path, rows: Sequence[tuple[Query, Sequence[Copy]]], files: Mappi
     height = SIDE + 2 * LINE + GAP
     sheet = Image.new("RGB", (GAP + across * (SIDE + GAP), GAP + len(rows) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    pictures = _bytes({copy.image_id: files[copy.image_id] for _, copies in rows for copy in copies})
+    pictures = _pixels({copy: files[copy] for _, copies in rows for copy in copies})
     for down, (query, copies) in enumerate(rows):
         assert query.file is not None
-        told = [(query.file.read_bytes(), query.file.name, "asked for")]
+        told = [(decode(query.file.read_bytes()), query.file.name, "asked for")]
         for copy in copies:
             mirrored = ", mirrored" * copy.mirrored
-            told.append((pictures[copy.image_id], copy.path, f"{copy.kind}: {copy.bits or 0} bits{mirrored}"))
-        for place, (data, name, said) in enumerate(told):
+            told.append((pictures[copy], copy.path, f"{copy.kind}: {copy.bits or 0} bits{mirrored}"))
+        for place, (pixels, name, said) in enumerate(told):
             left, top = GAP + place * (SIDE + GAP), GAP + down * height
-            picture = _fitted(decode(data))
+            picture = _fitted(pixels)
             sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
             for number, text in enumerate((_short(name), said)):
                 draw.text((left, top + SIDE + 2 + number * LINE), text, "black", font_size=14)
@@ -59,15 +59,26 @@ def write(root: Path, rows: Sequence[tuple[Query, Sequence[Copy]]], files: Mappi
     return file.as_posix()
 
 
-def _bytes(files: Mapping[str, Path]) -> dict[str, bytes]:
-    """The files of pictures, by image_id."""
+def _pixels(files: Mapping[Copy, Path]) -> dict[Copy, np.ndarray]:
+    """The pixels of copies, H x W x 3."""
     import pyarrow.parquet as pq
 
-    found: dict[str, bytes] = {}
+    from stages.images.decode.read import decode
+    from stages.images.table import Table
+
+    found: dict[Copy, np.ndarray] = {}
     for file in {*files.values()}:
-        wanted = [image_id for image_id, home in files.items() if home == file]
-        rows = pq.read_table(file, columns=["image", "image_id"], filters=[("image_id", "in", wanted)])
-        found |= {row["image_id"]: row["image"]["bytes"] for row in rows.to_pylist() if row["image"]["bytes"]}
+        wanted = [copy for copy, home in files.items() if home == file]
+        if wanted[0].crop:
+            table = Table(file)
+            places = {image_id: place for place, image_id in enumerate(table.column("image_id"))}
+            crops = table.pictures([places[copy.image_id] for copy in wanted])
+            found |= dict(zip(wanted, crops, strict=True))
+        else:
+            ids = [copy.image_id for copy in wanted]
+            rows = pq.read_table(file, columns=["image", "image_id"], filters=[("image_id", "in", ids)])
+            data = {row["image_id"]: row["image"]["bytes"] for row in rows.to_pylist() if row["image"]["bytes"]}
+            found |= {copy: decode(data[copy.image_id]) for copy in wanted}
     return found
 
 

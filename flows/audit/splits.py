@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.audit.facts import Fact, absent, page
 from flows.checkout.git import Git
-from flows.lineage import ingested, locks
+from flows.lineage import locks, tables
 from flows.lineage.dvc_lock import INGESTED
 from stages.images.table import SPLITS
 from stages.runs.errors import InputError
@@ -52,12 +52,12 @@ def ask(root: Path, name: str | None, rev: str | None) -> Splits:
     if rev and commit is None:
         raise InputError(f"--rev: no commit '{rev}'")
     text = Git(root).file(commit, locks.NAME) if commit else _own(root)
-    tables = ingested.tables(locks.files((text or "").encode()))
-    known = sorted(path.removeprefix(INGESTED) for path in tables)
+    named = tables.among(locks.files((text or "").encode()))
+    known = sorted(path.removeprefix(INGESTED) for path in named)
     if name is not None and name not in known:
         raise InputError(f"{name}: no {INGESTED}{name} in dvc.lock; it has: {', '.join(known) or 'no dataset'}")
     chosen = known if name is None else [name]
-    return Splits(commit, [_dataset(root, one, tables[INGESTED + one]) for one in chosen])
+    return Splits(commit, [_dataset(root, one, named[INGESTED + one]) for one in chosen])
 
 
 def _own(root: Path) -> str | None:
@@ -71,7 +71,7 @@ def _dataset(root: Path, name: str, md5: str) -> Dataset:
     import pyarrow.parquet as pq
 
     path = INGESTED + name
-    parts, gone = ingested.parts(root, [(path, md5)])
+    parts, gone = tables.parts(root, [(path, md5)])
     if gone:
         facts = [
             Fact("table", each.why, "DIFFERS")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.audit.findings import Findings
 from flows.audit.verify_locks import contradiction
@@ -14,13 +14,11 @@ from flows.checkout.git import Git
 from flows.lineage import keys, record_branch
 from flows.lineage import signatures as attested
 from flows.lineage.entries import Entry
+from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from flows.registry import history
 from stages.runs import record
 from stages.runs.errors import InputError
-
-if TYPE_CHECKING:
-    from securesystemslib.signer import Key
 
 PARTS = ("inputs", "outputs", "params")  # of a record, each a mapping
 
@@ -105,7 +103,7 @@ def _branch(
         findings.fault(f"{branch}:{path}", f"{said} {record.home() / path}, then `palimpsest audit collect`")
 
 
-def _trusted(git: Git, findings: Findings) -> dict[str, Key]:
+def _trusted(git: Git, findings: Findings) -> dict[str, Trusted]:
     """Whose signatures count. A change of that which is not committed is a fault; a first key is none."""
     if keys.changed(git):
         if keys.committed(git) is not None:

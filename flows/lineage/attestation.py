@@ -176,6 +176,19 @@ def heads(attestations: Iterable[Attestation]) -> list[str]:
     return sorted({one.name for one in every} - {name for one in every for name in one.previous})
 
 
+def reached(attestations: Iterable[Attestation], names: Iterable[str]) -> set[str]:
+    """The names, those that these attestations name as the ones before them, and so on; also of such as are missing."""
+    previous = {one.name: one.previous for one in attestations}
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += previous.get(name, [])
+    return found
+
+
 def missing(attestations: Iterable[Attestation], anchors: Iterable[str]) -> list[str]:
     """The attestations that others, or the anchors, name, and that are not there; sorted."""
     every = list(attestations)

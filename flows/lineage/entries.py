@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from flows.lineage import dvc_lock
-from flows.lineage.locks import FILE, OUTS, Lock
+from flows.lineage.locks import Lock
 from stages.runs.errors import InputError
 
 SCHEMA = b"schema: '2.0'\nstages:\n"  # begins every lock that DVC has written since version 1.0
@@ -30,6 +30,10 @@ class Entry(NamedTuple):
     def outs(self) -> dict[str, str]:
         """md5 by path."""
         return _files(self.content, "outs")
+
+    def at(self, md5: str) -> list[str]:
+        """The paths of its outputs that have this digest."""
+        return [path for path, digest in self.outs.items() if digest == md5]
 
     @property
     def deps(self) -> dict[str, str]:
@@ -111,15 +115,6 @@ def _names(block: bytes) -> list[str]:
         return [*_parse(block)]
     except InputError:
         return []
-
-
-def outs(lock: Lock) -> dict[str, str]:
-    """md5 by path of a lock's outputs, without parsing it."""
-    return {
-        found["path"].decode(): found["md5"].decode()
-        for part in OUTS.finditer(lock.text)
-        for found in FILE.finditer(part["files"])
-    }
 
 
 def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Entry]:

@@ -1,17 +1,20 @@
 """Who signs, and who is trusted: the user's private key, and the public keys in `signers.yaml`, which Git has.
 
 The private key is P-256 in PKCS8, which openssl and model-signing can use too; or one that SSH uses, named in
-`PALIMPSEST_KEY`.
+`PALIMPSEST_KEY`. An entry of `signers.yaml` is a name and a public key. Where the key is revoked (`revocation.py`), it
+is a name with `key` and `revoked`: the names of the attestations that were the newest then.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock
@@ -24,6 +27,13 @@ if TYPE_CHECKING:
 KEY = "PALIMPSEST_KEY"  # names the file of the private key
 PASSPHRASE = "PALIMPSEST_PASSPHRASE"
 SIGNERS = "signers.yaml"
+
+
+class Trusted(NamedTuple):
+    """A public key in `signers.yaml`."""
+
+    key: Key
+    heads: tuple[str, ...] | None = None  # None: it counts. Else it is revoked, and these attestations were the newest
 
 
 def place() -> Path:
@@ -79,27 +89,64 @@ def trust(root: Path, name: str, file: Path) -> None:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no public key ({' '.join(str(error).split())})") from None
-    _public(text, str(file))
+    if revoked := _revoked(root, _public(text, str(file))):
+        raise InputError(f"{file}: the key of '{revoked}', which is revoked; to let it count again, edit {SIGNERS}")
     _add(root, name, text)
 
 
-def trusted(root: Path) -> dict[str, Key]:
+def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
+    """Note in `signers.yaml` that somebody's key is revoked. `heads` are the newest attestations; with none, nothing
+    that the key has signed counts any more.
+
+    Raises InputError where there is no such key, or where it is revoked already and `heads` would let more count.
+    """
+    found = _entries(root)
+    if name not in found:
+        raise InputError(f"{SIGNERS}: no key of '{name}'; `palimpsest audit key list` shows the names")
+    if found[name][1] is not None and heads:
+        raise InputError(
+            f"{SIGNERS}: the key of '{name}' is revoked already; `--all` lets nothing count that it signed"
+        )
+    from ruamel.yaml import YAML
+
+    written = YAML(typ="rt")  # which keeps comments
+    written.preserve_quotes, written.width = True, 4096
+    file = root / SIGNERS
+    content = written.load(file.read_text(encoding="utf-8"))
+    key = next(each for each in content if str(each) == name)
+    text = content[key]["key"] if isinstance(content[key], dict) else content[key]
+    content[key] = {"key": text, "revoked": list(heads)}
+    out = io.StringIO()
+    written.dump(content, out)
+    atomic_file.write(file, out.getvalue())
+
+
+def trusted(root: Path) -> dict[str, Trusted]:
     """The public keys in `signers.yaml` by their owners' names; none where there is no such file.
 
-    Raises InputError where the file is damaged.
+    A key with two names is revoked where it is under one of them. Raises InputError where the file is damaged.
     """
-    return _keys(dvc_lock.read(root / SIGNERS))
+    return _trusted(dvc_lock.read(root / SIGNERS))
 
 
-def counted(git: Git) -> dict[str, Key]:
+def counted(git: Git) -> dict[str, Trusted]:
     """The public keys by which signatures are checked: those of the commit that is checked out.
 
-    Anybody who can write to the working copy could add one there: its own count only where the commit has none.
+    Anybody who can write to the working copy could add one there: its own count only where the commit has none. A key
+    that is revoked there is revoked.
 
     Raises InputError where the file is damaged.
     """
     text = committed(git)
-    return trusted(git.home) if text is None else _keys(dvc_lock.parse(text, f"{SIGNERS} of HEAD"))
+    if text is None:
+        return trusted(git.home)
+    found, here = _trusted(dvc_lock.parse(text, f"{SIGNERS} of HEAD")), {}
+    with contextlib.suppress(InputError):
+        here = {one.key.keyid: one.heads for one in trusted(git.home).values()}
+    return {
+        name: one if one.heads is not None else one._replace(heads=here.get(one.key.keyid))
+        for name, one in found.items()
+    }
 
 
 def committed(git: Git) -> str | None:
@@ -113,9 +160,23 @@ def elsewhere(git: Git) -> dict[str, Key]:
     found: dict[str, tuple[str, Key]] = {}
     for commit in git("log", "--all", "--format=%H", "--", SIGNERS).split():
         with contextlib.suppress(InputError):
-            for name, key in _keys(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
-                found[key.keyid] = f"{name}, whose key is in commit {commit[:10]}", key
+            for name, one in _trusted(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
+                found[one.key.keyid] = f"{name}, whose key is in commit {commit[:10]}", one.key
     return dict(found.values())
+
+
+def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
+    """The user, by the private key, to sign in the project at `root`; None where there is no key.
+
+    Raises InputError as `signer` does, and where the key is revoked.
+    """
+    found = signer(passphrase)
+    if found and (revoked := _revoked(root, found.public_key)):
+        raise InputError(
+            f"{place()}: the key of '{revoked}', which is revoked in {SIGNERS}; move it away, then `palimpsest audit "
+            "key new NAME` makes another"
+        )
+    return found
 
 
 def signer(passphrase: str | None) -> CryptoSigner | None:
@@ -154,8 +215,51 @@ def changed(git: Git) -> bool:
     return here != (None if text is None else text.splitlines())
 
 
+def _trusted(content: Mapping[str, Any]) -> dict[str, Trusted]:
+    found = {
+        name: Trusted(_public(text, f"{SIGNERS}: {name}"), heads) for name, (text, heads) in _said(content).items()
+    }
+    revoked = {one.key.keyid: one.heads for one in found.values() if one.heads is not None}
+    return {name: one._replace(heads=revoked.get(one.key.keyid)) for name, one in found.items()}
+
+
+def _entries(root: Path) -> dict[str, tuple[str, tuple[str, ...] | None]]:
+    return _said(dvc_lock.read(root / SIGNERS))
+
+
+def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | None]]:
+    """What `signers.yaml` says: the text of the key and, where it is revoked, the newest attestations then, by name."""
+    found: dict[str, tuple[str, tuple[str, ...] | None]] = {}
+    for name, entry in content.items():
+        if not isinstance(entry, dict):
+            found[str(name)] = str(entry), None
+            continue
+        heads = entry.get("revoked")
+        right = isinstance(heads, list) and all(re.fullmatch("[0-9a-f]{64}", str(head)) for head in heads)
+        if entry.keys() != {"key", "revoked"} or not right:
+            raise InputError(
+                f"{SIGNERS}: {name}: must be a public key, or have `key` and `revoked`, a list of attestations' whole "
+                f"names; `git log -p {SIGNERS}` shows what it was"
+            )
+        found[str(name)] = str(entry["key"]), tuple(heads or [])
+    return found
+
+
+def _revoked(root: Path, key: Key) -> str | None:
+    """Whose revoked key it is; None where it is not revoked."""
+    for name, one in trusted(root).items():
+        if one.key.keyid == key.keyid and one.heads is not None:
+            return name
+    return None
+
+
 def _refuse_another(root: Path, name: str, public: str) -> None:
-    if str(dvc_lock.read(root / SIGNERS).get(name, public)).strip() != public.strip():
+    text, heads = _entries(root).get(name, (public, None))
+    if heads is not None:
+        raise InputError(
+            f"{SIGNERS}: '{name}' has a revoked key, and that entry says what still counts; choose another name"
+        )
+    if text.strip() != public.strip():
         raise InputError(f"{SIGNERS}: '{name}' has another key; choose another name, or remove that entry")
 
 
@@ -180,10 +284,6 @@ def _decoded(data: bytes) -> bytes:
 
 def _quoted(name: str) -> str:
     return "'" + name.replace("'", "''") + "'"
-
-
-def _keys(found: Mapping[str, Any]) -> dict[str, Key]:
-    return {str(name): _public(str(text), f"{SIGNERS}: {name}") for name, text in found.items()}
 
 
 def _public(text: str, where: str) -> Key:

@@ -7,7 +7,6 @@ searched, and only those in which the digest occurs are parsed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,16 +35,6 @@ class Lock(NamedTuple):
     def files(self) -> dict[str, str]:
         """md5 by path of all outputs, without parsing it."""
         return files(self.text)
-
-
-class Maker(NamedTuple):
-    """A stage run that has made an output, as a lock tells it."""
-
-    lock: Lock
-    stage: str
-    entry: dict[str, Any]  # the stage's, in the lock
-    path: str  # the output's
-    content: dict[str, Any]  # of the lock
 
 
 def files(text: bytes) -> dict[str, str]:
@@ -88,14 +77,3 @@ def every(root: Path) -> list[Lock]:
     if file.is_file() and (own := file.read_bytes()) not in {lock.text for lock in locks}:
         locks.append(Lock(None, None, own))
     return locks
-
-
-def makers(locks: list[Lock], md5: str) -> Iterator[Maker]:
-    """The stage runs that have made an output of this digest, in the order of the locks."""
-    for lock in locks:
-        if md5.encode() in lock.text:
-            content = lock.content()
-            for stage, entry in (content.get("stages") or {}).items():
-                for out in entry.get("outs", []):
-                    if out.get("md5") == md5:
-                        yield Maker(lock, stage, entry, out["path"], content)

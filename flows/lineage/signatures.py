@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, record_branch
-from flows.lineage.attestation import Attestation, Forged, Stranger
+from flows.lineage.attestation import Attestation, Forged
+from flows.lineage.keys import Trusted
+from flows.lineage.revocation import Elsewhere, Revoked, Signers
 from stages.runs import record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
-
 
 FOLDER = "attestations"  # among the records
 END = ".dsse"
@@ -56,16 +58,16 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
 
     Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones.
 
-    Raises InputError where that cannot be written, or where the key cannot be used.
+    Raises InputError where that cannot be written, or where the key cannot be used or is revoked.
     """
     done = record_branch.collect(root)
-    signer = keys.signer(passphrase)
+    signer = keys.own(root, passphrase)
     if signer is None:
         return done, 0
     held = on_branch(Git(root))
     own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
     mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
-    made = sign_new(mine, held.attestations, signer)
+    made = sign_new(mine, held.attestations, signer, keys.trusted(root))
     for name, data in made.items():
         file = root / record.home() / FOLDER / f"{name}{END}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,32 +84,59 @@ def newest(git: Git) -> list[str]:
     return attestation.heads(_readable(on_branch(git).attestations))
 
 
-def voucher(git: Git, text: str) -> str | None:
-    """Who vouches for a record, of those that are trusted; None where nobody does.
+def revoke(git: Git, name: str, every: bool) -> int:
+    """Revoke somebody's key; how many attestations that it has signed still count.
 
-    Raises Forged where none of its attestations is right.
+    These are the ones that are here now; where `every` one is revoked, none. Raises InputError as `keys.revoke` does,
+    and where no attestation is here.
     """
-    wanted = _sha256(text)
-    signed, trusted = on_branch(git).attestations, keys.counted(git)
-    wrong: Forged | None = None
-    for one in _readable(signed):
-        if one.sha256 == wanted:
+    heads = [] if every else newest(git)
+    if not heads and not every:
+        raise InputError(
+            "no attestation is here, so nothing that the key has signed would count: `git fetch` first, or say `--all`"
+        )
+    keys.revoke(git.home, name, heads)
+    key = keys.trusted(git.home)[name].key
+    read = _readable(on_branch(git).attestations)
+    counting = attestation.reached(read, heads)
+    return sum(one.keyid == key.keyid and one.name in counting for one in read)
+
+
+class Vouchers:
+    """Who vouches for records. The attestations and the keys are read once, when the first record is asked for."""
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+
+    def of(self, text: str) -> str | None:
+        """Who vouches for a record, of those that are trusted; None where nobody does.
+
+        Raises Forged where none of its attestations is right.
+        """
+        signers, attestations = self._read
+        wrong: Forged | None = None
+        for one in self._about.get(_sha256(text), []):
             try:
-                return attestation.signed_by(signed[one.name], trusted)
-            except Stranger as error:
-                wrong = wrong or (error if trusted and not _elsewhere(git, signed[one.name]) else None)
+                return signers.of(one, attestations[one.name])
             except Forged as error:
                 wrong = wrong or error
-    if wrong:
-        raise wrong
-    return None
+        if wrong:
+            raise wrong
+        return None
 
+    @functools.cached_property
+    def _read(self) -> tuple[Signers, dict[str, bytes]]:
+        held = on_branch(self._git).attestations
+        others = keys.elsewhere(self._git) if held else {}
+        return Signers(keys.counted(self._git), _readable(held), others), held
 
-def _elsewhere(git: Git, data: bytes) -> str | None:
-    """Who has signed an attestation, by the keys that any commit has."""
-    with contextlib.suppress(Forged):
-        return attestation.signed_by(data, keys.elsewhere(git))
-    return None
+    @functools.cached_property
+    def _about(self) -> dict[str, list[Attestation]]:
+        """The attestations of each record, by its sha256."""
+        found: dict[str, list[Attestation]] = {}
+        for one in _readable(self._read[1]):
+            found.setdefault(one.sha256, []).append(one)
+        return found
 
 
 def _sha256(text: str) -> str:
@@ -122,15 +151,21 @@ def _readable(attestations: Mapping[str, bytes]) -> list[Attestation]:
     return found
 
 
-def sign_new(records: Mapping[str, str], attestations: Mapping[str, bytes], signer: Signer) -> dict[str, bytes]:
+def sign_new(
+    records: Mapping[str, str],
+    attestations: Mapping[str, bytes],
+    signer: Signer,
+    trusted: Mapping[str, Trusted] | None = None,
+) -> dict[str, bytes]:
     """Attestations, by name, of the records (text by path) that have none yet; each names the one before.
 
-    What is no whole record is not signed; neither is another text of a run that the signer has signed: one of the two
-    was altered.
+    One that does not count, because its key is revoked in `trusted`, is none. What is no whole record is not signed;
+    neither is another text of a run that the signer has signed: one of the two was altered.
     """
     before = _readable(attestations)
     previous = attestation.heads(before)
-    attested = {one.sha256 for one in before}
+    signers = Signers(trusted or {}, before)
+    attested = {one.sha256 for one in before if not signers.late(one)}
     same = {run_of(one.record) for one in before if one.keyid == signer.public_key.keyid}
     made: dict[str, bytes] = {}
     todo: list[tuple[str, str]] = []
@@ -156,47 +191,54 @@ def run_of(where: str) -> str:
 def check(
     records: Mapping[str, str],
     attestations: Mapping[str, bytes],
-    trusted: Mapping[str, Key],
+    trusted: Mapping[str, Trusted],
     anchors: Collection[str] = (),
     elsewhere: Mapping[str, Key] | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 
-    `anchors` are attestations that must be there: Git's history names them. Signatures of the keys `elsewhere`, and all
-    of them where nobody is trusted, are neither right nor wrong. Nothing is raised: each fault is a line.
+    `anchors` are attestations that must be there: Git's history names them. Nothing is raised: each fault is a line.
+    What a revoked key has signed, and does not count, is no fault where somebody else vouches for the same record.
+    Signatures of the keys `elsewhere`, and all of them where nobody is trusted, are neither right nor wrong.
     """
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
     unsure: dict[str, str] = {}
-    known = {_sha256(text): path for path, text in records.items()}
     for name, data in attestations.items():
         try:
-            one = attestation.read(data, name)
-            read.append(one)
-            who = attestation.signed_by(data, trusted)
-        except Stranger as error:
-            try:
-                unsure[name] = attestation.signed_by(data, elsewhere or {})
-            except Forged as forged:
-                if trusted or not isinstance(forged, Stranger):
-                    faults.append(str(error))
-                else:
-                    unsure[name] = "somebody"
+            read.append(attestation.read(data, name))
+        except Forged as error:
+            faults.append(str(error))
+    signers = Signers(trusted, read, elsewhere)
+    known = {_sha256(text): path for path, text in records.items()}
+    vouched: set[str] = set()
+    late: list[tuple[str, str]] = []
+    for one in read:
+        try:
+            who = signers.of(one, attestations[one.name])
+        except Elsewhere as error:
+            unsure[one.name] = error.who
+            continue
+        except Revoked as error:
+            late.append((one.sha256, str(error)))
             continue
         except Forged as error:
             faults.append(str(error))
             continue
+        vouched.add(one.sha256)
         path = known.get(one.sha256)  # where branches were united, it may lie under another name
         if path is None:
             became = "not as" if one.record in records else "gone, though"
             faults.append(f"record {one.record}: {became} {who} has signed it")
         elif json.loads(records[path])["outputs"] != one.outputs:
-            faults.append(f"attestation {name[:10]}: names other outputs than record {path}")
+            faults.append(f"attestation {one.name[:10]}: names other outputs than record {path}")
         else:
             signed[path] = who
+    faults += [said for sha256, said in late if sha256 not in vouched]
+    named = {*anchors, *(head for one in trusted.values() for head in one.heads or ())}
     faults += [
         f"attestation {name[:10]}: gone, though others or Git's history name it"
-        for name in attestation.missing(read, anchors)
+        for name in attestation.missing(read, named)
     ]
     return Checked(signed, sorted(records.keys() - signed.keys()), faults, unsure)

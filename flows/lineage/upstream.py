@@ -7,6 +7,7 @@ traced by its digest, through the same lock first and then through the others.
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from flows.lineage import cache, entries
 from flows.lineage.entries import Entry
@@ -14,20 +15,32 @@ from flows.lineage.locks import Lock
 from stages.runs.errors import InputError
 
 
-def upstream(root: Path, locks: list[Lock], entry: Entry) -> list[Entry]:
-    """The entries that made what `entry` has read, and so on; the nearest first."""
-    outs = [(lock, entries.outs(lock)) for lock in locks]
+class Upstream(NamedTuple):
+    """What an entry comes from."""
+
+    entries: list[Entry]  # that made what it has read, and so on; the nearest first
+    unknown: dict[str, str]  # inputs that some stage makes, and of which no lock says which run did: md5 by path
+
+
+def upstream(root: Path, locks: list[Lock], entry: Entry) -> Upstream:
+    """The entries that made what `entry` has read, and what those have read."""
+    outs = [(lock, lock.files()) for lock in locks]
     paths = {path for _, files in outs for path in files}
     found: list[Entry] = []
+    unknown: dict[str, str] = {}
     todo = [entry]
     while todo:
         here = todo.pop(0)
         for path, md5 in here.deps.items():
-            maker = _maker(root, outs, here, path, md5) if _made(path, paths) else None
-            if maker and maker not in found:
+            if not _made(path, paths):
+                continue
+            maker = _maker(root, outs, here, path, md5)
+            if maker is None:
+                unknown[path] = md5
+            elif maker not in found:
                 found.append(maker)
                 todo.append(maker)
-    return found
+    return Upstream(found, unknown)
 
 
 def _made(path: str, paths: set[str]) -> bool:

@@ -6,15 +6,15 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, text: str, draft: Path | None = None) -> None:
+def write(path: Path, content: str | bytes, draft: Path | None = None) -> None:
     """Replace `path`, or make it, with its folder. Raises OSError where that fails; `path` is then as it was.
 
-    `draft` is where the text is written first, on the same disk; by default a hidden file beside `path`.
+    `draft` is where it is written first, on the same disk; by default a hidden file beside `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft or path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with draft.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

@@ -4,15 +4,16 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from audited import Laboratory
-from dvc_project import ENV, Project, prefect_server
+from dvc_project import ENV, Project, start_prefect_server
 from scheduler import Scheduler
 
-from flows.process import file_lock
+from flows.process import file_lock, supervisor
 
 
 @pytest.fixture
@@ -62,24 +63,37 @@ def small(tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Path:
+def prefect_home(together: Path, prefect_database: Path) -> Path:
     """The PREFECT_HOME of `api`."""
-    home = tmp_path_factory.mktemp("prefect")
-    shutil.copy(prefect_database, home)
+    home = together / "prefect"
+    with file_lock.lock(together / "prefect.lock"):
+        if not home.exists():
+            shutil.copytree(prefect_database.parent, home)
     return home
 
 
 @pytest.fixture(scope="session")
-def server_log(prefect_home: Path) -> Path:
-    """The file into which the server at `api` logs."""
-    return prefect_home / "log"
-
-
-@pytest.fixture(scope="session")
 def api(prefect_home: Path) -> Iterator[str]:
-    """A Prefect server for all the tests that need one."""
-    with prefect_server(prefect_home) as address:
-        yield address
+    """A Prefect server for all the tests that need one, of all test processes.
+
+    It ends with the last of these, however that ends: its supervisor then reads the end of a pipe that they all hold.
+    """
+    pipe, address = prefect_home / "pipe", prefect_home / "address"
+    with file_lock.lock(prefect_home / "lock"):
+        if pipe.exists():
+            held = os.open(pipe, os.O_WRONLY)
+        else:
+            os.mkfifo(pipe)
+            end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for one that writes
+            held = os.open(pipe, os.O_WRONLY)
+            os.set_blocking(end, True)
+            words = [sys.executable, "-I", "-S", supervisor.__file__]
+            server, found = start_prefect_server(prefect_home, words, stdin=end, start_new_session=True)
+            server.returncode = 0  # nobody here waits for it
+            os.close(end)
+            address.write_text(found)
+    yield address.read_text()
+    os.close(held)
 
 
 @pytest.fixture
@@ -100,10 +114,9 @@ def start(project: Project) -> Iterator[Callable[..., Scheduler]]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
+def lab(together: Path) -> Laboratory:
     """A small laboratory to be audited, made once for all test processes; nobody alters it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "laboratory"
+    folder = together / "laboratory"
     folder.mkdir(exist_ok=True)
     made = Laboratory(folder / "ü #1 %20?")
     with file_lock.lock(folder / "lock"):

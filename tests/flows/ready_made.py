@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.lineage import cache
-from stages import ingest
+from stages import align, ingest
 from stages.runs.params import build
 
 IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -25,6 +25,7 @@ class Repository:
         (home / ".dvc").mkdir(parents=True)
         self.git("init", "-q")
         self.outs: dict[str, str] = {}  # of the next lock: md5 by path
+        self.aligns: dict[str, str] = {}  # of the next lock: entries of align, by the dataset
 
     def git(self, *words: str) -> None:
         subprocess.run(["git", *IDENTITY, *words], cwd=self.home, check=True)
@@ -47,6 +48,25 @@ class Repository:
         self.keep(f"data/ingested/{name}", json.dumps(listing).encode(), ".dir")
         return part
 
+    def folder(self, path: str, folder: Path) -> dict[str, Path]:
+        """A folder as a stage left it, in the cache, and in the next lock as the output `path`: its objects by name."""
+        objects = {file.name: self.keep(file.name, file.read_bytes()) for file in sorted(folder.iterdir())}
+        listing = [{"md5": self.outs.pop(name), "relpath": name} for name in objects]
+        self.keep(path, json.dumps(listing).encode(), ".dir")
+        return objects
+
+    def aligned(self, name: str, folder: Path, weights: Path, **section: str | int) -> dict[str, Path]:
+        """An aligned table and its entry of align, which has read `weights`: its objects by name."""
+        objects = self.folder(f"data/aligned/{name}", folder)
+        listing = self.outs.pop(f"data/aligned/{name}")
+        section["detector_model"] = str(weights)
+        self.aligns[name] = (
+            f"  align@{name}:\n    cmd: align\n    deps:\n{_file(str(weights), md5(weights.read_bytes()).hexdigest())}"
+            f"    params:\n      params.yaml:\n        datasets.{name}.align: {json.dumps(section)}\n"
+            f"    outs:\n{_file(f'data/aligned/{name}', listing)}"
+        )
+        return objects
+
     def training(self, name: str, pictures: Iterable[bytes]) -> Path:
         """A checkpoint, and the list of the pictures (files) that it has read: the list's object."""
         return self.members(name, [sha256(picture).hexdigest() for picture in pictures])
@@ -63,14 +83,16 @@ class Repository:
 
     def commit(self) -> None:
         """Write `dvc.lock`, and commit it."""
-        lines = [
-            f"    - path: {path}\n      hash: md5\n      md5: {digest}\n      size: 1\n"
-            for path, digest in self.outs.items()
-        ]
-        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join(lines)}"
+        lines = [_file(path, digest) for path, digest in self.outs.items()]
+        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join([*lines, *self.aligns.values()])}"
         (self.home / "dvc.lock").write_text(text)
         self.git("add", "dvc.lock")
         self.git("commit", "-qm", "made")
+
+
+def _file(path: str, digest: str) -> str:
+    """A file in a lock."""
+    return f"    - path: {path}\n      hash: md5\n      md5: {digest}\n      size: 1\n"
 
 
 def ingested(scratch: Path, pictures: dict[str, tuple[str, bytes]], **notes: dict[str, str]) -> pa.Table:
@@ -93,3 +115,13 @@ def ingested(scratch: Path, pictures: dict[str, tuple[str, bytes]], **notes: dic
     params = build(ingest.Params, section, "datasets.x.ingest")
     ingest.ingest(root, scratch / "tombstones", scratch / "out", params, "x")
     return pq.read_table(scratch / "out")
+
+
+def aligned(scratch: Path, size: int = 64, **section: str) -> Path:
+    """The folder that align makes of what `ingested` left in `scratch`: crops of `size` px, of the centre if `section`
+    does not say otherwise."""
+    section = {"mode": "centre", "detector": "annotations", "detector_model": "none"} | section
+    params = build(align.Params, section | {"size": size}, "datasets.x.align")
+    folder = scratch / f"aligned {size}"
+    align.align(scratch / "out", Path(section["detector_model"]), folder, params, "x")
+    return folder

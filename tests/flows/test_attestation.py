@@ -15,6 +15,7 @@ from flows.audit import verify_records
 from flows.audit.findings import Findings
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, record_branch, signatures
+from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from stages.runs import record as runs
 from stages.runs.errors import InputError
@@ -47,7 +48,9 @@ def chain(ada: CryptoSigner) -> dict[str, bytes]:
 def checked(
     attestations: dict[str, bytes], ada: CryptoSigner, records: dict[str, str] | None = None, *anchors: str
 ) -> signatures.Checked:
-    return signatures.check(RECORDS if records is None else records, attestations, {"Ada": ada.public_key}, anchors)
+    return signatures.check(
+        RECORDS if records is None else records, attestations, {"Ada": Trusted(ada.public_key)}, anchors
+    )
 
 
 def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigner) -> None:
@@ -257,8 +260,9 @@ def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) 
     found = signatures.check(*held, keys.trusted(root), signatures.newest(Git(root)))
     assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [], {})
     (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
-    assert signatures.voucher(Git(clone), text) == "Ada"
-    assert signatures.voucher(Git(clone), text.replace("0.1", "0.2")) is None
+    vouchers = signatures.Vouchers(Git(clone))
+    assert vouchers.of(text) == "Ada"
+    assert vouchers.of(text.replace("0.1", "0.2")) is None
 
 
 def test_of_a_fetched_branch_nothing_is_signed_and_nothing_is_read_elsewhere(home: Path) -> None:

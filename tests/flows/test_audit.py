@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from dvc_project import ENV, Project
+from dvc_project import ENV, Project, dvc
 from PIL import Image
 
 from flows.audit import checkpoint, image
-from flows.lineage import cache, locks
+from flows.lineage import cache, entries, locks
 from stages.runs.errors import InputError
 
 IDENTITY = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -210,12 +210,11 @@ def test_a_clone_alone_answers(made: History) -> None:
     clone = made.home.with_name("clone")
     subprocess.run(["git", "clone", "-q", str(made.home), str(clone)], check=True)
     for home in (made.home, clone):
-        words = ["dvc", "remote", "add", "-q", "--local", "-d", "store", "../store"]
-        subprocess.run(words, cwd=home, env=ENV, check=True)
-    subprocess.run(["dvc", "push", "-q", "--all-commits"], cwd=made.home, env=ENV, check=True)
+        dvc(home, "remote", "add", "-q", "--local", "-d", "store", "../store")
+    dvc(made.home, "push", "-q", "--all-commits")
     before = image.ask(clone, sha256(png("a")).hexdigest())
     assert (before.pictures[0].uses, len(before.missing)) == ([], 3)
-    subprocess.run(["dvc", "fetch", "-q", "--all-commits"], cwd=clone, env=ENV, check=True)
+    dvc(clone, "fetch", "-q", "--all-commits")
     after = image.ask(clone, sha256(png("a")).hexdigest())
     assert (len(after.pictures[0].uses), after.missing) == (2, [])
 
@@ -285,8 +284,8 @@ def test_every_answer_of_many_random_histories_is_the_truth(tmp_path: Path) -> N
         assert {use["md5"] for use in answer.pictures[0].uses} == checkpoints
         assert not answer.missing
     for checkpoint in set().union(*truth.values()):
-        (maker,) = locks.makers(locks.every(tmp_path), checkpoint)
-        (listed,) = [out["md5"] for out in maker.entry["outs"] if out["path"].endswith(".arrow")]
+        (maker,) = entries.making(locks.every(tmp_path), checkpoint)
+        (listed,) = [md5 for path, md5 in maker.outs.items() if path.endswith(".arrow")]
         file = cache.find(tmp_path, listed, "")
         assert file is not None
         with pa.memory_map(str(file)) as source:

@@ -135,7 +135,7 @@ def test_a_lock_is_cut_into_what_it_says(lab: Laboratory) -> None:
     for text in texts:
         lock = Lock(None, None, text)
         assert {entry.stage: entry.content for entry in entries.of(lock)} == lock.content()["stages"]
-        assert entries.outs(lock) == {path: digest for entry in entries.of(lock) for path, digest in entry.outs.items()}
+        assert lock.files() == {path: digest for entry in entries.of(lock) for path, digest in entry.outs.items()}
     assert len(entries.split(texts[0])) == 3
 
 

@@ -3,17 +3,23 @@
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from dvc_project import ENV, command, end
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from ready_made import Repository, ingested
 
-from flows.audit import image
+from flows.audit import image, members_index
 from flows.audit.copies import BYTES, NEAR, PIXELS, POSSIBLE
+from flows.audit.members_index import MembersIndex
 from flows.lineage import digests
 from stages.images import phash
 from stages.runs.errors import InputError
@@ -234,3 +240,55 @@ def test_of_many_pictures_each_is_looked_up(made: Repository, tmp_path: Path) ->
             (folder / f"{number:02}.png").write_bytes(saved(scene(number)))
         used = {one.asked[:2]: len(one.uses) for one in image.ask(made.home, str(folder)).pictures if one.uses}
         assert used == dict(list({"00": 2, "01": 1, "02": 1, "03": 2, "04": 1, "05": 1, "07": 1}.items())[:count])
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 40), max_size=30), max_size=20),
+    st.integers(0, 20),
+    st.lists(st.integers(0, 60), max_size=4),
+)
+def test_the_index_leaves_no_list_out(lists: list[list[int]], first: int, asked: list[int]) -> None:
+    """Lists are added in two goes. Pictures whose ids begin alike may be taken for each other."""
+
+    def image_id(number: int) -> str:
+        return f"{number % 50:016x}{number:048x}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        for part in (range(first), range(first, len(lists))):
+            index = MembersIndex(Path(folder))
+            for number in part:
+                if number < len(lists):
+                    index.add(str(number), pa.array([image_id(one) for one in lists[number]], pa.string()))
+            index.save()
+        known = MembersIndex(Path(folder)).of([image_id(one) for one in asked])
+        starts = {one % 50 for one in asked}
+        assert known == {
+            str(number): not starts.isdisjoint(one % 50 for one in each) for number, each in enumerate(lists)
+        }
+
+
+def test_a_damaged_index_is_made_anew(made: Repository) -> None:
+    file = made.home / members_index.FILE
+    asked = sha256(TRAINED[3]).hexdigest()
+    expected = image.ask(made.home, asked).pictures
+    whole, known = file.read_bytes(), MembersIndex(made.home).of([asked])
+    assert sorted(known.values()) == [False, True, True]
+    for place in range(len(whole)):
+        for bit in (0, 3, 7):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            assert MembersIndex(made.home).of([asked]) in ({}, known)
+    file.write_bytes(whole[: len(whole) // 2])
+    assert image.ask(made.home, asked).pictures == expected
+    assert MembersIndex(made.home).of([asked]) == known
+
+
+def test_what_is_no_sha256_is_looked_for_in_the_lists(tmp_path: Path) -> None:
+    repository = Repository(tmp_path)
+    repository.members("net", ["of an older version"])
+    repository.commit()
+    index = MembersIndex(tmp_path)
+    index.add("0" * 32, pa.array(["f" * 64]))
+    index.save()
+    assert MembersIndex(tmp_path).of(["of an older version"]) == {"0" * 32: True}
+    answer = image.ask(tmp_path, "f" * 64)
+    assert (answer.pictures[0].uses, answer.missing) == ([], [])

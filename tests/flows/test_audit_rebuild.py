@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dvc_project import ENV, Project
+from dvc_project import ENV, Project, dvc
 
 from flows.audit import checkpoint, log, rebuild
 from flows.lineage.records import REBUILT
@@ -71,7 +71,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Project:
             },
         }
     )
-    subprocess.run(["dvc", "add", "-q", "photos"], cwd=home, env=ENV, check=True)
+    dvc(home, "add", "-q", "photos")
     project.run("repro")
     git(home, "add", "-A")
     git(home, "commit", "-qm", "made")
@@ -134,7 +134,7 @@ def test_what_was_not_committed_is_taken_as_it_lies_there(lab: Project, ask: Cal
         assert (answer.verdict, answer.commit) == ("identical", None)
     finally:
         git(lab.home, "checkout", "-q", ".")
-        subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
+        dvc(lab.home, "checkout", "-q")
 
 
 def test_an_edit_that_was_not_committed_is_taken_from_the_record(
@@ -152,7 +152,7 @@ def test_an_edit_that_was_not_committed_is_taken_from_the_record(
         assert (answer.verdict, answer.commit) == ("identical", head)
     finally:
         git(lab.home, "reset", "-q", "--hard", head)
-        subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
+        dvc(lab.home, "checkout", "-q")
 
 
 def test_a_stage_that_fails_is_no_difference(ask: Callable[..., rebuild.Rebuilt]) -> None:
@@ -173,7 +173,7 @@ def test_data_that_are_nowhere_are_named(lab: Project, ask: Callable[..., rebuil
             ask()
     finally:
         (lab.home / ".palimpsest" / "kept").rename(lab.home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:])
-        subprocess.run(["dvc", "checkout", "-q"], cwd=lab.home, env=ENV, check=True)
+        dvc(lab.home, "checkout", "-q")
 
 
 def test_bad_names_end_in_one_line(lab: Project, ask: Callable[..., rebuild.Rebuilt], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from audited import ENV, IDENTITY, Laboratory
+from dvc_project import dvc
 
 from flows.audit import verify
 from flows.lineage import cache
@@ -81,7 +82,7 @@ def test_a_fault_says_what_the_remote_has(lab: Laboratory, home: Path) -> None:
         ["remote", "add", "-q", "-d", "store", "control/store"],
         ["push", "-q", "--all-commits"],
     ):
-        subprocess.run(["dvc", *words], cwd=home, env=ENV, check=True)
+        dvc(home, *words)
     net = home / "data/models/net.safetensors"
     promised = record.digest(net)
     flip(cache.place(home, promised), random.Random(1))

@@ -154,6 +154,28 @@ def test_a_record_is_joined_by_path_and_digest(lab: Lab) -> None:
     assert lab.told()["code"][1].startswith(f"commit {lab.commit[:10]}, clean"), "its inputs are those of the lock"
 
 
+def test_a_dataset_that_was_ingested_again_alone_is_not_the_one_that_was_trained_on(lab: Lab) -> None:
+    """`dvc repro -s ingest@faces`: the lock has the new table, and a training that has read the old one."""
+    lock = lab.home / "dvc.lock"
+    with lock.open() as file:
+        content = YAML().load(file)
+    ingest = content["stages"]["ingest@faces"]
+    ingest["outs"][0]["md5"] = "9" * 32 + ".dir"
+    ingest["params"]["params.yaml"]["datasets.faces.ingest"]["licence"] = "CC0-1.0"
+    with lock.open("w") as file:
+        YAML().dump(content, file)
+    lab.run("commit", "-qam", "ingested again")
+    (training,) = checkpoint.ask(lab.home, "net").trainings
+    assert [(data.md5, data.licence) for data in training.datasets] == [(INGESTED, "CC-BY-4.0")]
+    assert training.unknown == {}
+    lab.run("update-ref", "refs/heads/main", lab.run("commit-tree", "HEAD^{tree}", "-m", "history without it"))
+    lab.run("reflog", "expire", "--expire=now", "--all")
+    (training,) = checkpoint.ask(lab.home, "net").trainings
+    assert (training.datasets, training.unknown) == ([], {TABLE: INGESTED})
+    word, said = lab.told()["comes from"]
+    assert (word, said.startswith(f"{TABLE} 0000000000: no dvc.lock that Git knows here")) == ("cannot tell", True)
+
+
 def test_what_a_record_does_not_say_is_not_made_up(lab: Lab) -> None:
     path = lab.trained(None)
     body = json.loads(path.read_text())

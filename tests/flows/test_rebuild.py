@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from dvc_project import (
     Project,
     end,
     gone,
+    of,
     post,
     server_of,
     states,
@@ -82,9 +82,9 @@ def test_a_rebuild_ends_as_plain_repro_does(project: Project, api: str, plain: s
 
     (project.home / "data" / "b").unlink()
     assert project.run("rebuild", PREFECT_API_URL=api)[-1] == "rebuild: 1 from the run-cache; 4 unchanged"
-    wait(lambda: states(api).get("report") == "Skipped")
-    assert {one["key"] for one in post(api, "artifacts", {})} == {"lineage"}, "there are no scores here"
-    assert states(api) == {
+    wait(lambda: states(api, project.home).get("report") == "Skipped")
+    assert {one["key"] for one in post(api, "artifacts", of(project.home))} == {"lineage"}, "there are no scores here"
+    assert states(api, project.home) == {
         "gen": "Skipped", "mid@a": "Skipped", "mid@b": "Cached", "mid@c": "Skipped", "report": "Skipped",
     }  # fmt: skip
     assert project.lock() == plain
@@ -146,7 +146,7 @@ def test_a_killed_server_loses_no_work(project: Project, plain: str) -> None:
 def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plain: str) -> None:
     project.control("a.hold").touch()
     process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
-    wait(lambda: "a" in project.trace() and states(api).get("mid@a") == "Running")
+    wait(lambda: "a" in project.trace() and states(api, project.home).get("mid@a") == "Running")
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
@@ -154,7 +154,7 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     project.control("a.hold").unlink()
     project.run("rebuild", PREFECT_API_URL=api)
     assert project.lock() == plain
-    runs = post(api, "flow_runs", {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{project.home}"]}}})
+    runs = post(api, "flow_runs", of(project.home))
     assert sorted(run["state_name"] for run in runs) == ["Completed", "Crashed"]
     (killed,) = [run["id"] for run in runs if run["state_name"] == "Crashed"]
     tasks = post(api, "task_runs", {"flow_runs": {"id": {"any_": [killed]}}})
@@ -626,7 +626,7 @@ def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> 
     assert project.run("rebuild", "--force", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
     assert [state.exists() for state in kept] == [False, True]
     assert project.lock() == plain
-    (table,) = [one for one in post(api, "artifacts", {}) if one["key"] == "scores"]
+    (table,) = [one for one in post(api, "artifacts", of(project.home)) if one["key"] == "scores"]
     assert json.loads(table["data"]) == [
         {"system": "net", "variant": "raw", "hole": "overall", "psnr_hole": 20.5},
         {"system": "net", "variant": "blended", "hole": "centre", "psnr_hole": 21.5},

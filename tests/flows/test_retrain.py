@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 from configobj import ConfigObj
-from dvc_project import ENV, Process, command, end, gone, post, server_of, wait
+from dvc_project import ENV, Process, command, dvc, end, gone, of, post, server_of, wait
 from test_gate import VALUES, write_members, write_network, write_tables
 
 from flows.audit import checkpoint
@@ -216,7 +215,7 @@ def lab(template: Path, tmp_path: Path, api: str, prefect_database: Path, monkey
 
 def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.photos("fair")
-    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    dvc(lab.root, "remote", "add", "-q", "-d", "store", "../remote")
     lab.git("commit", "-qam", "A remote")
     (lab.root / "none.txt").write_text("a dirty working copy")
     (lab.root / "dvc.yaml").write_text("half an edit")
@@ -281,7 +280,7 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str, mo
     clone = lab.home / "clone"
     subprocess.run(["git", "clone", "-q", "-b", "face-net@v2.0.0", str(lab.root), str(clone)], check=True,
                    stderr=subprocess.DEVNULL)  # fmt: skip
-    subprocess.run(["dvc", "pull", "-q", "data/models/net.safetensors"], cwd=clone, env=ENV, check=True)
+    dvc(clone, "pull", "-q", "data/models/net.safetensors")
     good = (lab.root / "weights" / "good.safetensors").read_bytes()
     assert (clone / "data" / "models" / "net.safetensors").read_bytes() == good
 
@@ -366,10 +365,9 @@ def test_ctrl_c_and_a_kill_leave_nothing_behind(lab: Lab, api: str) -> None:
     assert "train" in ran
     assert "ingest" not in ran, "what had been recorded was there"
     for home, flows in ((lab.root, ["Completed", "Crashed", "Failed"]), (lab.worktree, ["Completed", "Crashed"])):
-        mine = {"flow_runs": {"tags": {"all_": [f"{socket.gethostname()}:{home}"]}}}
-        seen = {run["state_name"] for run in post(api, "flow_runs", mine)}
+        seen = {run["state_name"] for run in post(api, "flow_runs", of(home))}
         assert set(flows) <= seen, "Prefect knows what the kill has ended"
-        assert "Running" not in seen | {task["state_name"] for task in post(api, "task_runs", mine)}
+        assert "Running" not in seen | {task["state_name"] for task in post(api, "task_runs", of(home))}
 
 
 # --- Steps, without Prefect ---
@@ -515,7 +513,7 @@ def test_what_a_killed_push_has_left_out_is_pushed(lab: Lab) -> None:
     """Killed while DVC lists what there is to push: it takes such a list for the whole."""
     lab.photos("fair")
     finish(lab)
-    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    dvc(lab.root, "remote", "add", "-q", "-d", "store", "../remote")
     lab.git("commit", "-qam", "A remote")
     with job_of(lab) as job:
         job.do("refresh", print)  # it makes the remote known to the worktree, and pushes
@@ -676,7 +674,7 @@ def test_mistakes_are_told_before_the_work(lab: Lab, monkeypatch: pytest.MonkeyP
 def test_imported_data_are_updated(lab: Lab) -> None:
     source = lab.home / "source.txt"
     source.write_text("old")
-    subprocess.run(["dvc", "import-url", "-q", str(source), "imported.txt"], cwd=lab.root, env=ENV, check=True)
+    dvc(lab.root, "import-url", "-q", str(source), "imported.txt")
     lab.git("add", "imported.txt.dvc")
     rev = lab.commit()
     source.write_text("new")
@@ -772,7 +770,7 @@ def test_stages_that_run_each_time_or_never_make_no_candidate_alone(lab: Lab) ->
 
 def collect(lab: Lab, *more: str) -> None:
     """`dvc gc -w -f`, as a user does: what the worktree and the history need goes as well."""
-    subprocess.run(["dvc", "gc", "-q", "-w", "-f", *more], cwd=lab.root, env=ENV, check=True)
+    dvc(lab.root, "gc", "-q", "-w", "-f", *more)
 
 
 def promoted_bytes(lab: Lab) -> bytes | None:
@@ -788,7 +786,7 @@ def test_a_promoted_checkpoint_that_is_gone_is_made_again_or_fetched(lab: Lab) -
     kept, tip = promoted_bytes(lab), lab.git("rev-parse", "promoted")
     collect(lab)
     assert promoted_bytes(lab) is None
-    subprocess.run(["dvc", "remote", "add", "-q", "-d", "store", "../remote"], cwd=lab.root, env=ENV, check=True)
+    dvc(lab.root, "remote", "add", "-q", "-d", "store", "../remote")
     lab.git("commit", "-qam", "A remote, which has nothing yet")
     lab.trace()
     said: list[str] = []

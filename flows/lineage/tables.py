@@ -1,4 +1,4 @@
-"""The ingested tables that locks name, part by part."""
+"""The tables of pictures that locks name, ingested or aligned, file by file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from flows.lineage import cache
 from flows.lineage.dvc_lock import INGESTED
 from stages.runs import record
 
+ALIGNED = "data/aligned/"
+
 FOLDER = ".dir"  # ends the digest of a folder
+REJECTED = "rejected.parquet"  # in an aligned table: what could not be aligned, without pictures
 
 
 class Part(NamedTuple):
-    """A parquet file of an ingested table, whose digest is the recorded one."""
+    """A file of a table, whose digest is the recorded one."""
 
     md5: str
     path: str  # in the working copy that has made it
@@ -30,15 +33,15 @@ class Gone(NamedTuple):
     why: str | None  # what is wrong with its bytes; None: they are not here
 
 
-def tables(files: Mapping[str, str]) -> dict[str, str]:
-    """Of files that a lock names (md5 by path), the ingested tables."""
-    return {path: md5 for path, md5 in files.items() if path.startswith(INGESTED) and md5.endswith(FOLDER)}
+def among(files: Mapping[str, str], folder: str = INGESTED) -> dict[str, str]:
+    """Of what a lock names (md5 by path), the tables in `folder`."""
+    return {path: md5 for path, md5 in files.items() if path.startswith(folder) and md5.endswith(FOLDER)}
 
 
 def parts(
     root: Path, named: Iterable[tuple[str, str]], digest: Callable[[Path], str] = record.digest
 ) -> tuple[list[Part], list[Gone]]:
-    """The parts of tables (path and md5 of each), every one once, and what of them cannot be read."""
+    """The parts of tables (path and md5 of each), every one once, and what of them is missing or altered."""
     found: dict[str, Part] = {}
     gone: list[Gone] = []
     for path, md5 in named:
@@ -50,7 +53,7 @@ def parts(
         if listed is None:
             gone.append(Gone(md5, path, None))
         for name, part in (listed or {}).items():
-            if part in found:
+            if part in found or name == REJECTED:
                 continue
             try:
                 file = cache.find(root, part, f"{path}/{name}", digest)
@@ -73,5 +76,7 @@ def _listing(root: Path, md5: str, path: str, digest: Callable[[Path], str]) -> 
         return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
     folder = root / path
     if folder.is_dir() and record.digest(folder) == md5:
-        return {file.relative_to(folder).as_posix(): digest(file) for file in sorted(folder.rglob("*.parquet"))}
+        return {
+            file.relative_to(folder).as_posix(): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()
+        }
     return None

@@ -1,0 +1,63 @@
+"""Signing a checkpoint for those who have neither the repository nor Palimpsest, in a file that goes with it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from flows.audit import checkpoint
+from flows.audit.facts import absent
+from flows.checkout.git import Git
+from flows.lineage import bundle, cache, keys
+from flows.process import atomic_file
+from flows.registry import history
+from stages.runs import record
+from stages.runs.errors import InputError
+from stages.runs.header import Header
+
+
+def sign(root: Path, asked: str, output: Path | None = None, passphrase: str | None = None) -> tuple[Path, Path]:
+    """Sign a checkpoint, named as in `checkpoint.ask`: where its bytes lie, and the file with the signature.
+
+    That is `output`; or, in the current folder or where `output` is a folder, the checkpoint's file name with `.sig`.
+
+    Raises InputError where there is no such checkpoint, or where the user has no key that will do.
+    """
+    file, name = _bytes(root, asked)
+    signer = keys.own(root, passphrase)
+    if signer is None:
+        raise InputError(f"{keys.place()}: you have no key yet; `palimpsest audit key new NAME` makes one")
+    text = bundle.sign(name, record.digests(file, "sha256")[0], signer)
+    signature = output or Path()
+    if signature.is_dir():
+        signature /= f"{name}{bundle.END}"
+    if signature.resolve() == file.resolve():
+        raise InputError(f"{signature}: is the checkpoint itself; name another file with -o")
+    try:
+        atomic_file.write(signature, text)
+    except OSError as error:
+        raise InputError(f"{signature}: {error.strerror}; name another file with -o") from None
+    return file, signature
+
+
+def _bytes(root: Path, asked: str) -> tuple[Path, str]:
+    """Where the bytes of a checkpoint lie, and its file name."""
+    file = Path(asked)
+    if file.is_file():
+        Header(file, "name a checkpoint's file")  # refuses what is none
+        return file, file.name
+    git = Git(root)
+    md5, path = checkpoint.named(root, git, asked, history.read(git, fetched=True))
+    found = cache.find(root, md5, path)
+    if found is None:
+        raise InputError(absent(md5, path))
+    return found, Path(path).name
+
+
+def show(file: Path, signature: Path) -> None:
+    """What was signed, and how others check it."""
+    here = Path.cwd()
+    file = file.relative_to(here) if file.is_relative_to(here) else file
+    print(f"{signature}: your signature of {file}; others check it with your public key, here in KEY.pem:")
+    words = ["verify", "key", str(file), "--signature", str(signature), "--public_key", "KEY.pem"]
+    print(f"  model_signing {shlex.join(words)}")

@@ -1,0 +1,216 @@
+"""Revoked keys, by real signing: what was there before counts, what came after does not, whatever times it claims."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dvc_project import ENV
+from hypothesis import given
+from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
+
+from flows.audit import evidence
+from flows.checkout.git import Git
+from flows.lineage import attestation, keys, signatures
+from flows.lineage.attestation import Attestation
+from flows.lineage.keys import Trusted
+from stages.runs import record as runs
+from stages.runs.errors import InputError
+
+
+def record(number: int, ended: str = "2026-11-27T00:00:00+00:00") -> tuple[str, str]:
+    facts = {"inputs": {}, "outputs": {"net.safetensors": f"{number:032x}"}, "params": {}}
+    name = runs.name_of("train", facts)
+    return f"train/{name}.json", runs.text({"format": 2, "stage": "train", "digest": name, **facts, "ended": ended})
+
+
+class Lab:
+    """A repository with records, which people sign, each with a key in a file of its own."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.root, self._patch = home, home / "project", monkeypatch
+        subprocess.run(["git", "init", "-q", str(self.root)], check=True)
+        self.git = Git(self.root)
+
+    def as_(self, name: str) -> None:
+        self._patch.setenv(keys.KEY, str(self.home / f"{name}.pem"))
+        if not keys.place().exists():
+            keys.new(self.root, name, "")
+
+    def run(self, *numbers: int, ended: str = "2026-11-27T00:00:00+00:00") -> int:
+        """Leave records and sign them; how many were signed."""
+        for number in numbers:
+            path, text = record(number, ended)
+            file = self.root / ".palimpsest" / "records" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return signatures.collect(self.root)[1]
+
+    def palimpsest(self, *words: str) -> list[str]:
+        """The lines that `palimpsest audit key WORDS` prints."""
+        line = [sys.executable, "-m", "flows.cli", "audit", "key", *words]
+        done = subprocess.run(line, cwd=self.root, env=ENV, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    @property
+    def signers(self) -> str:
+        return (self.root / keys.SIGNERS).read_text()
+
+    def checked(self) -> signatures.Checked:
+        return signatures.check(*signatures.on_branch(self.git), keys.trusted(self.root))
+
+    def who(self, number: int, ended: str = "2026-11-27T00:00:00+00:00") -> str | None:
+        return signatures.Vouchers(self.git).of(record(number, ended)[1])
+
+    def forge(self, signer: CryptoSigner, number: int) -> str:
+        """A record and its attestation, as whoever has the key can push them: older than all by its times, and naming
+        none before it. The name of the attestation."""
+        early = "2020-01-01T00:00:00+00:00"
+        path, text = record(number, early)
+        data = attestation.sign(path, text, [], signer)
+        name = attestation.name_of(data)
+        home = self.root / ".palimpsest" / "records"
+        (home / path).write_text(text)
+        (home / signatures.FOLDER / f"{name}{signatures.END}").write_bytes(data)
+        self._patch.delenv(keys.KEY)
+        signatures.collect(self.root)
+        return name
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    return Lab(tmp_path, monkeypatch)
+
+
+def test_what_was_signed_before_counts_and_what_came_after_does_not(lab: Lab) -> None:
+    lab.as_("Ada")
+    assert lab.run(1, 2) == 2
+    lab.as_("Bob")
+    lab.run(3)
+    (lab.root / keys.SIGNERS).write_text(f"# who signs here\n{lab.signers}# no more\n")
+    kept = lab.signers
+    (lab.root / ".dvc").mkdir()
+    assert lab.palimpsest("revoke", "Ada") == [
+        "Ada: revoked; of its signatures 2 still count; `git add signers.yaml` and commit"
+    ]
+    ada = keys.trusted(lab.root)["Ada"].key.keyid[:10]
+    assert f"Ada: ecdsa, {ada}; revoked: what it had signed by then counts" in lab.palimpsest("list")
+    for part in ("# who signs here\n", "# no more", kept[kept.index("'Bob': |") : kept.index("# no more")]):
+        assert part in lab.signers
+    assert lab.checked() == (
+        {record(1)[0]: "Ada (key revoked)", record(2)[0]: "Ada (key revoked)", record(3)[0]: "Bob"}, [], [], {},
+    )  # fmt: skip
+
+    lab.as_("Ada")
+    with pytest.raises(InputError, match=r"the key of 'Ada', which is revoked in signers\.yaml; move it away"):
+        lab.run(4)
+    signer = keys.signer(None)
+    assert signer is not None
+    name = lab.forge(signer, 5)
+    found = lab.checked()
+    assert [fault.partition(";")[0] for fault in found.faults] == [
+        f"attestation {name[:10]}: signed with a revoked key (Ada's)"
+    ]
+    assert set(found.unsigned) == {record(4)[0], record(5)[0]}
+    assert (lab.who(1), lab.who(3)) == ("Ada (key revoked)", "Bob")
+    with pytest.raises(attestation.Forged, match="signed with a revoked key"):
+        lab.who(5, "2020-01-01T00:00:00+00:00")
+
+    lab.as_("Bob")  # who knows that the two records are right
+    assert lab.run() == 2
+    assert lab.checked().faults == []
+    assert lab.who(5, "2020-01-01T00:00:00+00:00") == "Bob"
+
+
+def test_with_all_nothing_counts_until_somebody_else_signs_it(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1, 2)
+    assert signatures.revoke(lab.git, "Ada", every=False) == 2
+    with pytest.raises(InputError, match="revoked already"):
+        signatures.revoke(lab.git, "Ada", every=False)
+    assert signatures.revoke(lab.git, "Ada", every=True) == 0
+    assert len(lab.checked().faults) == 2
+    lab.as_("Ada again")
+    assert lab.run() == 2
+    assert lab.checked() == (dict.fromkeys((record(1)[0], record(2)[0]), "Ada again"), [], [], {})
+
+
+def test_a_clone_that_lacks_what_would_tell_says_so(lab: Lab) -> None:
+    """It has fetched `signers.yaml` and not yet the branch."""
+    lab.as_("Ada")
+    lab.run(1)
+    before = lab.git("rev-parse", "palimpsest/records")
+    lab.run(2)
+    signatures.revoke(lab.git, "Ada", every=False)
+    lab.git("update-ref", "refs/heads/palimpsest/records", before)
+    body = runs.parse(record(1)[1].encode(), "")
+    run = evidence.Run(body, record(1)[0], None)
+    fact = next(evidence.of_training(lab.git, signatures.Vouchers(lab.git), run, {}, []))
+    assert (fact.about, fact.word) == ("record", "cannot tell")
+    assert "is missing; `git fetch` brings it" in fact.said
+    assert any("gone, though" in fault for fault in lab.checked().faults)
+
+
+def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
+    lab.as_("Ada")
+    with pytest.raises(InputError, match="no attestation is here"):
+        signatures.revoke(lab.git, "Ada", every=False)
+    lab.run(1)
+    with pytest.raises(InputError, match="no key of 'Eve'"):
+        signatures.revoke(lab.git, "Eve", every=False)
+    public = lab.home / "ada.pub"
+    public.write_text(keys.trusted(lab.root)["Ada"].key.keyval["public"])
+    signatures.revoke(lab.git, "Ada", every=False)
+    attempts: dict[str, Callable[[], object]] = {
+        "the key of 'Ada', which is revoked; to let it count": lambda: keys.trust(lab.root, "Eve", public),
+        "'Ada' has a revoked key": lambda: (lab.as_("Bob"), keys.place().unlink(), keys.new(lab.root, "Ada", "")),
+    }
+    for why, attempt in attempts.items():
+        with pytest.raises(InputError, match=why):
+            attempt()
+    whole = lab.signers
+    head = signatures.newest(lab.git)[0]
+    for wrong in (
+        whole.replace(head, head[:10]),
+        whole.replace("revoked:", "until:"),
+        whole.replace(f"\n  - {head}", " yes"),
+    ):
+        assert wrong != whole
+        (lab.root / keys.SIGNERS).write_text(wrong)
+        with pytest.raises(InputError, match=r"signers\.yaml: Ada: must be a public key"):
+            keys.trusted(lab.root)
+    lines = "".join(f"  {line}\n" for line in public.read_text().splitlines())
+    (lab.root / keys.SIGNERS).write_text(f"{whole}Eve: |\n{lines}")
+    assert keys.trusted(lab.root)["Eve"].heads == (head,), "one key with two names is revoked all the same"
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=3), max_size=12), st.lists(st.integers(0, 14), max_size=3))
+def test_what_is_reached_is_closed_and_no_more(before: list[list[int]], heads: list[int]) -> None:
+    """Each names some with lower numbers, or such as are not there (from 12 on)."""
+    every = [
+        Attestation(str(number), "", "", {}, [str(one) for one in named if one < number or one >= 12], "")
+        for number, named in enumerate(before)
+    ]
+    found = attestation.reached(every, map(str, heads))
+    previous = {one.name: one.previous for one in every}
+    assert found >= set(map(str, heads))
+    assert all(name in found for one in found for name in previous.get(one, []))
+    # Nothing is in it without a reason: a head, or what one of it names.
+    named = {name for one in found for name in previous.get(one, [])} | set(map(str, heads))
+    assert found == named
+
+
+def test_a_revoked_key_is_trusted_no_further_by_its_keyid_alone() -> None:
+    """A stranger who writes the key's id into an attestation that counts has still to sign it."""
+    ada, stranger = CryptoSigner.generate_ecdsa(), CryptoSigner.generate_ecdsa()
+    path, text = record(1)
+    liar = CryptoSigner(stranger._private_key, type(stranger.public_key)(
+        ada.public_key.keyid, "ecdsa", stranger.public_key.scheme, stranger.public_key.keyval
+    ))  # fmt: skip
+    data = attestation.sign(path, text, [], liar)
+    name = attestation.name_of(data)
+    found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, (name,))})
+    assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"], {})
