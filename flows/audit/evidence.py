@@ -12,7 +12,7 @@ from flows.checkout.git import Git
 from flows.lineage import dvc_lock, record_branch
 from flows.lineage.entries import Entry
 from flows.lineage.records import Records
-from flows.lineage.revocation import Untold
+from flows.lineage.revocation import Elsewhere, Untold
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import Upstream
 from stages.runs import kernels
@@ -121,7 +121,7 @@ def _signature(vouchers: Vouchers, ran: Run) -> Fact:
         return Fact(about, said, "DIFFERS")
     try:
         who = vouchers.of(record_text(ran.record or {}))
-    except Untold as error:
+    except (Elsewhere, Untold) as error:
         return Fact(about, str(error), "cannot tell")
     except InputError as error:
         return Fact(about, str(error), "DIFFERS")

@@ -131,6 +131,7 @@ def _stages(root: Path) -> set[str]:
         return set()
 
 
+@functools.lru_cache(maxsize=2)  # it takes half a second, most of what a small repository takes
 def _as_dvc_writes(text: bytes) -> bool:
     round_trip = YAML()
     round_trip.default_flow_style = False

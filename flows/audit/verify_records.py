@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flows.checkout.git import Git
 from flows.lineage import keys, record_branch
 from flows.lineage import signatures as attested
 from flows.lineage.entries import Entry
+from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from flows.registry import history
 from stages.runs import record
@@ -53,23 +55,18 @@ def signatures(root: Path, findings: Findings) -> None:
     texts = {where: text.decode("utf-8", "surrogateescape") for where, text in Records(root).texts().items()}
     held = attested.on_branch(git)
     anchors = [name for entry in history.read(git, fetched=True) for name in entry.decision.attested]
-    checked = attested.check(texts, held.attestations, keys.trusted(root), anchors)
+    trusted = _trusted(git, findings)
+    checked = attested.check(texts, held.attestations, trusted, anchors, keys.elsewhere(git))
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
         findings.fault(*fault.split(": ", 1))
-    if keys.changed(git):
-        said = f"differs from the committed one: `git diff {keys.SIGNERS}` shows whose signatures count here alone"
-        findings.remarks.append((keys.SIGNERS, said))
-    _patches(root, git, findings)
-    branch = record_branch.name(git)
-    for where in checked.unsigned:
-        # On the branch it would be as another run's, which another clone may have repeated.
-        who = checked.signed.get(f"{branch}:{where}")
-        if who and texts[where] not in held.records.values():
-            said = (
-                f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
-            )
-            findings.fault(where, said)
+    findings.gone(
+        "attestations",
+        [f"{name[:10]} by {who}" for name, who in checked.unsure.items()],
+        f"{keys.SIGNERS} of this commit does not have the key, so the signature counts for nothing here",
+    )
+    _named(root, git, held, findings)
+    _branch(git, texts, held, checked, findings)
     findings.unsigned = checked.unsigned
     findings.gone(
         "signatures of records",
@@ -78,15 +75,63 @@ def signatures(root: Path, findings: Findings) -> None:
     )
 
 
-def _patches(root: Path, git: Git, findings: Findings) -> None:
-    """Every patch beside the records has the bytes that its name promises."""
-    home = root / record.home()
-    here = {file.relative_to(home).as_posix(): file.read_bytes() for file in sorted(home.glob("diffs/*.patch"))}
-    there = {f"{record_branch.name(git)}:{name}": data for name, data in record_branch.files(git, ".patch").items()}
+def _branch(
+    git: Git, texts: Mapping[str, str], held: attested.Branch, checked: attested.Checked, findings: Findings
+) -> None:
+    """The branch has each signed record as it was signed, and all that it has ever had."""
+    branch, sent = record_branch.name(git), set(held.records.values())
+    runs, second = {attested.run_of(where) for where in checked.signed}, []
+    for where in checked.unsigned:
+        # On the branch it would be as another run's, which another clone may have repeated.
+        if (who := checked.signed.get(f"{branch}:{where}")) and texts[where] not in sent:
+            said = (
+                f"not as {who} has signed it, on branch '{branch}'; if it is of another run, `palimpsest audit collect`"
+            )
+            findings.fault(where, said)
+        elif attested.run_of(where) in runs:
+            second.append(where)
+    why = "of runs whose other record is signed, and this one is not: of another clone, or forged"
+    findings.gone("second records", second, why)
+    for where, who in checked.signed.items():  # what is signed was on the branch
+        if texts[where] not in sent:
+            said = f"not as {who} has signed it, though the folder of records has it so; `palimpsest audit collect`"
+            findings.fault(f"{branch}:{where}", said)
+    for path, blob in record_branch.lost(git).items():
+        said = (
+            f"was on the branch, which only grows, and is gone; `git cat-file blob {blob[:10]}` shows it: put it into"
+        )
+        findings.fault(f"{branch}:{path}", f"{said} {record.home() / path}, then `palimpsest audit collect`")
+
+
+def _trusted(git: Git, findings: Findings) -> dict[str, Trusted]:
+    """Whose signatures count. A change of that which is not committed is a fault; a first key is none."""
+    if keys.changed(git):
+        if keys.committed(git) is not None:
+            said = f"differs from the committed one, which counts; `git diff {keys.SIGNERS}`, then commit or restore it"
+            findings.fault(keys.SIGNERS, said)
+        else:
+            findings.cannot_tell(keys.SIGNERS, "is not committed, so anybody may have added a key; commit it")
+    try:
+        return keys.counted(git)
+    except InputError as error:
+        findings.fault(keys.SIGNERS, f"{error}; restore it")
+        return {}
+
+
+def _named(root: Path, git: Git, held: attested.Branch, findings: Findings) -> None:
+    """Patches and attestations have the bytes that their names promise; attestations are on the branch, too."""
+    home, branch = root / record.home(), record_branch.name(git)
+    files = [*home.glob("diffs/*.patch"), *home.glob(f"{attested.FOLDER}/*{attested.END}")]
+    here = {file.relative_to(home).as_posix(): file.read_bytes() for file in sorted(files)}
+    there = {f"{branch}:{name}": data for name, data in record_branch.files(git, ".patch").items()}
     for where, data in {**there, **here}.items():
-        findings.checked["patches"] += 1
+        signature = where.endswith(attested.END)
+        findings.checked["attestations" if signature else "patches"] += 1
         if sha256(data).hexdigest() != Path(where).stem.partition(".")[0]:
             findings.fault(where, "has other bytes than its name promises: it was altered; remove it")
+        elif signature and Path(where).stem not in held.attestations:
+            said = f"was taken off branch '{branch}', which only grows; `palimpsest audit collect` puts it back"
+            findings.fault(where, said)
 
 
 def _whole(root: Path, findings: Findings) -> dict[str, dict[str, Any]]:

@@ -46,6 +46,10 @@ class Forged(InputError):
     """An attestation that is not what was signed, or not signed by somebody who is trusted."""
 
 
+class Stranger(Forged):
+    """An attestation that is signed with a key of which it is not known whose it is."""
+
+
 def name_of(data: bytes) -> str:
     """The name of an attestation: sha256 of its bytes."""
     return hashlib.sha256(data).hexdigest()
@@ -140,7 +144,10 @@ def read(data: bytes, name: str) -> Attestation:
 
 
 def signed_by(data: bytes, trusted: Mapping[str, Key]) -> str:
-    """Who of those that are trusted (key by name) has signed an attestation. Raises Forged where none has."""
+    """Who of those that are trusted (key by name) has signed an attestation.
+
+    Raises Stranger where it names another key, and Forged where the signature is not that of the key that it names.
+    """
     from securesystemslib.dsse import Envelope
     from securesystemslib.exceptions import VerificationError
     from securesystemslib.signer import Signature
@@ -160,7 +167,7 @@ def signed_by(data: bytes, trusted: Mapping[str, Key]) -> str:
                     f"attestation {name_of(data)[:10]}: the signature is not {name}'s, though it says so"
                 ) from None
             return name
-    raise Forged(f"attestation {name_of(data)[:10]}: signed by somebody who is not trusted")
+    raise Stranger(f"attestation {name_of(data)[:10]}: signed by somebody who is not trusted")
 
 
 def heads(attestations: Iterable[Attestation]) -> list[str]:

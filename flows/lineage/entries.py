@@ -124,7 +124,8 @@ def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Ent
         if md5.encode() not in lock.text:
             continue
         blocks = split(lock.text)
-        new = [block for block in blocks if md5.encode() in block and block not in seen]
+        # Most that name it have read it. DVC writes `outs` last; what stands before it need not be parsed.
+        new = [block for block in blocks if md5.encode() in block[block.find(b"outs") :] and block not in seen]
         seen.update(new)
         for entry in _of_blocks(lock, new) if blocks else of(lock):
             if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):

@@ -8,12 +8,13 @@ is a name with `key` and `revoked`: the names of the attestations that were the 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock
@@ -125,11 +126,43 @@ def trusted(root: Path) -> dict[str, Trusted]:
 
     A key with two names is revoked where it is under one of them. Raises InputError where the file is damaged.
     """
-    found = {
-        name: Trusted(_public(text, f"{SIGNERS}: {name}"), heads) for name, (text, heads) in _entries(root).items()
+    return _trusted(dvc_lock.read(root / SIGNERS))
+
+
+def counted(git: Git) -> dict[str, Trusted]:
+    """The public keys by which signatures are checked: those of the commit that is checked out.
+
+    Anybody who can write to the working copy could add one there: its own count only where the commit has none. A key
+    that is revoked there is revoked.
+
+    Raises InputError where the file is damaged.
+    """
+    text = committed(git)
+    if text is None:
+        return trusted(git.home)
+    found, here = _trusted(dvc_lock.parse(text, f"{SIGNERS} of HEAD")), {}
+    with contextlib.suppress(InputError):
+        here = {one.key.keyid: one.heads for one in trusted(git.home).values()}
+    return {
+        name: one if one.heads is not None else one._replace(heads=here.get(one.key.keyid))
+        for name, one in found.items()
     }
-    revoked = {one.key.keyid: one.heads for one in found.values() if one.heads is not None}
-    return {name: one._replace(heads=revoked.get(one.key.keyid)) for name, one in found.items()}
+
+
+def committed(git: Git) -> str | None:
+    """`signers.yaml` as the commit that is checked out has it, or None."""
+    head = git.commit("HEAD")
+    return git.file(head, SIGNERS) if head else None
+
+
+def elsewhere(git: Git) -> dict[str, Key]:
+    """The public keys of all commits, by who has them and in which commit; damaged files are left out."""
+    found: dict[str, tuple[str, Key]] = {}
+    for commit in git("log", "--all", "--format=%H", "--", SIGNERS).split():
+        with contextlib.suppress(InputError):
+            for name, one in _trusted(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
+                found[one.key.keyid] = f"{name}, whose key is in commit {commit[:10]}", one.key
+    return dict(found.values())
 
 
 def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
@@ -176,17 +209,28 @@ def signer(passphrase: str | None) -> CryptoSigner | None:
 
 
 def changed(git: Git) -> bool:
-    """Whether the keys in the working copy are others than those that are committed."""
-    file = git.home / SIGNERS
-    head = git.commit("HEAD")
-    committed = git.file(head, SIGNERS) if head else None
-    return (file.read_text(encoding="utf-8") if file.exists() else None) != committed
+    """Whether `signers.yaml` in the working copy is another than the committed one."""
+    file, text = git.home / SIGNERS, committed(git)
+    here = file.read_bytes().decode(errors="replace").splitlines() if file.exists() else None
+    return here != (None if text is None else text.splitlines())
+
+
+def _trusted(content: Mapping[str, Any]) -> dict[str, Trusted]:
+    found = {
+        name: Trusted(_public(text, f"{SIGNERS}: {name}"), heads) for name, (text, heads) in _said(content).items()
+    }
+    revoked = {one.key.keyid: one.heads for one in found.values() if one.heads is not None}
+    return {name: one._replace(heads=revoked.get(one.key.keyid)) for name, one in found.items()}
 
 
 def _entries(root: Path) -> dict[str, tuple[str, tuple[str, ...] | None]]:
+    return _said(dvc_lock.read(root / SIGNERS))
+
+
+def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | None]]:
     """What `signers.yaml` says: the text of the key and, where it is revoked, the newest attestations then, by name."""
     found: dict[str, tuple[str, tuple[str, ...] | None]] = {}
-    for name, entry in dvc_lock.read(root / SIGNERS).items():
+    for name, entry in content.items():
         if not isinstance(entry, dict):
             found[str(name)] = str(entry), None
             continue

@@ -9,6 +9,7 @@ touched. A project in the repository's folder `sub` has `sub/palimpsest/records`
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 import time
@@ -55,6 +56,31 @@ def files(git: Git, end: str) -> dict[str, bytes]:
     found = {path: blob for path, blob in found.items() if path.endswith(end)}
     texts = git.blobs(dict.fromkeys(found.values()))
     return {path: texts[blob] for path, blob in found.items()}
+
+
+def lost(git: Git) -> dict[str, str]:
+    """Files that the branch has had and that no branch of its name has now: the name of the blob, by path.
+
+    The commits before tell, and those at which the branches have pointed in this clone (Git's reflog). Files that are
+    not what their names promise are left out: whoever takes these off does right.
+    """
+    tips = _tips(git)
+    if not tips:
+        return {}
+    now = {blob for tip in tips.values() for blob in _tree(git, tip).values()}
+    before = [commit for reference in tips for commit in _past(git, reference)]
+    words = ("rev-list", "--objects", "--ignore-missing", *dict.fromkeys([*tips.values(), *before]))
+    lines = (line.partition(" ") for line in git(*words).splitlines())
+    gone = {blob: path for blob, _, path in lines if PurePosixPath(path).suffix and blob not in now}
+    return {gone[blob]: blob for blob, data in git.blobs(gone).items() if _sound(gone[blob], data)}
+
+
+def _past(git: Git, reference: str) -> list[str]:
+    """The commits at which a reference has pointed, as far as Git's reflog knows."""
+    commits = git("log", "--walk-reflogs", "--format=%H", reference).split()
+    with contextlib.suppress(GitError):  # the oldest change has made the reference
+        commits += [git.commit(f"{reference}@{{{len(commits)}}}") or ""]
+    return [commit for commit in commits if commit]
 
 
 def collect(root: Path) -> Collected:
@@ -137,7 +163,7 @@ def _kept(git: Git, folder: Path, known: set[str]) -> dict[str, str]:
     Damaged files stay where they are: what comes to the branch stays on it.
     """
     names = [file.relative_to(folder).as_posix() for file in sorted(folder.glob("*/*")) if file.is_file()]
-    names = [name for name in names if OURS.fullmatch(name) and _sound(folder / name)]
+    names = [name for name in names if OURS.fullmatch(name) and _sound(name, (folder / name).read_bytes())]
     here = Git(folder, GIT_DIR=str(git.folder()))  # the folder may lie anywhere
 
     def blobs(names: list[str], *options: str) -> list[str]:
@@ -149,18 +175,18 @@ def _kept(git: Git, folder: Path, known: set[str]) -> dict[str, str]:
     return found
 
 
-def _sound(file: Path) -> bool:
+def _sound(path: str, data: bytes) -> bool:
     """Whether a file is what its name promises; of a record of a newer format that is not known."""
-    data = file.read_bytes()
-    if file.suffix != ".json":
-        return sha256(data).hexdigest() == file.stem
+    name = PurePosixPath(path).name.partition(".")[0]
+    if not path.endswith(".json"):
+        return sha256(data).hexdigest() == name
     try:
-        body = record.parse(data, file.name)
+        body = record.parse(data, path)
     except record.Newer:
         return True
     except InputError:
         return False
-    return record.whole(body) and body["digest"] == file.stem
+    return record.whole(body) and body["digest"] == name
 
 
 def _write(git: Git, reference: str, own: str | None, heads: list[str], added: dict[str, str]) -> str:

@@ -7,10 +7,14 @@ Before and after are told by the chain of attestations, not by times, which a th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from flows.lineage import attestation
-from flows.lineage.attestation import Attestation, Forged
-from flows.lineage.keys import Trusted
+from flows.lineage.attestation import Attestation, Forged, Stranger
+from flows.lineage.keys import SIGNERS, Trusted
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Key
 
 
 class Revoked(Forged):
@@ -21,11 +25,26 @@ class Untold(Revoked):
     """The same, where attestations are missing that would tell whether it still counts."""
 
 
+class Elsewhere(Forged):
+    """An attestation of which it cannot be told whether it counts: the commit that is checked out lacks the key."""
+
+    def __init__(self, name: str, who: str) -> None:
+        """`who` has signed it, as far as is known."""
+        super().__init__(f"attestation {name[:10]}: signed by {who}; {SIGNERS} of this commit does not have the key")
+        self.who = who
+
+
 class Signers:
     """Who has signed an attestation, of those who are trusted."""
 
-    def __init__(self, trusted: Mapping[str, Trusted], attestations: Iterable[Attestation]) -> None:
-        """`attestations` are all that are here."""
+    def __init__(
+        self,
+        trusted: Mapping[str, Trusted],
+        attestations: Iterable[Attestation],
+        elsewhere: Mapping[str, Key] | None = None,
+    ) -> None:
+        """`attestations` are all that are here, `elsewhere` keys that other commits have."""
+        self._elsewhere = elsewhere or {}
         every = list(attestations)
         self._keys = {name: one.key for name, one in trusted.items()}
         self._here = {one.name for one in every}
@@ -40,7 +59,15 @@ class Signers:
 
     def of(self, one: Attestation, data: bytes) -> str:
         """Who has signed an attestation, whose bytes are `data`. Raises Forged where its signature does not count."""
-        who = attestation.signed_by(data, self._keys)
+        try:
+            who = attestation.signed_by(data, self._keys)
+        except Stranger:
+            try:
+                raise Elsewhere(one.name, attestation.signed_by(data, self._elsewhere)) from None
+            except Stranger:
+                if not self._keys:
+                    raise Elsewhere(one.name, "somebody") from None
+                raise
         if not self.late(one):
             return f"{who} (key revoked)" if one.keyid in self._before else who
         said = f"attestation {one.name[:10]}: signed with a revoked key ({who}'s)"

@@ -14,12 +14,12 @@ from flows.checkout.git import Git
 from flows.lineage import attestation, keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
 from flows.lineage.keys import Trusted
-from flows.lineage.revocation import Revoked, Signers
+from flows.lineage.revocation import Elsewhere, Revoked, Signers
 from stages.runs import record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Signer
+    from securesystemslib.signer import Key, Signer
 
 FOLDER = "attestations"  # among the records
 END = ".dsse"
@@ -31,22 +31,25 @@ class Checked(NamedTuple):
     signed: dict[str, str]  # by record: who vouches for it
     unsigned: list[str]  # records that nobody vouches for
     faults: list[str]  # what is not as it was signed, a line each
+    unsure: dict[str, str]  # by attestation: who has signed it, where that counts for nothing here
 
 
 class Branch(NamedTuple):
     """What the branch of records holds."""
 
     records: dict[str, str]  # text by path
-    attestations: dict[str, bytes]  # by name
+    attestations: dict[str, bytes]  # by name, which is the sha256 of the bytes; what was altered, by its file's
 
 
 def on_branch(git: Git) -> Branch:
     """The records and attestations on the branch, and on those of other clones that have been fetched."""
     texts = record_branch.files(git, ".json")
     signed = record_branch.files(git, END)
+    files = [(PurePosixPath(path).name, data) for path, data in signed.items()]
+    named = [(file, file.partition(".")[0], data) for file, data in files]  # NAME.BLOB.dsse where branches differed
     return Branch(
         {path: text.decode("utf-8", "surrogateescape") for path, text in texts.items()},
-        {PurePosixPath(path).stem: data for path, data in signed.items()},
+        {name if attestation.name_of(data) == name else file: data for file, name, data in named},
     )
 
 
@@ -124,7 +127,8 @@ class Vouchers:
     @functools.cached_property
     def _read(self) -> tuple[Signers, dict[str, bytes]]:
         held = on_branch(self._git).attestations
-        return Signers(keys.trusted(self._git.home), _readable(held)), held
+        others = keys.elsewhere(self._git) if held else {}
+        return Signers(keys.counted(self._git), _readable(held), others), held
 
     @functools.cached_property
     def _about(self) -> dict[str, list[Attestation]]:
@@ -162,14 +166,14 @@ def sign_new(
     previous = attestation.heads(before)
     signers = Signers(trusted or {}, before)
     attested = {one.sha256 for one in before if not signers.late(one)}
-    same = {_run(one.record) for one in before if one.keyid == signer.public_key.keyid}
+    same = {run_of(one.record) for one in before if one.keyid == signer.public_key.keyid}
     made: dict[str, bytes] = {}
     todo: list[tuple[str, str]] = []
     for path, text in records.items():
         with contextlib.suppress(InputError):
             body = record.parse(text.encode("utf-8", "surrogateescape"), path)
             whole = record.whole(body) and record.text(body) == text and isinstance(body.get("inputs"), dict)
-            if whole and _sha256(text) not in attested and _run(path) not in same:
+            if whole and _sha256(text) not in attested and run_of(path) not in same:
                 todo.append((body["ended"], path))
     for _, path in sorted(todo):
         data = attestation.sign(path, records[path], previous, signer)
@@ -178,9 +182,9 @@ def sign_new(
     return made
 
 
-def _run(path: str) -> str:
-    """What the path of a record says of the run: `STAGE/DIGEST`, also where branches were united."""
-    stage, _, name = path.rpartition("/")
+def run_of(where: str) -> str:
+    """What the place of a record says of the run: `STAGE/DIGEST`, also on a branch, and where branches were united."""
+    stage, _, name = where.rpartition(":")[2].rpartition("/")
     return f"{stage}/{name.partition('.')[0]}"
 
 
@@ -189,27 +193,33 @@ def check(
     attestations: Mapping[str, bytes],
     trusted: Mapping[str, Trusted],
     anchors: Collection[str] = (),
+    elsewhere: Mapping[str, Key] | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 
     `anchors` are attestations that must be there: Git's history names them. Nothing is raised: each fault is a line.
     What a revoked key has signed, and does not count, is no fault where somebody else vouches for the same record.
+    Signatures of the keys `elsewhere`, and all of them where nobody is trusted, are neither right nor wrong.
     """
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
+    unsure: dict[str, str] = {}
     for name, data in attestations.items():
         try:
             read.append(attestation.read(data, name))
         except Forged as error:
             faults.append(str(error))
-    signers = Signers(trusted, read)
+    signers = Signers(trusted, read, elsewhere)
     known = {_sha256(text): path for path, text in records.items()}
     vouched: set[str] = set()
     late: list[tuple[str, str]] = []
     for one in read:
         try:
             who = signers.of(one, attestations[one.name])
+        except Elsewhere as error:
+            unsure[one.name] = error.who
+            continue
         except Revoked as error:
             late.append((one.sha256, str(error)))
             continue
@@ -231,4 +241,4 @@ def check(
         f"attestation {name[:10]}: gone, though others or Git's history name it"
         for name in attestation.missing(read, named)
     ]
-    return Checked(signed, sorted(records.keys() - signed.keys()), faults)
+    return Checked(signed, sorted(records.keys() - signed.keys()), faults, unsure)

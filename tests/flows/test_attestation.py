@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from flows.audit import verify_records
+from flows.audit.findings import Findings
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, signatures
+from flows.lineage import attestation, keys, record_branch, signatures
 from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from stages.runs import record as runs
@@ -52,7 +55,7 @@ def checked(
 
 def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigner) -> None:
     found = checked(chain, ada, None, [*chain][-1])
-    assert found == signatures.Checked(dict.fromkeys(RECORDS, "Ada"), [], [])
+    assert found == signatures.Checked(dict.fromkeys(RECORDS, "Ada"), [], [], {})
     first = json.loads(base64.b64decode(json.loads(next(iter(chain.values())))["payload"]))
     assert first["subject"] == [
         {"name": "data/models/net.safetensors", "digest": {"md5": f"{0:032x}"}},
@@ -63,7 +66,7 @@ def test_what_is_signed_is_found_whole(chain: dict[str, bytes], ada: CryptoSigne
 
 def test_unsigned_records_are_no_fault(chain: dict[str, bytes], ada: CryptoSigner) -> None:
     path, text = record(9)
-    assert checked(chain, ada, {**RECORDS, path: text}) == (dict.fromkeys(RECORDS, "Ada"), [path], [])
+    assert checked(chain, ada, {**RECORDS, path: text}) == (dict.fromkeys(RECORDS, "Ada"), [path], [], {})
 
 
 def test_two_chains_are_joined_by_the_next_one(chain: dict[str, bytes], ada: CryptoSigner) -> None:
@@ -255,7 +258,7 @@ def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) 
     subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True, stderr=subprocess.DEVNULL)
     held = signatures.on_branch(Git(clone))
     found = signatures.check(*held, keys.trusted(root), signatures.newest(Git(root)))
-    assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [])
+    assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [], {})
     (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
     vouchers = signatures.Vouchers(Git(clone))
     assert vouchers.of(text) == "Ada"
@@ -296,3 +299,97 @@ def test_a_damaged_record_stays_off_the_branch(home: Path) -> None:
     altered = root / ".palimpsest" / "records" / path
     altered.write_text(text.replace(":01+00:00", ":09+00:00"))  # its times, which its name does not cover
     assert signatures.collect(root)[1] == 0, "one run has one record: nobody signs the other as well"
+
+
+def signed_project(home: Path) -> tuple[Path, Git]:
+    """A repository whose three records Ada has signed; her key is not committed yet."""
+    root = home / "project"
+    (root / ".palimpsest" / "records" / "train").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    for path, text in [*RECORDS.items()][:3]:
+        (root / ".palimpsest" / "records" / path).write_text(text)
+    keys.new(root, "Ada", "")
+    assert signatures.collect(root)[1] == 3
+    return root, Git(root, **record_branch.WRITER)
+
+
+def commit(git: Git, reference: str, changes: dict[str, bytes | None], *parents: str) -> None:
+    """Put files (None: not) into the tree of a reference, and move it there."""
+    apart = Git(git.home, GIT_INDEX_FILE=str(git.home / ".git" / "apart"), **record_branch.WRITER)
+    apart("read-tree", *([reference] if git.commit(reference) else ["--empty"]))
+    for path, data in changes.items():
+        (git.home / ".git" / "file").write_bytes(data or b"")
+        blob = apart("hash-object", "-w", "--no-filters", str(git.home / ".git" / "file"))
+        words = ["--force-remove", path] if data is None else ["--add", "--cacheinfo", f"100644,{blob},{path}"]
+        apart("update-index", *words)
+    above = [word for parent in parents for word in ("-p", parent)]
+    git("update-ref", reference, apart("commit-tree", apart("write-tree"), *above, "-m", "changed"))
+
+
+def found(root: Path) -> tuple[list[str], list[str]]:
+    """The files of the faults, and what lines are about that cannot tell."""
+    findings = Findings()
+    verify_records.signatures(root, findings)
+    return [fault.file for fault in findings.faults], [about for about, _ in findings.unknown]
+
+
+BRANCH = f"refs/heads/{record_branch.BRANCH}"
+
+
+def test_what_the_branch_has_had_is_missed(home: Path) -> None:
+    root, git = signed_project(home)
+    assert found(root) == ([], ["signers.yaml"])
+    (last,) = signatures.newest(git)
+    file = f"attestations/{last}.dsse"
+    tip = git("rev-parse", BRANCH)
+    commit(git, BRANCH, {file: None}, BRANCH)  # the newest: no other one names it
+    on_branch = f"{record_branch.BRANCH}:{file}"
+    assert found(root)[0] == [file, on_branch], "the folder and the branch's own history tell"
+    shutil.rmtree(root / ".palimpsest")
+    assert found(root)[0] == [on_branch]
+    git("update-ref", BRANCH, tip)
+    assert found(root)[0] == []
+    git("update-ref", BRANCH, f"{tip}^")
+    assert on_branch in found(root)[0], "Git's reflog tells of a branch that was put back"
+
+
+def test_the_branchs_copy_of_a_signed_record_is_checked_too(home: Path) -> None:
+    root, git = signed_project(home)
+    path, text = next(iter(RECORDS.items()))
+    other = text.replace(":00+00:00", ":59+00:00").encode()  # its times, which its name does not cover
+    commit(git, BRANCH, {path: other}, BRANCH)
+    assert f"{record_branch.BRANCH}:{path}" in found(root)[0]
+    assert signatures.collect(root)[1] == 0
+    assert found(root) == ([], ["signers.yaml", "second records", "signatures of records"])
+
+
+def test_keys_count_once_they_are_committed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, git = signed_project(home)
+    signers = root / keys.SIGNERS
+    ada = signers.read_bytes()
+    commit(git, "HEAD", {})
+    signers.unlink()
+    assert found(root) == ([], ["attestations", "signatures of records"]), "nobody's signature counts here"
+    commit(git, "HEAD", {keys.SIGNERS: ada}, "HEAD")
+    assert found(root) == ([keys.SIGNERS], []), "Ada's counts, as the commit has her key"
+    signers.write_bytes(ada)
+    assert found(root) == ([], [])
+    monkeypatch.setenv(keys.KEY, str(home / "eve.pem"))
+    keys.new(root, "Eve", "")
+    path, text = record(7)
+    (root / ".palimpsest" / "records" / path).write_text(text)
+    assert signatures.collect(root)[1] == 1
+    faults = found(root)[0]
+    assert faults[0] == keys.SIGNERS
+    assert faults[1].startswith("attestation "), "signed by somebody who is not trusted"
+    git("branch", "eves")
+    commit(git, "refs/heads/eves", {keys.SIGNERS: signers.read_bytes()}, "eves")
+    signers.write_bytes(ada)
+    assert found(root) == ([], ["attestations", "signatures of records"]), "another commit has the key: who, is said"
+
+
+def test_a_damaged_list_of_keys_is_a_fault(home: Path) -> None:
+    root, _ = signed_project(home)
+    signers = root / keys.SIGNERS
+    signers.write_bytes(signers.read_bytes().replace(b"MFkw", b"MFkx"))
+    assert found(root)[0] == [keys.SIGNERS]

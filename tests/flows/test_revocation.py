@@ -101,7 +101,7 @@ def test_what_was_signed_before_counts_and_what_came_after_does_not(lab: Lab) ->
     for part in ("# who signs here\n", "# no more", kept[kept.index("'Bob': |") : kept.index("# no more")]):
         assert part in lab.signers
     assert lab.checked() == (
-        {record(1)[0]: "Ada (key revoked)", record(2)[0]: "Ada (key revoked)", record(3)[0]: "Bob"}, [], [],
+        {record(1)[0]: "Ada (key revoked)", record(2)[0]: "Ada (key revoked)", record(3)[0]: "Bob"}, [], [], {},
     )  # fmt: skip
 
     lab.as_("Ada")
@@ -135,7 +135,7 @@ def test_with_all_nothing_counts_until_somebody_else_signs_it(lab: Lab) -> None:
     assert len(lab.checked().faults) == 2
     lab.as_("Ada again")
     assert lab.run() == 2
-    assert lab.checked() == (dict.fromkeys((record(1)[0], record(2)[0]), "Ada again"), [], [])
+    assert lab.checked() == (dict.fromkeys((record(1)[0], record(2)[0]), "Ada again"), [], [], {})
 
 
 def test_a_clone_that_lacks_what_would_tell_says_so(lab: Lab) -> None:
@@ -213,4 +213,4 @@ def test_a_revoked_key_is_trusted_no_further_by_its_keyid_alone() -> None:
     data = attestation.sign(path, text, [], liar)
     name = attestation.name_of(data)
     found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, (name,))})
-    assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"])
+    assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"], {})

@@ -2,9 +2,10 @@
 
 A small pipeline of the real stages is built three times: two commits and a state that is not committed. Its records are
 signed. Then one byte of a checkpoint, table, list of pictures, `dvc.lock`, record or attestation is changed, `audit
-verify` must name the file, and the byte is put back. (An attestation lies on a branch: that is written anew.) Untouched
-runs go round the states that a user brings about: as built, committed, an older commit, an experiment, a clone with and
-without cache, after `dvc gc`. Prints what was missed, and exits 1 where an untouched repository had a fault.
+verify` must name the file, and the byte is put back. (Records and attestations lie in a folder and on a branch: the
+one or the other is changed. The branch is written anew, without a trace in Git's reflog.) Untouched runs go round the
+states that a user brings about: as built, committed, an older commit, an experiment, clones, after `dvc gc`. Prints
+what was missed, and exits 1 where something was, or where an untouched repository had a fault.
 """
 
 import os
@@ -83,15 +84,20 @@ def rewrite(home: Path, path: str, data: bytes) -> None:
         git("update-ref", branch, apart("commit-tree", apart("write-tree"), "-m", "forged"))
 
 
-def forge(home: Path, rng: random.Random) -> str | None:
-    """Change one byte of an attestation; None where it was found, else its name."""
+def forge(home: Path, end: str, rng: random.Random) -> str | None:
+    """Change one byte of a file of the branch whose name ends so; None where it was found, else its name."""
     git, branch = Git(home), f"refs/heads/{record_branch.name(Git(home))}"
-    path, data = rng.choice(sorted(record_branch.files(git, signatures.END).items()))
-    tip, at = git("rev-parse", branch), rng.randrange(len(data))
-    rewrite(home, path, data[:at] + bytes([data[at] ^ rng.randrange(1, 256)]) + data[at + 1 :])
-    found = any(Path(path).stem[:10] in fault.file for fault in verify.ask(home).faults)
+    path, data = rng.choice(sorted(record_branch.files(git, end).items()))
+    tip, at, by = git("rev-parse", branch), rng.randrange(len(data)), rng.randrange(1, 256)
+    log = git.common() / "logs" / branch
+    kept = log.read_bytes()
+    rewrite(home, path, data[:at] + bytes([data[at] ^ by]) + data[at + 1 :])
+    log.unlink()
+    wanted = f"attestation {Path(path).stem[:10]}" if end == signatures.END else f"{record_branch.name(git)}:{path}"
+    found = any(fault.file == wanted for fault in verify.ask(home).faults)
     git("update-ref", branch, tip)
-    return None if found else path
+    log.write_bytes(kept)
+    return None if found else f"{path}, byte {at} ^ {by}"
 
 
 def kinds(home: Path) -> dict[str, list[Path]]:
@@ -106,20 +112,25 @@ def kinds(home: Path) -> dict[str, list[Path]]:
         "score": [file for file in data if file.suffix == ".json"],
         "lock": [home / "dvc.lock"],
         "record": sorted((home / record.home()).glob("*/*.json")),
+        "attestation": sorted((home / record.home()).glob(f"*/*{signatures.END}")),
     }
 
 
-def tamper(home: Path, changes: int, rng: random.Random) -> None:
+def tamper(home: Path, changes: int, rng: random.Random) -> bool:
+    """Whether each change was found."""
     files = kinds(home)
+    forged = {"record on the branch": ".json", "attestation on the branch": signatures.END}
     tried, found = Counter[str](), Counter[str]()
     for number in range(changes):
-        kind = [*files, "attestation"][number % (len(files) + 1)]
-        if kind == "attestation":
+        if number and number % 100 == 0:
+            print(f"{found.total()} of {tried.total()} found", flush=True)
+        kind = [*files, *forged][number % (len(files) + len(forged))]
+        if kind in forged:
             tried[kind] += 1
-            missed = forge(home, rng)
+            missed = forge(home, forged[kind], rng)
             found[kind] += missed is None
             if missed:
-                print(f"missed: {missed}", flush=True)
+                print(f"missed: {kind}, {missed}", flush=True)
             continue
         file = rng.choice(files[kind])
         mode, whole = file.stat().st_mode, file.read_bytes()
@@ -133,7 +144,7 @@ def tamper(home: Path, changes: int, rng: random.Random) -> None:
         if kind == "record" and line.startswith(tuple(f'"{key}"' for key in TIMES)):
             kind = "record, times and memory"
         tried[kind] += 1
-        known = {name, file.relative_to(home / record.home()).as_posix() if kind.startswith("record") else name}
+        known = {name, file.relative_to(home / record.home()).as_posix() if ".palimpsest" in file.parts else name}
         if any(fault.file in known for fault in verify.ask(home).faults):
             found[kind] += 1
         else:
@@ -141,20 +152,19 @@ def tamper(home: Path, changes: int, rng: random.Random) -> None:
             print(f"missed: {name}, byte {at} ^ {by} {shown}", flush=True)
         file.write_bytes(whole)
         file.chmod(mode)
-        if number % 100 == 99:
-            print(f"{found.total()} of {tried.total()} found", flush=True)
     for kind, count in tried.items():
         print(f"{kind}: {found[kind]} of {count} found")
     print(f"all: {found.total()} of {tried.total()} found")
+    return found == tried
 
 
 def states(home: Path) -> dict[str, Path]:
     """Copies of the repository as users leave them."""
     made: dict[str, Path] = {"as built": home}
 
-    def copy(name: str, *commands: str) -> None:
+    def copy(name: str, *commands: str, of: str = "as built") -> None:
         made[name] = home.parent / name.replace(" ", "-")
-        shutil.copytree(home, made[name], symlinks=True)
+        shutil.copytree(made[of], made[name], symlinks=True)
         for words in commands:
             run(made[name], *words.split())
 
@@ -162,9 +172,14 @@ def states(home: Path) -> dict[str, Path]:
     copy("older commit", "git stash -q", "git checkout -q HEAD~1", "dvc checkout -q -f")
     copy("collected", "dvc gc -q -w -f")
     copy("experiment", "git stash -q", "dvc checkout -q -f", "dvc exp run -q -S evaluate.seed=6 evaluate@telea_own")
-    for name, more in {"clone": [], "shallow clone": ["--depth", "1"]}.items():
+    copy("before the key", "git checkout -q HEAD~1", "dvc checkout -q -f", of="committed")
+    for name, of, *more in (
+        ("clone", "as built"),
+        ("clone with the key", "committed"),
+        ("shallow clone", "committed", "--depth", "1", "--no-single-branch"),
+    ):
         made[name] = home.parent / name.replace(" ", "-")
-        run(home.parent, "git", "clone", "-q", *more, "--no-local", str(home), str(made[name]))
+        run(home.parent, "git", "clone", "-q", *more, "--no-local", str(made[of]), str(made[name]))
     return made
 
 
@@ -184,9 +199,9 @@ def main(changes: int = 1000, untouched: int = 100, seed: int = 1) -> int:
                 print(f"false alarm, {name}: {fault}")
         print(f"untouched: {alarms} faults in {untouched} runs, {(time.monotonic() - begun) / untouched:.2f} s a run")
         begun = time.monotonic()
-        tamper(home, changes, random.Random(seed))
+        whole = tamper(home, changes, random.Random(seed))
         print(f"{(time.monotonic() - begun) / changes:.2f} s a change")
-    return int(bool(alarms))
+    return int(bool(alarms) or not whole)
 
 
 if __name__ == "__main__":
