@@ -27,17 +27,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-STAGES = ("torch", "lightning_fabric", "pyarrow", "pydantic")
+STAGES = ("torch", "lightning_fabric", "pyarrow.parquet", "pydantic")
 # All that Prefect imports but `prefect.main`, which sets its logging up as the environment says.
 FLOWS = (
-    "dvc.cli.parser",
-    "dvc.repo",
-    "networkx",
-    "prefect.flows",
-    "prefect.tasks",
-    "prefect.deployments",
-    "prefect.events",
-)
+    "dvc.cli.parser", "dvc.repo", "dvc.scm", "networkx", "prefect.flows", "prefect.tasks", "prefect.deployments",
+    "prefect.events", "fastapi.encoders", "typer", "ruamel.yaml", "tabulate", "configobj", "psutil",
+    "securesystemslib.signer", "cryptography.hazmat.primitives.serialization",
+)  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*STAGES, *FLOWS])
 

@@ -22,6 +22,8 @@ from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.context import SettingsContext
+    from prefect.settings import Settings
 
 LOG = Path(".palimpsest/logs/prefect-server.log")
 LOGGED = 1_000_000  # bytes of a server's log from which on the next one begins another
@@ -29,6 +31,7 @@ PATIENCE = "PALIMPSEST_PATIENCE"  # names the seconds to wait for PREFECT_API_UR
 OURS = "PALIMPSEST_SERVER"  # names the address of a server that palimpsest has started, here and in what it starts
 START = 180  # seconds for a server to start, on a machine that is busy
 TIMEOUT = 5  # seconds for an answer
+_once: list[Settings] = []  # Prefect's settings, and those made from them by which nothing is asked again
 
 
 def use(root: Path, scheduler: str | None) -> Callable[[], None]:
@@ -109,18 +112,34 @@ def _health(client: SyncPrefectClient) -> None:
 
 def _ask(question: Callable[[SyncPrefectClient], object], api: str | None = None) -> Exception | None:
     """What goes wrong with a question, by Prefect's own client: it knows the key, the password, the certificates."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY
 
     try:
         with (
-            temporary_settings({PREFECT_API_URL: api or os.environ["PREFECT_API_URL"], PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(httpx_settings={"timeout": TIMEOUT}, sync_client=True) as client,
+            _without_retries(),
+            SyncPrefectClient(
+                api or os.environ["PREFECT_API_URL"],
+                auth_string=PREFECT_API_AUTH_STRING.value(),
+                api_key=PREFECT_API_KEY.value(),
+                httpx_settings={"timeout": TIMEOUT},
+            ) as client,
         ):
             question(client)
     except Exception as error:
         return error
     return None
+
+
+def _without_retries() -> SettingsContext:
+    """Prefect's settings, but that a question is asked once. To make them takes longer than most answers."""
+    from prefect.context import SettingsContext, get_settings_context
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
+
+    now = get_settings_context()
+    if not _once or _once[0] is not now.settings:
+        _once[:] = now.settings, now.settings.copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 0})
+    return SettingsContext(profile=now.profile, settings=_once[1])
 
 
 def launch(root: Path, host: str, port: int) -> subprocess.Popen[bytes]:

@@ -107,8 +107,9 @@ def imported(found: Mapping[Path, str] | None = None) -> dict[str, str]:
     `found` are the `sources` when the process began: what is edited during a long run did not run.
     """
     root = Path(stages.__file__).resolve().parent
-    # `python -m stages.x` leaves the stage itself in sys.modules as `__main__`.
-    loaded = {Path(f).resolve() for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
+    # `python -m stages.x` leaves the stage itself in sys.modules as `__main__`. All others are the libraries'.
+    own = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in ("stages", "__main__")]
+    loaded = {Path(file).resolve() for module in own if (file := getattr(module, "__file__", None))}
     folders = {path.parent for path in loaded}
     return {
         path.relative_to(root).as_posix(): sha256
