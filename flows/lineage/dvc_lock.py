@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from stages.runs.errors import InputError
 
@@ -20,7 +19,7 @@ def parse(text: str | None, what: str) -> dict[str, Any]:
         found = YAML(typ="safe").load(text or "") or {}
         if not isinstance(found, dict):
             raise ValueError("must be a mapping")
-    except (YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # of a bad scalar (`!!bool x`), ruamel raises KeyError, IndexError and others
         raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}; mend or restore it") from None
     return found
 
