@@ -41,7 +41,7 @@ class Training:
     fact: Fact  # what `pictures` rests on
     run: evidence.Run
     datasets: list[evidence.Dataset]  # that it comes from
-    unknown: dict[str, str]  # what it comes from and of which no lock says which run has made it: md5 by path
+    unknown: dict[str, str]  # what it comes from and of which it is not known which run has made it: md5 by path
 
 
 @dataclasses.dataclass(frozen=True)

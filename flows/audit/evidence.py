@@ -82,7 +82,10 @@ def datasets(records: Records, before: Upstream) -> list[Dataset]:
 def of_upstream(unknown: Mapping[str, str]) -> Iterator[Fact]:
     """A line for each input (md5 by path) of which it is not known what it comes from."""
     for path, md5 in unknown.items():
-        said = f"{path} {md5[:10]}: no dvc.lock that Git knows here says which run has made it; {HERE}"
+        said = (
+            f"{path} {md5[:10]}: no dvc.lock that Git knows here says which run has made it, or DVC's cache lacks the "
+            f"folder's listing, which would tell; {HERE}"
+        )
         yield Fact("comes from", said, "cannot tell")
 
 

@@ -19,7 +19,7 @@ class Upstream(NamedTuple):
     """What an entry comes from."""
 
     entries: list[Entry]  # that made what it has read, and so on; the nearest first
-    unknown: dict[str, str]  # inputs that some stage makes, and of which no lock says which run did: md5 by path
+    unknown: dict[str, str]  # inputs that some stage makes, and of which it is not known which run did: md5 by path
 
 
 def upstream(root: Path, locks: list[Lock], entry: Entry) -> Upstream:
@@ -51,17 +51,14 @@ def _maker(root: Path, outs: list[tuple[Lock, dict[str, str]]], here: Entry, pat
     order = sorted(outs, key=lambda each: each[0] is not here.lock)  # its own lock first
     if maker := next(entries.making([lock for lock, files in order if files.get(path) == md5], md5, path), None):
         return maker
-    unsure = None
-    for folder in map(str, PurePosixPath(path).parents):
-        inside = path.removeprefix(f"{folder}/")
-        for digest in dict.fromkeys(files[folder] for _, files in order if folder in files):
-            holds = held(root, digest, inside)
-            if holds == md5 or (holds is None and unsure is None and order[0][1].get(folder) == digest):
-                maker = next(entries.making([lock for lock, _ in order], digest, folder), None)
-                if holds == md5:
-                    return maker
-                unsure = maker  # its listing is not here; it stands in the same lock
-    return unsure
+    folders = {files[folder]: folder for folder in map(str, PurePosixPath(path).parents) for _, files in order
+               if folder in files}  # fmt: skip
+    for digest, folder in folders.items():
+        holds = held(root, digest, path.removeprefix(f"{folder}/"))
+        # Without its listing, it is this one only if there is no other: a stage alone may have run again.
+        if holds == md5 or (holds is None and len(folders) == 1):
+            return next(entries.making([lock for lock, _ in order], digest, folder), None)
+    return None
 
 
 def held(root: Path, digest: str, path: str) -> str | None:
