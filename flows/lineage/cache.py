@@ -42,7 +42,10 @@ def objects(root: Path) -> Iterator[tuple[str, Path]]:
 def listing(file: Path) -> dict[str, str]:
     """What DVC's listing of a folder says: md5 by path inside of it. Raises InputError where it is no such listing."""
     try:
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(file.read_bytes())}
+        found = {entry["relpath"]: entry["md5"] for entry in json.loads(file.read_bytes())}
+        if not all(isinstance(each, str) for item in found.items() for each in item):
+            raise TypeError
+        return found
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"{file}: not a listing of a folder") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from flows.lineage import cache
 from flows.lineage.dvc_lock import INGESTED
 from stages.runs import record
+from stages.runs.errors import InputError
 
 ALIGNED = "data/aligned/"
 
@@ -47,7 +47,7 @@ def parts(
     for path, md5 in named:
         try:
             listed = _listing(root, md5, path, digest)
-        except cache.Altered as error:
+        except InputError as error:
             gone.append(Gone(md5, path, str(error)))
             continue
         if listed is None:
@@ -70,10 +70,10 @@ def parts(
 def _listing(root: Path, md5: str, path: str, digest: Callable[[Path], str]) -> dict[str, str] | None:
     """md5 by name of a folder's files: by the cache's listing, else by the folder itself; None where neither is here.
 
-    Raises Altered where the cache's listing is not what its name promises.
+    Raises InputError where the cache has other bytes, or what is no listing.
     """
     if listing := cache.find(root, md5, "", digest):
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+        return cache.listing(listing)
     folder = root / path
     if folder.is_dir() and record.digest(folder) == md5:
         return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.lineage import cache, dvc_lock, entries
+from flows.lineage import cache, dvc_lock, entries, tables
 from flows.lineage.locks import Lock
 from flows.lineage.upstream import upstream
 from stages.runs.errors import InputError
@@ -74,3 +74,16 @@ def test_which_of_two_folders_was_read_is_not_guessed(tmp_path: Path) -> None:
     kept.parent.mkdir(parents=True)
     kept.write_text(listing("A"))
     assert told(before, after) == (made, {})
+
+
+@pytest.mark.parametrize(
+    "content", ['{"a": 1}', '[{"relpath": "train.arrow"}]', '[{"relpath": "a", "md5": null}]', "[1"]
+)
+def test_a_table_whose_listing_is_none_is_named(content: str, tmp_path: Path) -> None:
+    md5 = f"{digest(content)}.dir"
+    kept = cache.place(tmp_path, md5)
+    kept.parent.mkdir(parents=True)
+    kept.write_text(content)
+    assert tables.parts(tmp_path, [(ALIGNED, md5)]) == (
+        [], [tables.Gone(md5, ALIGNED, f"{kept}: not a listing of a folder")],
+    )  # fmt: skip
