@@ -1,4 +1,4 @@
-"""A checkpoint's signature in a file beside it, as the tool `model_signing` writes and reads it.
+"""A checkpoint's signature in a file of its own, as the tool `model_signing` writes and reads it.
 
 It is a Sigstore bundle: the public key by its sha256, and a DSSE envelope with an in-toto statement that names every
 file of the model (here one) by its sha256. https://github.com/sigstore/model-transparency,
