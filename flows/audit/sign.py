@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def sign(root: Path, asked: str, output: Path | None = None, passphrase: str | N
 
     That is `output`; or, in the current folder or where `output` is a folder, the checkpoint's file name with `.sig`.
 
-    Raises InputError where there is no such checkpoint, or where the user has no key that will do.
+    Raises InputError where there is no such checkpoint, where the user has no key that will do, or where the file is
+    there and is no signature of a checkpoint.
     """
     file, name = _bytes(root, asked)
     signer = keys.own(root, passphrase)
@@ -33,6 +35,8 @@ def sign(root: Path, asked: str, output: Path | None = None, passphrase: str | N
         signature /= f"{name}{bundle.END}"
     if signature.resolve() == file.resolve():
         raise InputError(f"{signature}: is the checkpoint itself; name another file with -o")
+    if os.path.lexists(signature) and not bundle.is_one(signature):
+        raise InputError(f"{signature}: exists, and is no signature of a checkpoint; name another file with -o")
     try:
         atomic_file.write(signature, text)
     except OSError as error:
@@ -56,8 +60,12 @@ def _bytes(root: Path, asked: str) -> tuple[Path, str]:
 
 def show(file: Path, signature: Path) -> None:
     """What was signed, and how others check it."""
-    here = Path.cwd()
-    file = file.relative_to(here) if file.is_relative_to(here) else file
-    print(f"{signature}: your signature of {file}; others check it with your public key, here in KEY.pem:")
-    words = ["verify", "key", str(file), "--signature", str(signature), "--public_key", "KEY.pem"]
+    print(f"{signature}: your signature of {_short(file)}; others check it with your public key, here in KEY.pem:")
+    # The tool takes no symbolic link, as DVC may make them.
+    words = ["verify", "key", str(_short(file.resolve())), "--signature", str(signature), "--public_key", "KEY.pem"]
     print(f"  model_signing {shlex.join(words)}")
+
+
+def _short(file: Path) -> Path:
+    here = Path.cwd()
+    return file.relative_to(here) if file.is_relative_to(here) else file

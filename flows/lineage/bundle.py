@@ -8,6 +8,8 @@ https://docs.sigstore.dev/about/bundle/ and https://github.com/secure-systems-la
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.lineage import keys
@@ -37,6 +39,14 @@ def statement(name: str, sha256: str) -> dict[str, Any]:
             "resources": [{"name": ".", "algorithm": "sha256", "digest": sha256}],
         },
     }
+
+
+def is_one(file: Path) -> bool:
+    """Whether a file is a bundle, also one that others have written."""
+    try:
+        return str(json.loads(file.read_bytes())["mediaType"]).startswith(BUNDLE.partition("+")[0])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def sign(name: str, sha256: str, signer: CryptoSigner) -> str:

@@ -52,6 +52,8 @@ def public(home: Path, name: str) -> Path:
 @pytest.mark.skipif(find_spec("model_signing") is None, reason="needs model-signing: `pip install -e '.[dev]'`")
 def test_model_signing_accepts_the_signature_and_that_one_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [sys.executable, "-m", "flows.cli", "audit", "sign", MODEL]
+    (home / MODEL).rename(home / "object")
+    (home / MODEL).symlink_to(home / "object")  # as DVC leaves it with `cache.type symlink`
     env = ENV | {keys.KEY: str(keys.place())}
     said = subprocess.run(words, cwd=home, env=env, capture_output=True, text=True, check=True).stdout.splitlines()
     assert said[0].startswith(f"{MODEL}.sig: your signature of {MODEL}")
@@ -59,6 +61,8 @@ def test_model_signing_accepts_the_signature_and_that_one_alone(home: Path, monk
     words = said[1].replace("KEY.pem", ada.name).split()  # the line that it prints is the one to run
     done = subprocess.run([sys.executable, "-m", *words], cwd=home, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
+
+    (home / "object").replace(home / MODEL)
 
     changed = home / "changed.safetensors"
     data = bytearray((home / MODEL).read_bytes())
@@ -100,8 +104,14 @@ def test_what_cannot_sign_is_refused_in_one_line_and_leaves_no_file(
     with pytest.raises(InputError, match="no file, and no data/models/other"):
         sign.sign(home, "other")
     (home / "file").touch()
-    with pytest.raises(InputError, match="name another file with -o"):
+    with pytest.raises(InputError, match="File exists; name another file with -o"):
         sign.sign(home, MODEL, Path("file/net.sig"))
+    (home / "link").symlink_to(home / "nowhere")
+    for name in ("signers.yaml", "file", "link"):
+        before = (home / keys.SIGNERS).read_bytes()
+        with pytest.raises(InputError, match=f"{name}: exists, and is no signature of a checkpoint; name another"):
+            sign.sign(home, MODEL, Path(name))
+        assert (home / keys.SIGNERS).read_bytes() == before
     monkeypatch.setenv(keys.KEY, str(home / "id_ed25519"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / "id_ed25519")], check=True)
     with pytest.raises(InputError, match="a key of the kind ed25519, and model_signing takes P-256 alone"):
@@ -125,3 +135,6 @@ def test_an_ssh_key_that_is_p256_signs_into_the_folder_that_is_named(
     (home / "out").mkdir()
     assert sign.sign(home, MODEL, Path("out")) == (Path(MODEL), Path("out", f"{MODEL}.sig"))
     assert [file.name for file in (home / "out").iterdir()] == [f"{MODEL}.sig"]
+    kept = (home / "out" / f"{MODEL}.sig").read_bytes()
+    sign.sign(home, MODEL, Path("out"))  # a signature is replaced
+    assert (home / "out" / f"{MODEL}.sig").read_bytes() != kept, "a signature is never the same twice"
