@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence
-from flows.audit.facts import HERE, Fact, page, read_list, since, whole
+from flows.audit.facts import HERE, Fact, listed, page, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, locks
 from flows.lineage.records import REBUILT, Records
@@ -209,10 +209,10 @@ def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[
     about = "trained on"
     if md5 is None:
         return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
-    file = whole(root, md5, path, about)
-    if isinstance(file, Fact):
-        return None, file
-    pictures: list[dict[str, str]] = read_list(file).to_pylist()
+    rows = listed(whole(root, md5, path, about), about)
+    if isinstance(rows, Fact):
+        return None, rows
+    pictures: list[dict[str, str]] = rows.to_pylist()
     names = ", ".join(row["path"] for row in pictures[:SHOWN])
     more = len(pictures) - SHOWN
     rest = f" and {more} more (--json lists them)" if more > 0 else ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.audit import evidence
 from flows.audit.checkpoint import CHECKPOINT, SHOWN, named
-from flows.audit.facts import HERE, Fact, page, read_list, since, whole
+from flows.audit.facts import HERE, Fact, listed, page, since, whole
 from flows.checkout.git import Git
 from flows.lineage import entries, locks
 from flows.lineage.entries import Entry
@@ -126,11 +126,11 @@ def _pictures(root: Path, old: Made, new: Made, facts: list[Fact]) -> tuple[list
         if not md5:
             facts.append(Fact("pictures", f"{made.asked} has no list of pictures in dvc.lock", "cannot tell"))
             return [], []
-        file = whole(root, md5, path, "pictures")
-        if isinstance(file, Fact):
-            facts.append(file)
+        rows = listed(whole(root, md5, path, "pictures"), "pictures")
+        if isinstance(rows, Fact):
+            facts.append(rows)
             return [], []
-        lists.append({(row["image_id"], row["path"]): row for row in read_list(file).to_pylist()})
+        lists.append({(row["image_id"], row["path"]): row for row in rows.to_pylist()})
     before, after = lists
     added = [row for key, row in after.items() if key not in before]
     removed = [row for key, row in before.items() if key not in after]

@@ -60,9 +60,22 @@ def read_list(file: Path) -> Any:
 
     try:
         with pa.memory_map(str(file)) as source:
-            return pa.ipc.open_file(source).read_all().select(["image_id", "path"])
-    except (pa.ArrowInvalid, KeyError) as error:
+            found = pa.ipc.open_file(source).read_all().select(["image_id", "path"])
+        found.validate(full=True)  # texts too
+        for column in found.schema:
+            if not pa.types.is_string(column.type) or found[column.name].null_count:
+                raise ValueError(f"'{column.name}' has other things than texts")
+        return found
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise InputError(f"{file}: not a list of pictures ({' '.join(str(error).split())[:100]})") from None
+
+
+def listed(file: Path | Fact, about: str) -> Any:
+    """A list of pictures as `read_list` has it, of what `whole` has found; or why there is none."""
+    try:
+        return file if isinstance(file, Fact) else read_list(file)
+    except InputError as error:
+        return Fact(about, str(error), "cannot tell")
 
 
 def since(commit: str | None, time: datetime | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit.checkpoint import CHECKPOINT
-from flows.audit.facts import Fact, read_list, whole
+from flows.audit.facts import Fact, listed, whole
 from flows.audit.members_index import MembersIndex
 from flows.lineage import locks
 from flows.lineage.digests import Digests
@@ -51,7 +51,9 @@ def search(
         file = whole(root, *named, "trained on", digest)
         if isinstance(file, Fact) or not known.get(md5, True):
             return file if isinstance(file, Fact) else {}
-        rows = read_list(file)
+        rows = listed(file, "trained on")
+        if isinstance(rows, Fact):
+            return rows
         if md5 not in known:
             index.add(md5, rows["image_id"])
         return _among(rows, wanted)

@@ -54,7 +54,7 @@ class MembersIndex:
 
     def add(self, md5: str, image_ids: Any) -> None:
         """Note a list by its column `image_id`; one that has anything but sha256 in it never comes into the index."""
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, TypeError, NotImplementedError):  # the last is Arrow's, of other types
             self._new[md5] = _numbers(image_ids)
 
     def save(self) -> None:
@@ -90,4 +90,7 @@ def _numbers(image_ids: Any) -> Any:
     if len(image_ids) and lengths != {"min": 64, "max": 64}:
         raise ValueError("not sha256")
     start = pc.utf8_slice_codeunits(image_ids, 0, DIGITS).to_pylist()
-    return np.sort(np.frombuffer(bytes.fromhex("".join(start)), ">u8").astype(np.uint64))
+    found = np.frombuffer(bytes.fromhex("".join(start)), ">u8")
+    if len(found) != len(image_ids):  # `fromhex` takes spaces, which would move what follows
+        raise ValueError("not sha256")
+    return np.sort(found.astype(np.uint64))

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from ready_made import Repository, ingested
 
-from flows.audit import image, members_index
+from flows.audit import checkpoint, image, members_index
 from flows.audit.copies import BYTES, NEAR, PIXELS, POSSIBLE
 from flows.audit.members_index import MembersIndex
-from flows.lineage import digests
+from flows.lineage import cache, digests
 from stages.images import phash
 from stages.runs.errors import InputError
 
@@ -280,6 +280,46 @@ def test_a_damaged_index_is_made_anew(made: Repository) -> None:
     file.write_bytes(whole[: len(whole) // 2])
     assert image.ask(made.home, asked).pictures == expected
     assert MembersIndex(made.home).of([asked]) == known
+
+
+@pytest.mark.parametrize(
+    ("ids", "why"),
+    [
+        (pa.array(["a" * 64, None]), "'image_id' has other things than texts"),
+        (pa.array([1, 2]), "'image_id' has other things than texts"),
+        (pa.array([b"\xff" * 64]).cast(pa.binary()).view(pa.string()), "Invalid UTF8"),
+        (b"no list", "File is too small"),
+    ],
+    ids=["null", "numbers", "no text", "no Arrow"],
+)
+def test_a_list_that_is_none_is_named_and_the_others_are_searched(
+    ids: pa.Array | bytes, why: str, tmp_path: Path
+) -> None:
+    repository = Repository(tmp_path)
+    repository.members("bad", ["f" * 64])
+    repository.training("good", TRAINED[:1])
+    if isinstance(ids, bytes):
+        repository.keep("data/models/bad.members.arrow", ids)
+    else:
+        repository.members("bad", ids)
+    repository.commit()
+    answer = image.ask(tmp_path, sha256(TRAINED[0]).hexdigest())
+    assert [use["checkpoint"] for use in answer.pictures[0].uses] == ["data/models/good.safetensors"]
+    ((said, path),) = [(gone["why"], gone["path"]) for gone in answer.missing]
+    assert path == "data/models/bad.members.arrow"
+    assert why in said
+    cache.place(tmp_path, repository.outs["data/models/bad.safetensors"]).unlink()  # the list alone is looked at
+    told = checkpoint.ask(tmp_path, "bad")
+    assert [fact.word for fact in told.facts if fact.about == "trained on"] == ["cannot tell"]
+
+
+def test_ids_that_are_none_come_not_into_the_index(tmp_path: Path) -> None:
+    spaced = " " * 8 + "a" * 56  # two of them would move what lies between
+    for number, ids in enumerate([[spaced, "b" * 64, spaced], ["a" * 64, None], [1, 2]]):
+        index = MembersIndex(tmp_path)
+        index.add(str(number), pa.array(ids))
+        index.save()
+    assert not (tmp_path / members_index.FILE).exists()
 
 
 def test_what_is_no_sha256_is_looked_for_in_the_lists(tmp_path: Path) -> None:
