@@ -85,18 +85,20 @@ def ask(root: Path, asked: str) -> Checkpoint:
         place = file.relative_to(root) if file.is_relative_to(root) else file
         facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
     records, vouchers = Records(root), Vouchers(git)
-    trainings = _trainings(root, every, md5, records)
+    damaged: list[str] = []  # locks
+    trainings = _trainings(root, every, md5, records, damaged)
     if not trainings:
         said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"
         facts.append(Fact("made by", said, "cannot tell"))
     for training in trainings:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
-        facts += _evaluations(root, every, md5)
+        facts += _evaluations(root, every, md5, damaged)
         facts += evidence.of_training(git, vouchers, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
         facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
         facts += [fact for each in known.values() for fact in evidence.of_dataset(vouchers, each)]
+    facts += evidence.of_damaged(damaged)
     facts += _rebuilt(vouchers, records, md5)
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
@@ -183,12 +185,12 @@ def digest_of(root: Path, asked: str) -> str:
     return named(root, git, asked, history.read(git, fetched=True))[0]
 
 
-def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) -> list[Training]:
+def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records, damaged: list[str]) -> list[Training]:
     found: list[Training] = []
     todo, seen = [md5], set[str]()
     while todo:
         wanted = todo.pop(0)
-        if wanted in seen or (made := next(entries.making(every, wanted), None)) is None:
+        if wanted in seen or (made := next(entries.making(every, wanted, None, damaged), None)) is None:
             continue
         seen.add(wanted)
         path, members = next(
@@ -196,7 +198,7 @@ def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records) 
         )
         todo += [md5 for path, md5 in made.deps.items() if path.endswith(CHECKPOINT)]
         pictures, fact = _pictures(root, made.stage, members, path)
-        own, before = made.at(wanted)[0], upstream(root, every, made)
+        own, before = made.at(wanted)[0], upstream(root, every, made, damaged)
         run, data = evidence.run(records, made, own), evidence.datasets(records, before)
         found.append(
             Training(own, wanted, made.stage, made.lock.commit, made.lock.time, made.params, members, pictures, fact,
@@ -225,32 +227,31 @@ def _facts_of(training: Training, before: bool) -> list[Fact]:
     return [Fact("gone on from" if before else "made by", said, "recorded"), training.fact]
 
 
-def _evaluations(root: Path, every: list[locks.Lock], md5: str) -> list[Fact]:
-    """The tables of scores that follow from the checkpoint in the last lock that has it."""
-    lock = next(lock for lock in reversed(every) if md5.encode() in lock.text)
-    stages = (lock.content().get("stages") or {}).items()
+def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[str]) -> list[Fact]:
+    """The tables of scores that follow from the checkpoint in the last lock that has it and is whole."""
+    found: list[entries.Entry] = []
+    for lock in reversed(every):
+        if md5.encode() in lock.text:
+            try:
+                found = entries.of(lock)
+                break
+            except InputError as error:
+                damaged.append(str(error))
     # By path and digest: where a stage alone was run, those that follow have read what was there before.
-    known = {(out["path"], md5) for _, entry in stages for out in entry.get("outs", []) if out.get("md5") == md5}
+    known = {(path, md5) for entry in found for path in entry.at(md5)}
     grown = True
     while grown:
         grown = False
-        for _, entry in stages:
-            outs = {(out["path"], out.get("md5")) for out in entry.get("outs", [])}
-            if not outs <= known and any((dep["path"], dep.get("md5")) in known for dep in entry.get("deps", [])):
-                known |= outs
+        for entry in found:
+            if not entry.outs.items() <= known and not known.isdisjoint(entry.deps.items()):
+                known |= entry.outs.items()
                 grown = True
-    facts = []
-    for name, entry in stages:
-        for out in entry.get("outs", []):
-            path = out["path"]
-            if (
-                name.startswith("evaluate@")
-                and (path, out["md5"]) in known
-                and path.endswith(TABLE)
-                and not path.endswith(MEANS)
-            ):
-                facts.append(_evaluation(root, name, path, out["md5"]))
-    return facts
+    return [
+        _evaluation(root, entry.stage, path, digest)
+        for entry in found if entry.stage.startswith("evaluate@")
+        for path, digest in entry.outs.items()
+        if (path, digest) in known and path.endswith(TABLE) and not path.endswith(MEANS)
+    ]  # fmt: skip
 
 
 def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:

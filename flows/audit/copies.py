@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flows.audit.facts import absent
+from flows.audit.facts import absent, left_out
 from flows.lineage import tables
 from flows.lineage.digests import Digests
+from flows.lineage.locks import NAME
 from flows.lineage.tables import Gone, Part
 
 Kind = Literal[
@@ -80,6 +81,13 @@ class Search:
         self.missing += [
             {"md5": one.md5, "path": one.path, "why": one.why or absent(one.md5, one.path)} for one in files
         ]
+
+    def unread(self, damaged: Iterable[str]) -> None:
+        """Note damaged locks, by what is wrong with them; each once."""
+        for error in damaged:
+            one = {"md5": "", "path": NAME, "why": left_out(error)}
+            if one not in self.missing:
+                self.missing.append(one)
 
     def add(self, number: int, copy: Copy, file: Path) -> None:
         """Note a copy of a query, where none of the same picture is surer."""

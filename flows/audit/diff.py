@@ -70,7 +70,8 @@ def ask(root: Path, one: str, other: str) -> Difference:
     """
     every = locks.every(root)
     log = history.read(Git(root), fetched=True)
-    old, new = (_made(root, every, log, asked) for asked in (one, other))
+    damaged: list[str] = []  # locks
+    old, new = (_made(root, every, log, asked, damaged) for asked in (one, other))
     facts: list[Fact] = []
     same = old.md5 == new.md5
     said = f"the same, {old.md5}" if same else f"{old.md5[:10]} -> {new.md5[:10]}"
@@ -80,6 +81,7 @@ def ask(root: Path, one: str, other: str) -> Difference:
             said = f"no dvc.lock that Git knows here names {made.asked} ({made.md5[:10]}); {HERE}"
             facts.append(Fact("made by", said, "cannot tell"))
         facts += evidence.of_upstream(made.before.unknown)
+    facts += evidence.of_damaged(damaged)
     if old.own is None or new.own is None:
         return Difference((one, other), (old.md5, new.md5), facts, [], [], [], [], [], None, ([], []))
     lines = [f"{made.own.stage}; {since(made.own.lock.commit, made.own.lock.time)}" for made in (old, new) if made.own]
@@ -100,16 +102,16 @@ def ask(root: Path, one: str, other: str) -> Difference:
     return Difference((one, other), (old.md5, new.md5), facts, added, removed, params, data, code, environment, start)
 
 
-def _made(root: Path, every: list[Lock], log: list[history.Entry], asked: str) -> Made:
+def _made(root: Path, every: list[Lock], log: list[history.Entry], asked: str, damaged: list[str]) -> Made:
     if (file := Path(asked)).is_file():
         Header(file, "name a checkpoint's file")
         md5 = record.digest(file)
     else:
         md5, _ = named(root, Git(root), asked, log)
-    own = next(entries.making(every, md5), None)
+    own = next(entries.making(every, md5, None, damaged), None)
     if own is None:
         return Made(asked, md5, None, "", Upstream([], {}))
-    return Made(asked, md5, own, own.at(md5)[0], upstream(root, every, own))
+    return Made(asked, md5, own, own.at(md5)[0], upstream(root, every, own, damaged))
 
 
 def _lines(about: str, said: list[str]) -> list[Fact]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flows.audit.facts import HERE, Fact
+from flows.audit.facts import HERE, Fact, left_out
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock, record_branch
 from flows.lineage.entries import Entry
@@ -68,7 +68,8 @@ def datasets(records: Records, before: Upstream) -> list[Dataset]:
         if not path.startswith(dvc_lock.INGESTED):
             continue
         name, ran = path.removeprefix(dvc_lock.INGESTED), run(records, entry, path)
-        said = entry.params.get(f"datasets.{name}.ingest") or {}
+        said = entry.params.get(f"datasets.{name}.ingest")
+        said = said if isinstance(said, Mapping) else {}
         notes = (ran.record or {}).get("notes") or {}
         found.append(
             Dataset(
@@ -77,6 +78,12 @@ def datasets(records: Records, before: Upstream) -> list[Dataset]:
             )
         )  # fmt: skip
     return found
+
+
+def of_damaged(damaged: Iterable[str]) -> Iterator[Fact]:
+    """A line for each damaged `dvc.lock`, by what is wrong with it."""
+    for error in dict.fromkeys(damaged):
+        yield Fact("dvc.lock", left_out(error), "cannot tell")
 
 
 def of_upstream(unknown: Mapping[str, str]) -> Iterator[Fact]:

@@ -54,6 +54,11 @@ def absent(md5: str, path: str) -> str:
     return f"{path} {md5[:10]} is neither in DVC's cache nor in the working copy; {HERE}"
 
 
+def left_out(damaged: str) -> str:
+    """That what a `dvc.lock` says is not in the answer, as it is `damaged`."""
+    return f"{damaged}; what it says is left out"
+
+
 def read_list(file: Path) -> Any:
     """A list of pictures as a table of Arrow: `image_id` and `path`. Raises InputError where it is none."""
     import pyarrow as pa

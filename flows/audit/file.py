@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flows.audit import evidence
 from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import HERE, Fact, page, since
 from flows.checkout.git import Git
@@ -63,8 +64,10 @@ def ask(root: Path, asked: str) -> File:
     md5 = record.digest(what)
     every = locks.every(root)
     facts = [Fact("bytes", f"{asked} has the digest {md5}", "verified")]
-    origins = [_origin(entry, path, None) for entry in entries.making(every, md5) for path in entry.at(md5)]
-    inside, missing, altered = _inside(root, every, md5)
+    damaged: list[str] = []  # locks
+    making = entries.making(every, md5, None, damaged)
+    origins = [_origin(entry, path, None) for entry in making for path in entry.at(md5)]
+    inside, missing, altered = _inside(root, every, md5, damaged)
     origins += inside
     for origin in origins[:SHOWN]:
         facts += _facts(origin)[: None if origin is origins[0] else 1]
@@ -79,17 +82,21 @@ def ask(root: Path, asked: str) -> File:
     facts += altered
     if len(facts) == 1 or (missing and not origins):
         facts.append(Fact("made by", _unknown(bool(facts[1:]), missing), "cannot tell"))
-    return File(asked, md5, facts, origins, git, missing, _hint(asked, origins, len(facts) > 2))
+    hint = _hint(asked, origins, len(facts) > 2)
+    return File(asked, md5, [*facts, *evidence.of_damaged(damaged)], origins, git, missing, hint)
 
 
 def _origin(entry: Entry, path: str, folder: str | None) -> Origin:
     return Origin(path, folder, entry.stage, entry.lock.commit, entry.lock.time, entry.deps)
 
 
-def _inside(root: Path, every: list[Lock], md5: str) -> tuple[list[Origin], list[dict[str, str]], list[Fact]]:
+def _inside(
+    root: Path, every: list[Lock], md5: str, damaged: list[str]
+) -> tuple[list[Origin], list[dict[str, str]], list[Fact]]:
     """Where the file lies inside of a folder that a stage has made; the listings that are missing, and those that are
     altered."""
-    folders = {digest: path for lock in every for path, digest in lock.files().items() if digest.endswith(".dir")}
+    named = [entries.files(lock, damaged) for lock in every]
+    folders = {digest: path for files in named for path, digest in files.items() if digest.endswith(".dir")}
     origins: list[Origin] = []
     missing: list[dict[str, str]] = []
     altered: list[Fact] = []
@@ -106,7 +113,7 @@ def _inside(root: Path, every: list[Lock], md5: str) -> tuple[list[Origin], list
         except (OSError, InputError):
             missing.append({"md5": digest, "path": path})
             continue
-        for entry in entries.making(every, digest):
+        for entry in entries.making(every, digest, None, damaged):
             for folder in entry.at(digest):
                 origins += [_origin(entry, f"{folder}/{name}", f"{folder}@{digest}") for name in names]
     return origins, missing, altered

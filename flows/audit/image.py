@@ -10,7 +10,7 @@ from typing import Any
 from flows.audit import copies, crops, members, sheet
 from flows.audit.copies import BYTES, CROP_NEAR, CROP_PIXELS, NEAR, PIXELS, POSSIBLE, Copy, Query
 from flows.audit.facts import page, since
-from flows.lineage import locks
+from flows.lineage import entries, locks
 from flows.lineage.digests import FILE, Digests
 from flows.lineage.tables import ALIGNED
 from flows.registry import history
@@ -55,7 +55,7 @@ class Answer:
     crops: int  # in them, that were compared
     weights: list[str]  # of face detectors that `align` has used, and that are not here, or others
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
-    missing: list[dict[str, str]]  # lists and tables that are not here, or altered: `md5`, `path`, and `why`
+    missing: list[dict[str, str]]  # lists and tables that are not here or altered, damaged locks: `md5`, `path`, `why`
     sheet: str | None  # a PNG that shows near and possible copies beside what was asked
 
     @property
@@ -73,7 +73,8 @@ def ask(root: Path, asked: str) -> Answer:
     picture and whose bytes no training has read.
     """
     place = Path(asked)
-    every = [(lock, lock.files()) for lock in locks.every(root)]
+    damaged: list[str] = []  # locks
+    every = [(lock, entries.files(lock, damaged)) for lock in locks.every(root)]
     digest = Digests(root)
     if place.is_dir():
         queries = _folder(place)
@@ -90,6 +91,7 @@ def ask(root: Path, asked: str) -> Answer:
         crops.search(root, every, queries, digest, seen)
     else:
         seen = copies.Search([{} for _ in queries])
+    seen.unread(damaged)
     near = [sorted(found.values(), key=lambda copy: copy.rank) for found in seen.found]
     wanted = {query.image_id for query in queries if query.image_id}
     wanted |= {copy.image_id for found in near for copy in found if copy.kind != POSSIBLE}
@@ -177,17 +179,16 @@ def _missing(answer: Answer) -> list[tuple[str, str, str]]:
     """A line per list and ingested table that is missing or altered, and one for all aligned tables."""
     aligned = [gone for gone in answer.missing if gone["path"].startswith(ALIGNED)]
     shown = [*(gone for gone in answer.missing if gone not in aligned), *aligned[:1]]
-    rows = [
-        (
-            f"{'list' if gone['path'].endswith(history.MEMBERS) else 'table'} {gone['md5'][:10]}",
-            "cannot tell",
-            gone["why"],
-        )
-        for gone in shown
-    ]
+    rows = [(_what(gone), "cannot tell", gone["why"]) for gone in shown]
     if len(aligned) > 1:
         rows.append(("and", "", f"{len(aligned) - 1} more aligned tables (--json lists them)"))
     return rows
+
+
+def _what(gone: dict[str, str]) -> str:
+    if gone["path"] == locks.NAME:
+        return locks.NAME
+    return f"{'list' if gone['path'].endswith(history.MEMBERS) else 'table'} {gone['md5'][:10]}"
 
 
 def _of_picture(image: Image) -> list[tuple[str, str, str]]:

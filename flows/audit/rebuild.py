@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.audit import checkpoint
-from flows.audit.facts import HERE, page
+from flows.audit.facts import HERE, left_out, page
 from flows.checkout import snapshot
 from flows.checkout.git import Git
 from flows.checkout.worktree import Worktree
@@ -63,9 +63,11 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
     Raises InputError where there is no such checkpoint, or no `dvc.lock` here that has it.
     """
     md5 = checkpoint.digest_of(root, asked)
-    made = next(entries.making(locks.every(root), md5), None)
+    damaged: list[str] = []
+    made = next(entries.making(locks.every(root), md5, None, damaged), None)
     if made is None:
-        raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}")
+        rest = "".join(f"; {left_out(error)}" for error in damaged)
+        raise InputError(f"{asked}: no dvc.lock that Git knows here names its digest {md5[:10]}; {HERE}{rest}")
     recorded, path = made.lock.content(), made.at(md5)[0]
     commit, patch, said = _source(root, made, path)
     with _worktree(root, commit, patch, say) as tree:

@@ -51,8 +51,8 @@ def ask(root: Path, name: str | None, rev: str | None) -> Splits:
     commit = Git(root).commit(rev) if rev else None
     if rev and commit is None:
         raise InputError(f"--rev: no commit '{rev}'")
-    text = Git(root).file(commit, locks.NAME) if commit else _own(root)
-    named = tables.among(locks.files((text or "").encode()))
+    text = (Git(root).file(commit, locks.NAME) or "").encode("utf-8", "surrogateescape") if commit else _own(root)
+    named = tables.among(locks.files(text))
     known = sorted(path.removeprefix(INGESTED) for path in named)
     if name is not None and name not in known:
         raise InputError(f"{name}: no {INGESTED}{name} in dvc.lock; it has: {', '.join(known) or 'no dataset'}")
@@ -60,9 +60,9 @@ def ask(root: Path, name: str | None, rev: str | None) -> Splits:
     return Splits(commit, [_dataset(root, one, named[INGESTED + one]) for one in chosen])
 
 
-def _own(root: Path) -> str | None:
+def _own(root: Path) -> bytes:
     file = root / locks.NAME
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return file.read_bytes() if file.is_file() else b""
 
 
 def _dataset(root: Path, name: str, md5: str) -> Dataset:

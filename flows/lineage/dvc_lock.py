@@ -13,14 +13,14 @@ from stages.runs.errors import InputError
 INGESTED = "data/ingested/"
 
 
-def parse(text: str | None, what: str) -> dict[str, Any]:
+def parse(text: str | None, what: str, remedy: str = "; mend or restore it") -> dict[str, Any]:
     """The mapping in a YAML text; an empty one for None. Raises InputError, naming `what`, for a damaged text."""
     try:
         found = YAML(typ="safe").load(text or "") or {}
         if not isinstance(found, dict):
             raise ValueError("must be a mapping")
     except Exception as error:  # of a bad scalar (`!!bool x`), ruamel raises KeyError, IndexError and others
-        raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}; mend or restore it") from None
+        raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}{remedy}") from None
     return found
 
 

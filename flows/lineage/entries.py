@@ -71,18 +71,29 @@ def of(lock: Lock) -> list[Entry]:
     return [Entry(name, lock, content) for name, content in stages.items()]
 
 
+def files(lock: Lock, damaged: list[str]) -> dict[str, str]:
+    """md5 by path of all outputs of a lock. Only one that is not written as DVC writes it is parsed for that; if it is
+    damaged, what is wrong with it is added to `damaged`, and the outputs are those that can be seen."""
+    if not split(lock.text):
+        try:
+            return {path: md5 for entry in of(lock) for path, md5 in entry.outs.items()}
+        except InputError as error:
+            damaged.append(str(error))
+    return lock.files()
+
+
 def check(stages: Any, lock: Lock) -> None:
     """Raise InputError unless these are a lock's stages, so far as an audit reads them."""
     try:
-        for content in stages.values():
+        for name, content in stages.items():
+            name.encode()
             for key in ("deps", "outs"):
                 for file in content.get(key, []):
-                    if not isinstance(file["path"], str) or not isinstance(file.get("md5", ""), str):
-                        raise TypeError
+                    file["path"].encode()  # YAML can say what no text can hold, as "\ud800"
+                    file.get("md5", "").encode()
             content.get("params", {}).get("params.yaml", {}).items()
-    except (AttributeError, TypeError, KeyError):
-        where = f"of commit {lock.commit[:10]}" if lock.commit else "of the working copy"
-        raise InputError(f"dvc.lock {where}: not a lock file; restore it") from None
+    except (AttributeError, TypeError, KeyError, UnicodeEncodeError):
+        raise InputError(f"{lock.name}: not a lock file{lock.remedy}") from None
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -117,8 +128,11 @@ def _names(block: bytes) -> list[str]:
         return []
 
 
-def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Entry]:
-    """The entries that have an output of this digest (and path), in the order of the locks; each once."""
+def making(locks: list[Lock], md5: str, path: str | None = None, damaged: list[str] | None = None) -> Iterator[Entry]:
+    """The entries that have an output of this digest (and path), in the order of the locks; each once.
+
+    What is wrong with locks that name the digest and are damaged is added to `damaged`.
+    """
     seen: set[bytes] = set()
     for lock in locks:
         if md5.encode() not in lock.text:
@@ -127,7 +141,13 @@ def making(locks: list[Lock], md5: str, path: str | None = None) -> Iterator[Ent
         # Most that name it have read it. DVC writes `outs` last; what stands before it need not be parsed.
         new = [block for block in blocks if md5.encode() in block[block.find(b"outs") :] and block not in seen]
         seen.update(new)
-        for entry in _of_blocks(lock, new) if blocks else of(lock):
+        try:
+            found = _of_blocks(lock, new) if blocks else of(lock)
+        except InputError as error:
+            if damaged is not None:
+                damaged.append(str(error))
+            continue
+        for entry in found:
             if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
                 yield entry
 

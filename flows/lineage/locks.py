@@ -29,8 +29,17 @@ class Lock(NamedTuple):
 
     def content(self) -> dict[str, Any]:
         """It, parsed. Raises InputError where it is damaged."""
-        where = f"of commit {self.commit[:10]}" if self.commit else "of the working copy"
-        return dvc_lock.parse(self.text.decode(errors="replace"), f"{NAME} {where}")
+        return dvc_lock.parse(self.text.decode(errors="replace"), self.name, self.remedy)
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return f"{NAME} of " + (f"commit {self.commit[:10]}" if self.commit else "the working copy")
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is damaged; nothing mends what a commit has."""
+        return "" if self.commit else "; mend or restore it"
 
     def files(self) -> dict[str, str]:
         """md5 by path of all outputs, without parsing it."""
@@ -44,7 +53,7 @@ def files(text: bytes) -> dict[str, str]:
     """
     blocks = (block["files"] for block in OUTS.finditer(text))
     found = (file for block in blocks for file in FILE.finditer(block))
-    return {file["path"].decode(): file["md5"].decode() for file in found}
+    return {file["path"].decode(errors="replace"): file["md5"].decode() for file in found}
 
 
 def every(root: Path) -> list[Lock]:

@@ -22,9 +22,12 @@ class Upstream(NamedTuple):
     unknown: dict[str, str]  # inputs that some stage makes, and of which it is not known which run did: md5 by path
 
 
-def upstream(root: Path, locks: list[Lock], entry: Entry) -> Upstream:
-    """The entries that made what `entry` has read, and what those have read."""
-    outs = [(lock, lock.files()) for lock in locks]
+def upstream(root: Path, locks: list[Lock], entry: Entry, damaged: list[str]) -> Upstream:
+    """The entries that made what `entry` has read, and what those have read.
+
+    What is wrong with locks that are damaged is added to `damaged`.
+    """
+    outs = [(lock, entries.files(lock, damaged)) for lock in locks]
     paths = {path for _, files in outs for path in files}
     found: list[Entry] = []
     unknown: dict[str, str] = {}
@@ -34,7 +37,7 @@ def upstream(root: Path, locks: list[Lock], entry: Entry) -> Upstream:
         for path, md5 in here.deps.items():
             if not _made(path, paths):
                 continue
-            maker = _maker(root, outs, here, path, md5)
+            maker = _maker(root, outs, here, path, md5, damaged)
             if maker is None:
                 unknown[path] = md5
             elif maker not in found:
@@ -47,9 +50,12 @@ def _made(path: str, paths: set[str]) -> bool:
     return path in paths or any(str(folder) in paths for folder in PurePosixPath(path).parents)
 
 
-def _maker(root: Path, outs: list[tuple[Lock, dict[str, str]]], here: Entry, path: str, md5: str) -> Entry | None:
+def _maker(
+    root: Path, outs: list[tuple[Lock, dict[str, str]]], here: Entry, path: str, md5: str, damaged: list[str]
+) -> Entry | None:
     order = sorted(outs, key=lambda each: each[0] is not here.lock)  # its own lock first
-    if maker := next(entries.making([lock for lock, files in order if files.get(path) == md5], md5, path), None):
+    having = [lock for lock, files in order if files.get(path) == md5]
+    if maker := next(entries.making(having, md5, path, damaged), None):
         return maker
     folders = {files[folder]: folder for folder in map(str, PurePosixPath(path).parents) for _, files in order
                if folder in files}  # fmt: skip
@@ -57,7 +63,7 @@ def _maker(root: Path, outs: list[tuple[Lock, dict[str, str]]], here: Entry, pat
         holds = held(root, digest, path.removeprefix(f"{folder}/"))
         # Without its listing, it is this one only if there is no other: a stage alone may have run again.
         if holds == md5 or (holds is None and len(folders) == 1):
-            return next(entries.making([lock for lock, _ in order], digest, folder), None)
+            return next(entries.making([lock for lock, _ in order], digest, folder, damaged), None)
     return None
 
 

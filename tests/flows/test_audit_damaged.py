@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, datetime
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
 
 import pytest
+from ready_made import Repository
 
-from flows.lineage import cache, dvc_lock, entries, tables
+from flows.audit import checkpoint, diff, file, image, splits
+from flows.lineage import cache, dvc_lock, entries, locks, tables
 from flows.lineage.locks import Lock
 from flows.lineage.upstream import upstream
 from stages.runs.errors import InputError
@@ -64,7 +66,7 @@ def test_which_of_two_folders_was_read_is_not_guessed(tmp_path: Path) -> None:
     training = next(entries.making([before, after], digest("net")))
 
     def told(*locks: Lock) -> tuple[list[str], Files]:
-        found = upstream(tmp_path, list(locks), training)
+        found = upstream(tmp_path, list(locks), training, [])
         return [md5 for entry in found.entries for md5 in entry.outs.values()], found.unknown
 
     made = [md5 for _, _, outs in version("A") for md5 in outs.values()]
@@ -87,3 +89,80 @@ def test_a_table_whose_listing_is_none_is_named(content: str, tmp_path: Path) ->
     assert tables.parts(tmp_path, [(ALIGNED, md5)]) == (
         [], [tables.Gone(md5, ALIGNED, f"{kept}: not a listing of a folder")],
     )  # fmt: skip
+
+
+DAMAGES = {
+    "a merge that was committed": lambda text: b"<<<<<<< HEAD\n" + text + b"=======\n>>>>>>> other\n",
+    "no inputs": lambda text: text.replace(b"    cmd: x\n    outs", b"    cmd: x\n    deps:\n    outs"),
+    "a bad scalar": lambda text: text.replace(b"cmd: x", b"cmd: !!bool x"),
+    "a path that no text can hold": lambda text: text.replace(b"data/models/n", b'"\\ud800/n').replace(
+        b".safetensors", b'.safetensors"'
+    ),
+    "stages that are none": lambda text: b"stages: [" + text.splitlines()[-1].split()[-1] + b"]\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_lock_in_history_is_left_out_and_named(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is older than the sound one, and on another branch, which may have been fetched."""
+    home, asked = tmp_path / "home", tmp_path / "asked"
+    repository = Repository(home)
+    asked.write_text("net")
+    text = lock(1, ("train@n", {}, {NET: digest("net")})).text
+    for day, content in enumerate((DAMAGES[damage](text), text), 1):
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"2026-01-0{day}T00:00:00Z")
+        (home / "dvc.lock").write_bytes(content)
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", "a lock")
+    old, own = (each.commit or "" for each in locks.every(home))
+    repository.git("checkout", "-qb", "fetched", old)
+    repository.git("checkout", "-q", "-")
+    told = {
+        "checkpoint": checkpoint.ask(home, "n").facts,
+        "diff": diff.ask(home, "n", "n").facts,
+        "file": file.ask(home, str(asked)).facts,
+    }
+    for command, facts in told.items():
+        made = [fact.said for fact in facts if fact.about == "made by"]
+        assert [own[:10] in said for said in made] == [True], command
+        named = [(fact.word, fact.said) for fact in facts if fact.about == "dvc.lock"]
+        assert [word for word, _ in named] == ["cannot tell"], command
+        assert named[0][1].startswith(f"dvc.lock of commit {old[:10]}: not "), command
+        assert named[0][1].endswith("; what it says is left out")
+        assert "restore" not in named[0][1], "nothing mends a commit"
+
+
+def test_an_image_is_not_silently_unknown_where_a_lock_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = Repository(tmp_path)
+    repository.training("net", [b"one"])
+    repository.commit()
+    repository.training("more", [b"two"])
+    repository.commit()
+    whole = (tmp_path / "dvc.lock").read_bytes()
+    for content in (b"<<<<<<< HEAD\n" + whole, whole.replace(b"- path: data/models/net", b"- path: data/\xff"), whole):
+        (tmp_path / "dvc.lock").write_bytes(content)
+        repository.git("commit", "-qam", "a lock")
+    answer = image.ask(tmp_path, digest("a stranger") * 2)
+    assert [gone["path"] for gone in answer.missing] == ["dvc.lock"]
+    image.show(answer)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{digest('a stranger') * 2}: cannot tell" in said
+    assert "dvc.lock cannot tell dvc.lock of commit" in said
+    assert splits.ask(tmp_path, None, "HEAD~1").datasets == [], "of a path that is no UTF-8"
+
+
+def test_a_lock_in_another_layout_is_read(tmp_path: Path) -> None:
+    """Somebody's formatter has been over it."""
+    repository = Repository(tmp_path)
+    repository.training("net", [b"one"])
+    content = {"schema": "2.0", "stages": {"all": {"cmd": "x", "outs": [
+        {"md5": md5, "path": path} for path, md5 in repository.outs.items()]}}}  # fmt: skip
+    (tmp_path / "dvc.lock").write_text(json.dumps(content))
+    repository.git("add", "dvc.lock")
+    repository.git("commit", "-qm", "a lock")
+    (picture,) = image.ask(tmp_path, sha256(b"one").hexdigest()).pictures
+    assert [use["checkpoint"] for use in picture.uses] == ["data/models/net.safetensors"]
