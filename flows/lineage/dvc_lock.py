@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from stages.runs.errors import InputError
 
 INGESTED = "data/ingested/"
+MOST = 300_000  # values in a YAML text; a large lock has ten thousand
 
 
 def parse(text: str | None, what: str, remedy: str = "; mend or restore it") -> dict[str, Any]:
@@ -19,9 +20,22 @@ def parse(text: str | None, what: str, remedy: str = "; mend or restore it") -> 
         found = YAML(typ="safe").load(text or "") or {}
         if not isinstance(found, dict):
             raise ValueError("must be a mapping")
+        _bounded(found)
     except Exception as error:  # of a bad scalar (`!!bool x`), ruamel raises KeyError, IndexError and others
         raise InputError(f"{what}: not valid YAML: {' '.join(str(error).split())}{remedy}") from None
     return found
+
+
+def _bounded(found: Any) -> None:
+    """Raise ValueError where aliases (`*name`) make endless or billions of values of a short text."""
+    todo, count = [found], 0
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict | list):
+            todo += value.values() if isinstance(value, dict) else value
+            count += len(value)
+            if count > MOST:
+                raise ValueError(f"more than {MOST:,} values")
 
 
 def read(file: Path) -> dict[str, Any]:

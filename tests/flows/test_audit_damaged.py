@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from hashlib import md5, sha256
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,14 @@ TRAINING = ("train@n", {READ: digest("arrow A")}, {NET: digest("net")})  # has r
 def test_whatever_is_wrong_with_yaml_is_one_line(text: str) -> None:
     with pytest.raises(InputError, match=r"\Asigners\.yaml: not valid YAML: .*; mend or restore it\Z"):
         dvc_lock.parse(text, "signers.yaml")
+
+
+def test_aliases_that_stand_for_too_much_are_refused() -> None:
+    bomb = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghijk"))
+    for text in (bomb, "a: &a {b: *a}\n", "a: &a [*a]\n"):
+        with pytest.raises(InputError, match=r"signers\.yaml: not valid YAML: more than 300,000 values; mend"):
+            dvc_lock.parse(text, "signers.yaml")
+    assert dvc_lock.parse("a: &a [1]\nb: *a\n", "dvc.lock") == {"a": [1], "b": [1]}
 
 
 def test_which_of_two_folders_was_read_is_not_guessed(tmp_path: Path) -> None:
