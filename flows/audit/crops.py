@@ -81,8 +81,10 @@ def search(
         number for number, copies in enumerate(found.found) if {copy.kind for copy in copies.values()} <= {POSSIBLE}
     ]
     if whole and unsure:
-        known, found.weights = frames.known(root, [lock for lock, _ in every], digest)
-        looks = [*_aligned(known, {number: queries[number] for number in unsure})]
+        known = frames.known(root, [lock for lock, _ in every], digest)
+        found.weights = known.absent
+        found.unread(known.damaged)
+        looks = [*_aligned(known.frames, {number: queries[number] for number in unsure})]
         for crops in whole:
             _note(found, crops, _alike(looks, crops.hashes))
 

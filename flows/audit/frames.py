@@ -6,20 +6,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flows.lineage import entries
+from flows.lineage import dvc_lock, entries
 from flows.lineage.digests import Digests
-from flows.lineage.entries import SCHEMA
-from flows.lineage.locks import Lock
+from flows.lineage.locks import NAME, Lock
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from stages import align
-
-STAGE = b"  align@"  # begins its entries in a lock
 
 # A detector sees the eyes a little beside, where it sees another picture. So each face is cropped in several ways: its
 # landmarks scaled, and moved to the right and down by so much of the distance of the eyes.
@@ -32,32 +29,60 @@ class Known(NamedTuple):
     """The frames to which a picture can be brought."""
 
     frames: list[Frame]
-    absent: list[str]  # weights of detectors that locks name and that are not here, or others
+    absent: list[str]  # weights of detectors that locks name and that cannot be used
+    damaged: list[str]  # locks, by what is wrong with them
 
 
 def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
-    """A frame for each way in which a lock says that a detector has aligned faces."""
-    blocks = {block: lock for lock in locks for block in entries.split(lock.text) if block.startswith(STAGE)}
-    if not blocks:
-        return Known([], [])
+    """A frame for each way in which a lock says that a detector has aligned faces.
+
+    A lock may be of a fetched branch, and name any file of this machine as the detector's weights. OpenCV is given only
+    what the working copy itself names.
+    """
+    damaged: list[str] = []
+    every = entries.of_stage(locks, "align", damaged)
+    if not every:
+        return Known([], [], damaged)
     from stages import align
     from stages.runs.params import build
 
+    ours = _named(root)
     found: dict[str, Frame | None] = {}  # by its parameters
     absent: dict[str, None] = {}
-    for block, lock in blocks.items():
-        with contextlib.suppress(InputError):  # a damaged entry, parameters of another version, or no such detector
-            for entry in entries.of(lock._replace(text=SCHEMA + block)):
-                name = entry.stage.partition("@")[2]
-                section = f"datasets.{name}.align"
-                params = build(align.Params, entry.params.get(section), section)
-                weights = root / params.detector_model
-                recorded = entry.deps.get(params.detector_model)
-                if params.detector == "yunet" and not (weights.is_file() and digest(weights) == recorded):
-                    absent[params.detector_model] = None
-                elif repr(params) not in found:
-                    found[repr(params)] = _frame(params, weights, name)
-    return Known([frame for frame in found.values() if frame], [*absent])
+    for entry in every:
+        name = entry.stage.partition("@")[2]
+        section = f"datasets.{name}.align"
+        try:
+            params = build(align.Params, entry.params.get(section), section)
+        except InputError:  # of another version of align
+            absent |= dict.fromkeys(_weights(entry.params))
+            continue
+        weights = params.detector_model
+        if params.detector == "yunet" and not (
+            weights in ours and (root / weights).is_file() and digest(root / weights) == entry.deps.get(weights)
+        ):
+            absent[weights] = None
+        elif repr(params) not in found:
+            try:
+                found[repr(params)] = _frame(params, root / weights, name)
+            except InputError:  # they are no detector's
+                absent[weights] = None
+    return Known([frame for frame in found.values() if frame], [*absent], damaged)
+
+
+def _named(root: Path) -> set[str]:
+    """The weights that the working copy's `params.yaml` and `dvc.lock` name."""
+    found = set()
+    with contextlib.suppress(InputError):
+        found |= _weights(dvc_lock.read(root / "params.yaml"))
+    file = root / NAME
+    own = [Lock(None, None, file.read_bytes())] if file.is_file() else []
+    return found.union(*(_weights(entry.params) for entry in entries.of_stage(own, "align", [])))
+
+
+def _weights(params: Any) -> set[str]:
+    values = entries.plain(params)
+    return {value for key, value in values.items() if key.endswith(".align.detector_model") and isinstance(value, str)}
 
 
 def _frame(params: align.Params, weights: Path, name: str) -> Frame | None:

@@ -20,6 +20,10 @@ SHOWN = 5  # copies that people see; `--json` has all
 CROPS = (
     "a picture that is cropped by more than a few per cent in another way than `align` does, or turned, is often missed"
 )
+WEIGHTS = (
+    "; less often, if the face detector's weights {} could be used: they must be here as they were, and params.yaml or "
+    "dvc.lock here must name them"
+)
 HOW = {
     BYTES: "",
     PIXELS: ", the same pixels as {path}",
@@ -53,7 +57,7 @@ class Answer:
     compared: int  # kept pictures in them
     aligned: int  # aligned tables that locks name
     crops: int  # in them, that were compared
-    weights: list[str]  # of face detectors that `align` has used, and that are not here, or others
+    weights: list[str]  # of face detectors that `align` has used, and that could not be used
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
     missing: list[dict[str, str]]  # lists and tables that are not here or altered, damaged locks: `md5`, `path`, `why`
     sheet: str | None  # a PNG that shows near and possible copies beside what was asked
@@ -158,7 +162,7 @@ def show(answer: Answer) -> None:
         print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
     rows = _of_folder(answer) if answer.folder else _of_picture(first)
     if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
-        more = f"; less often, if {' and '.join(answer.weights)} were here as the lock has it" if answer.weights else ""
+        more = WEIGHTS.format(" and ".join(answer.weights)) if answer.weights else ""
         rows.append(("crops", "cannot tell", CROPS + more))
     if answer.sheet:
         rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flows.lineage import dvc_lock
@@ -150,6 +150,27 @@ def making(locks: list[Lock], md5: str, path: str | None = None, damaged: list[s
         for entry in found:
             if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
                 yield entry
+
+
+def of_stage(locks: Iterable[Lock], stage: str, damaged: list[str]) -> list[Entry]:
+    """Every entry of a stage that has variants (`align@NAME`), once, in the order of the locks.
+
+    What is wrong with locks that are damaged is added to `damaged`.
+    """
+    start = f"{stage}@"
+    found: list[Entry] = []
+    seen: set[bytes] = set()
+    for lock in locks:
+        blocks = split(lock.text)
+        new = [block for block in blocks if block.startswith(f"  {start}".encode()) and block not in seen]
+        seen.update(new)
+        try:
+            entries = _of_blocks(lock, new) if blocks else of(lock)
+        except InputError as error:
+            damaged.append(str(error))
+        else:
+            found += [entry for entry in entries if entry.stage.startswith(start)]
+    return found
 
 
 def _of_blocks(lock: Lock, blocks: list[bytes]) -> list[Entry]:

@@ -3,6 +3,8 @@
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
+from hashlib import md5
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +14,10 @@ from PIL import Image, ImageOps
 from ready_made import Repository, aligned, ingested
 from test_audit_image import ask, saved, scene
 
-from flows.audit import crop_hashes, image
+from flows.audit import crop_hashes, frames, image
 from flows.audit.copies import CROP_NEAR, CROP_PIXELS
+from flows.lineage.digests import Digests
+from flows.lineage.locks import Lock
 from flows.lineage.tables import Part
 from stages.images import phash
 from stages.images.table import Table
@@ -233,4 +237,70 @@ def test_a_photo_that_was_cut_is_found_by_its_face_where_the_weights_are_here(
         answer = image.ask(repository.home, str(tmp_path / "cut"))
         assert ([one.copies for one in answer.pictures], answer.weights) == ([[]] * len(photos), ["faces.onnx"])
         image.show(answer)
-        assert "if faces.onnx were here" in " ".join(capsys.readouterr().out.split())
+        assert "if the face detector's weights faces.onnx could be used" in " ".join(capsys.readouterr().out.split())
+
+
+ALIGN = """schema: '2.0'
+stages:
+  align@x:
+    cmd: align
+    deps:
+    - path: {weights}
+      hash: md5
+      md5: {md5}
+    params:
+      params.yaml:
+        datasets.x.align: {section}
+    outs:
+    - path: data/aligned/x
+      hash: md5
+      md5: 00000000000000000000000000000000.dir
+"""
+
+
+def aligning(weights: str, content: bytes, **section: object) -> Lock:
+    """A lock whose stage `align` has read these weights."""
+    said = {"mode": "face", "size": 64, "detector": "yunet", "detector_model": weights} | section
+    text = ALIGN.format(weights=json.dumps(weights), md5=md5(content).hexdigest(), section=json.dumps(said))
+    return Lock("f" * 40, datetime.now(UTC), text.encode())
+
+
+def test_a_lock_does_not_choose_which_file_is_read_as_weights(tmp_path: Path) -> None:
+    """It may be of a fetched branch. The only file that OpenCV gets is one that the working copy itself names."""
+    home, content = tmp_path / "home", b"no detector's weights"
+    home.mkdir()
+    read: list[Path] = []
+    for name in ("home/faces.onnx", "other.onnx"):
+        (tmp_path / name).write_bytes(content)
+
+    class Noted(Digests):
+        def __call__(self, file: Path) -> str:
+            read.append(file)
+            return super().__call__(file)
+
+    named = ("faces.onnx", str(tmp_path / "other.onnx"), "../other.onnx")
+    every = [aligning(name, content) for name in named]
+    assert frames.known(home, every, Noted(home)) == ([], [*named], [])
+    assert read == []
+    (home / "params.yaml").write_text("datasets: {x: {align: {detector_model: faces.onnx}}}")
+    assert frames.known(home, every, Noted(home)) == ([], [*named], []), (
+        "no detector can be made of them: they are named"
+    )
+    assert read == [home / "faces.onnx"]
+    (home / "params.yaml").unlink()
+    (home / "dvc.lock").write_bytes(aligning("../other.onnx", content).text)
+    frames.known(home, every, Noted(home))
+    assert read[1:] == [home / "../other.onnx"]
+
+
+def test_no_lock_loses_its_frames_silently(tmp_path: Path) -> None:
+    """One of another version of align, one that is not written as DVC writes it, one whose entry is damaged."""
+    other = aligning("old.onnx", b"", sharpness=3)
+    layout = aligning("new.onnx", b"")
+    layout = layout._replace(text=b"# merged by hand\n" + layout.text)
+    alias = aligning("more.onnx", b"")
+    alias = alias._replace(text=alias.text.replace(b"cmd: align", b"cmd: *nowhere"))
+    found = frames.known(tmp_path, [other, layout, alias], Digests(tmp_path))
+    assert (found.frames, found.absent) == ([], ["old.onnx", "new.onnx"])
+    (said,) = found.damaged
+    assert said.startswith(f"dvc.lock of commit {'f' * 10}: not valid YAML: ")
