@@ -72,6 +72,7 @@ class Search:
     pictures: int = 0  # kept ones that were compared, each as often as tables that differ have it
     aligned: int = 0  # tables
     crops: int = 0  # that were compared, counted alike
+    kept: int = 0  # of these crops, by hashes that an earlier answer has made
     weights: list[str] = dataclasses.field(default_factory=list)  # of detectors, which could not be used to align faces
     missing: list[dict[str, str]] = dataclasses.field(default_factory=list)  # `md5`, `path`, and `why`
     files: dict[Copy, Path] = dataclasses.field(default_factory=dict)  # the table's file that has the picture

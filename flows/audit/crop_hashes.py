@@ -9,10 +9,14 @@ import contextlib
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.lineage.tables import Part
 from flows.process import atomic_file
+from stages.runs import record
+
+if TYPE_CHECKING:
+    from stages.images.table import Table
 
 FOLDER = Path(".palimpsest/audit/crops")
 AT_ONCE = 256  # crops that a thread hashes before it reports
@@ -26,29 +30,48 @@ class Hashes(NamedTuple):
     looks: Any  # uint8, M x phash.BYTES: the perceptual hashes
 
 
-def of(root: Path, part: Part) -> Hashes:
-    """The hashes of the crops in a file of an aligned table.
+def of(root: Path, part: Part) -> tuple[Hashes, bool]:
+    """The hashes of the crops in a file of an aligned table, and whether an earlier answer has made them.
 
     As the digests (`lineage/digests.py`), what is kept saves time and proves nothing. It is made anew where it is
-    damaged. Raises InputError where the file is no table of pictures.
+    damaged, of another table, or of other versions of what hashes. Raises InputError where the file is no table of
+    pictures.
     """
+    from stages.images.table import Table
+
+    table = Table(part.file)
     file = root / FOLDER / f"{part.md5}.npz"
-    found = _kept(file)
-    if found is None:
-        found = _made(part)
-        _keep(file, found)
-    return found
+    found = _kept(file, len(table))
+    if found is not None:
+        return found, True
+    made = _made(table, part.path)
+    _keep(file, made)
+    return made, False
 
 
-def _kept(file: Path) -> Hashes | None:
+def _versions() -> str:
+    """Of what decides a perceptual hash: our own code, and the libraries that it uses."""
+    from importlib.metadata import version
+
+    from stages.images import phash
+
+    used = [f"{name} {version(name)}" for name in ("imagehash", "pillow", "scipy")]
+    return ", ".join([record.digest(Path(phash.__file__)), *used])
+
+
+def _kept(file: Path, count: int) -> Hashes | None:
     import numpy as np
 
     from stages.images import phash
 
     # A zip archive has a checksum of every member: a changed byte is found. NumPy raises many things then.
     with contextlib.suppress(Exception), np.load(io.BytesIO(file.read_bytes())) as kept:
-        pixels, rows, looks = kept["pixels"], kept["rows"], kept["looks"]
-        if looks.shape == (len(rows), phash.BYTES) and looks.dtype == np.uint8:
+        versions, pixels, rows, looks = (kept[name] for name in ("versions", "pixels", "rows", "looks"))
+        shapes = [(pixels, np.uint8, (32 * count,)), (rows, np.int64, rows.shape[:1]),
+                  (looks, np.uint8, (len(rows), phash.BYTES))]  # fmt: skip
+        sound = all(array.dtype == kind and array.shape == shape for array, kind, shape in shapes)
+        rising = np.diff(rows, prepend=-1, append=count) > 0  # so they are rows of the table, each once
+        if sound and rising.all() and str(versions) == _versions():
             return Hashes(_digests(pixels.tobytes()), rows, looks)
     return None
 
@@ -58,21 +81,18 @@ def _keep(file: Path, hashes: Hashes) -> None:
 
     buffer = io.BytesIO()
     pixels = np.frombuffer(hashes.pixels.buffers()[1], np.uint8)
-    np.savez(buffer, pixels=pixels, rows=hashes.rows, looks=hashes.looks)
+    np.savez(buffer, versions=np.array(_versions()), pixels=pixels, rows=hashes.rows, looks=hashes.looks)
     with contextlib.suppress(OSError):
         atomic_file.write(file, buffer.getvalue())
 
 
-def _made(part: Part) -> Hashes:
+def _made(table: Table, path: str) -> Hashes:
     import numpy as np
     from tqdm import tqdm
 
     from stages import ingest
     from stages.images import phash
-    from stages.images.table import Table
     from stages.images.threads import in_order
-
-    table = Table(part.file)
 
     def some(start: int) -> list[tuple[bytes, phash.Hashes | None]]:
         crops = table.pictures(range(start, min(start + AT_ONCE, len(table))))
@@ -80,7 +100,7 @@ def _made(part: Part) -> Hashes:
 
     pixels: list[bytes] = []
     looks: dict[int, bytes] = {}
-    with tqdm(total=len(table), desc=f"hash {part.path}", unit="crop", mininterval=1, disable=None) as bar:
+    with tqdm(total=len(table), desc=f"hash {path}", unit="crop", mininterval=1, disable=None) as bar:
         for found in in_order(some, range(0, len(table), AT_ONCE), min(os.cpu_count() or 1, 8)):
             for digest, hashes in found:
                 if hashes:

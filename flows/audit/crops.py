@@ -70,7 +70,9 @@ def search(
     whole: list[Crops] = []
     for part in parts:
         try:
-            whole.append(Crops(part, crop_hashes.of(root, part), read_list(part.file)))
+            hashes, kept = crop_hashes.of(root, part)
+            whole.append(Crops(part, hashes, read_list(part.file)))
+            found.kept += len(whole[-1].names) if kept else 0
         except InputError as error:
             found.missing.append({"md5": part.md5, "path": part.path, "why": str(error)})
     found.crops = sum(len(crops.names) for crops in whole)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flows.audit import copies, crops, members, sheet
+from flows.audit import copies, crop_hashes, crops, members, sheet
 from flows.audit.copies import BYTES, CROP_NEAR, CROP_PIXELS, NEAR, PIXELS, POSSIBLE, Copy, Query
 from flows.audit.facts import page, since
 from flows.lineage import entries, locks
@@ -57,6 +57,7 @@ class Answer:
     compared: int  # kept pictures in them
     aligned: int  # aligned tables that locks name
     crops: int  # in them, that were compared
+    kept: int  # of these, by hashes that an earlier answer has made
     weights: list[str]  # of face detectors that `align` has used, and that could not be used
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
     missing: list[dict[str, str]]  # lists and tables that are not here or altered, damaged locks: `md5`, `path`, `why`
@@ -104,7 +105,8 @@ def ask(root: Path, asked: str) -> Answer:
     images = [_image(query, found, trained) for query, found in zip(queries, near, strict=True)]
     answer = Answer(
         asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, seen.aligned, seen.crops,
-        seen.weights, digest.remembered, [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
+        seen.kept, seen.weights, digest.remembered, [*trained.missing, *seen.missing],
+        _sheet(root, queries, images, seen),
     )  # fmt: skip
     if place.is_file() and (why := images[0].why) and not (images[0].uses or answer.missing):
         raise InputError(
@@ -174,6 +176,11 @@ def show(answer: Answer) -> None:
         rows.append(("compared with", "verified", f"{answer.crops} crops of {tables}"))
     if answer.remembered:
         said = f"{answer.remembered} files of lists and tables, which are as they were when they were hashed ({FILE})"
+        rows.append(("not hashed", "recorded", said))
+    if answer.kept:
+        said = (
+            f"{answer.kept} crops, by hashes that an earlier answer has made of the same files ({crop_hashes.FOLDER})"
+        )
         rows.append(("not hashed", "recorded", said))
     rows += _missing(answer)
     page(rows)

@@ -96,6 +96,11 @@ def test_it_is_told_and_shown(made: Made, tmp_path: Path, capsys: pytest.Capture
     assert "asked, a near copy of the crop of 000001.png: trained on by 1 checkpoint (2 of 2 lists" in lines[0]
     assert any(line.startswith("a near copy of the crop verified 2.png of data/aligned/x (train); ") for line in lines)
     assert "compared with verified 10 crops of 2 aligned tables" in lines
+    again = ask(made.repository, tmp_path, saved(asked))
+    image.show(again)
+    said = " ".join(capsys.readouterr().out.split())
+    assert again.kept == 10
+    assert "not hashed recorded 10 crops, by hashes that an earlier answer has made of the same files (" in said
     assert answer.sheet is not None
     with Image.open(made.repository.home / answer.sheet) as sheet:
         for place, shown in enumerate((asked.convert("RGB"), made.crops["2.png"])):
@@ -121,8 +126,9 @@ def test_hashes_are_kept_and_made_anew_where_they_are_damaged(made: Made, tmp_pa
     objects = made.objects["train.arrow"]
     part = Part("0" * 32, "data/aligned/x/train.arrow", objects)
 
-    def of() -> tuple[list[bytes], list[int], bytes]:
-        found = crop_hashes.of(tmp_path, part)
+    def of(kept: bool | None = False) -> tuple[list[bytes], list[int], bytes]:
+        found, known = crop_hashes.of(tmp_path, part)
+        assert kept in (known, None)
         return found.pixels.to_pylist(), found.rows.tolist(), found.looks.tobytes()
 
     expected = of()
@@ -135,11 +141,32 @@ def test_hashes_are_kept_and_made_anew_where_they_are_damaged(made: Made, tmp_pa
     )
     (file,) = (tmp_path / crop_hashes.FOLDER).iterdir()
     whole, before = file.read_bytes(), file.stat()
-    assert of() == expected
+    assert of(kept=True) == expected
     assert file.stat() == before, "read, not made"
+    with np.load(file) as kept:
+        right = dict(kept)
+    count = len(right["rows"])
+    wrong: dict[str, object] = {
+        "rows": right["rows"] + 0.5,
+        "rows ": right["rows"] + 1,  # the last is beyond the table
+        "rows  ": right["rows"][::-1].copy(),
+        "rows   ": right["rows"] - 1,
+        "looks": right["looks"][:-1],
+        "looks ": right["looks"].astype(np.int16),
+        "pixels": right["pixels"][:-32],
+        "pixels ": np.zeros((count, 32), np.uint8),
+        "versions": np.array("imagehash 4.0"),
+    }
+    for name, value in wrong.items():
+        np.savez(file, **(right | {name.strip(): value}))
+        assert of() == expected, name
+    np.savez(file, **{name: value for name, value in right.items() if name != "versions"})
+    assert of() == expected, "of an older version"
+    assert of(kept=True) == expected
+    file.write_bytes(whole)
     for place in range(0, len(whole), 41):
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
-        assert of() == expected
+        assert of(kept=None) == expected, "some bytes of an archive mean nothing"
     file.write_bytes(whole[: len(whole) // 2])
     assert of() == expected
     assert file.read_bytes() == whole
