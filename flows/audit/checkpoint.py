@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence
-from flows.audit.facts import HERE, Fact, listed, page, since, whole
+from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, locks
 from flows.lineage.records import REBUILT, Records
@@ -255,13 +255,14 @@ def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[st
 
 
 def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
-    import pyarrow.parquet as pq
-
     about = "evaluated on"
     file = whole(root, md5, path, about)
     if isinstance(file, Fact):
         return file
-    count = len(set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist()))
+    try:
+        count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
+    except InputError as error:
+        return Fact(about, str(error), "cannot tell")
     return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from flows.audit.facts import absent, left_out
+from flows.audit.facts import absent, left_out, read_table
 from flows.lineage import tables
 from flows.lineage.digests import Digests
 from flows.lineage.locks import NAME
 from flows.lineage.tables import Gone, Part
+from stages.runs.errors import InputError
 
 Kind = Literal[
     "the same bytes", "the same pixels", "the same pixels as the crop", "a near copy", "a near copy of the crop",
@@ -118,7 +119,6 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
     """The copies of pictures among the kept ones of all ingested tables that locks name (md5 by path, of each lock)."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     named = {table: None for files in every for table in tables.among(files).items()}
     parts, gone = tables.parts(root, named, digest)
@@ -130,13 +130,15 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
     hashed: list[Any] = []
     unhashed: list[tuple[Part, Any]] = []
     for part in parts:
-        columns = ["image_id", "path", "pixel_sha256", "split"]
-        known = "phash" in pq.read_schema(part.file).names
-        rows = pq.read_table(part.file, columns=[*columns, *["phash"] * known])
+        try:
+            rows = read_table(part.file, ["image_id", "path", "pixel_sha256", "split"], ["phash"])
+        except InputError as error:
+            found.missing.append({"md5": part.md5, "path": part.path, "why": str(error)})
+            continue
         rows = rows.filter(pc.is_valid(rows["split"]))
         found.pictures += rows.num_rows
         _exact(found, queries, rows, part)
-        if known:
+        if "phash" in rows.column_names:
             _alike(found, queries, rows, part)
             hashed += rows["image_id"].chunks
         else:

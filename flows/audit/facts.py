@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +73,19 @@ def read_list(file: Path) -> Any:
         return found
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise InputError(f"{file}: not a list of pictures ({' '.join(str(error).split())[:100]})") from None
+
+
+def read_table(file: Path, columns: Iterable[str], more: Collection[str] = ()) -> Any:
+    """Columns of a table in Parquet, and `more` where it has them. Raises InputError where it is no such table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        there = pq.read_schema(file).names
+        wanted = [*columns, *(name for name in more if name in there)]
+        return pq.read_table(file, columns=wanted).select(wanted)  # Parquet leaves out what is not there
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{file}: not a table of pictures ({' '.join(str(error).split())[:100]})") from None
 
 
 def listed(file: Path | Fact, about: str) -> Any:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from flows.audit.facts import Fact, absent, page
+from flows.audit.facts import Fact, absent, page, read_table
 from flows.checkout.git import Git
 from flows.lineage import locks, tables
 from flows.lineage.dvc_lock import INGESTED
@@ -68,7 +68,6 @@ def _own(root: Path) -> bytes:
 def _dataset(root: Path, name: str, md5: str) -> Dataset:
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     path = INGESTED + name
     parts, gone = tables.parts(root, [(path, md5)])
@@ -80,9 +79,12 @@ def _dataset(root: Path, name: str, md5: str) -> Dataset:
             for each in gone
         ]
         return Dataset(name, md5, None, {}, facts)
-    new = all({"phash", "near"} <= set(pq.read_schema(part.file).names) for part in parts)
-    columns = [*COLUMNS, *["phash", "near"] * new]
-    rows = pa.concat_tables(pq.read_table(part.file, columns=columns) for part in parts)
+    try:
+        read = [read_table(part.file, COLUMNS, ["phash", "near"]) for part in parts]
+    except InputError as error:
+        return Dataset(name, md5, None, {}, [Fact("table", str(error), "cannot tell")])
+    new = all({"phash", "near"} <= set(rows.column_names) for rows in read)
+    rows = pa.concat_tables(rows.select([*COLUMNS, *["phash", "near"] * new]) for rows in read)
     rows = rows.filter(pc.is_valid(rows["split"]))
     of = Counter(rows["split"].to_pylist())
     pictures = {split: of[split] for split in SPLITS}

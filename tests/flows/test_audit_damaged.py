@@ -6,8 +6,10 @@ from hashlib import md5, sha256
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from ready_made import Repository
+from ready_made import Repository, ingested
+from test_audit_image import saved, scene
 
 from flows.audit import checkpoint, diff, file, image, splits
 from flows.lineage import cache, dvc_lock, entries, locks, tables
@@ -175,3 +177,25 @@ def test_a_lock_in_another_layout_is_read(tmp_path: Path) -> None:
     repository.git("commit", "-qm", "a lock")
     (picture,) = image.ask(tmp_path, sha256(b"one").hexdigest()).pictures
     assert [use["checkpoint"] for use in picture.uses] == ["data/models/net.safetensors"]
+
+
+@pytest.mark.parametrize("rows", [None, pa.table({"image_id": ["a"]})], ids=["no Parquet", "a column alone"])
+def test_an_ingested_table_that_is_none_is_named(rows: pa.Table | None, tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "home")
+    if rows is None:
+        repository.keep("part", b"no Parquet")
+        listing = [{"md5": repository.outs.pop("part"), "relpath": "part-00000.parquet"}]
+        repository.keep("data/ingested/bad", json.dumps(listing).encode(), ".dir")
+    else:
+        repository.table("bad", rows)
+    repository.table("good", ingested(tmp_path, {"0.png": ("train", saved(scene(0)))}))
+    repository.training("net", [saved(scene(0))])
+    repository.commit()
+    (tmp_path / "asked.bmp").write_bytes(saved(scene(0), "BMP"))
+    answer = image.ask(repository.home, str(tmp_path / "asked.bmp"))
+    assert [use["checkpoint"] for use in answer.pictures[0].uses] == ["data/models/net.safetensors"]
+    assert ["not a table of pictures" in gone["why"] for gone in answer.missing] == [True]
+    told = {
+        one.name: (one.pictures is None, one.facts[0].word) for one in splits.ask(repository.home, None, None).datasets
+    }
+    assert told == {"bad": (True, "cannot tell"), "good": (False, "verified")}
