@@ -96,7 +96,7 @@ def _branch(
         if texts[where] not in sent:
             said = f"not as {who} has signed it, though the folder of records has it so; `palimpsest audit collect`"
             findings.fault(f"{branch}:{where}", said)
-    for path, blob in record_branch.lost(git).items():
+    for blob, (path, _) in record_branch.lost(git).items():
         said = (
             f"was on the branch, which only grows, and is gone; `git cat-file blob {blob[:10]}` shows it: put it into"
         )
