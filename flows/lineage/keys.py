@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KEY = "PALIMPSEST_KEY"  # names the file of the private key
 PASSPHRASE = "PALIMPSEST_PASSPHRASE"
 SIGNERS = "signers.yaml"
+ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # what a name must not have: a terminal would act on it
 
 
 class Trusted(NamedTuple):
@@ -112,10 +113,9 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
     written = YAML(typ="rt")  # which keeps comments
     written.preserve_quotes, written.width = True, 4096
     file = root / SIGNERS
-    content = written.load(file.read_text(encoding="utf-8"))
-    key = next(each for each in content if str(each) == name)
-    text = content[key]["key"] if isinstance(content[key], dict) else content[key]
-    content[key] = {"key": text, "revoked": list(heads)}
+    content = written.load(_text(file))
+    text = content[name]["key"] if isinstance(content[name], dict) else content[name]  # in the style that it has
+    content[name] = {"key": text, "revoked": list(heads)}
     out = io.StringIO()
     written.dump(content, out)
     atomic_file.write(file, out.getvalue())
@@ -231,17 +231,19 @@ def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | 
     """What `signers.yaml` says: the text of the key and, where it is revoked, the newest attestations then, by name."""
     found: dict[str, tuple[str, tuple[str, ...] | None]] = {}
     for name, entry in content.items():
-        if not isinstance(entry, dict):
-            found[str(name)] = str(entry), None
-            continue
-        heads = entry.get("revoked")
-        right = isinstance(heads, list) and all(re.fullmatch("[0-9a-f]{64}", str(head)) for head in heads)
-        if entry.keys() != {"key", "revoked"} or not right:
+        if not isinstance(name, str) or ODD.search(name):  # what is no text may unfold to gigabytes if it is printed
+            raise InputError(f"{SIGNERS}: a name in it is no text; `git log -p {SIGNERS}` shows what it was")
+        revoked = isinstance(entry, dict) and entry.keys() == {"key", "revoked"}
+        text, heads = (entry["key"], entry["revoked"]) if revoked else (entry, [])
+        right = isinstance(heads, list) and all(
+            isinstance(head, str) and re.fullmatch("[0-9a-f]{64}", head) for head in heads
+        )
+        if not isinstance(text, str) or not right:
             raise InputError(
                 f"{SIGNERS}: {name}: must be a public key, or have `key` and `revoked`, a list of attestations' whole "
                 f"names; `git log -p {SIGNERS}` shows what it was"
             )
-        found[str(name)] = str(entry["key"]), tuple(heads or [])
+        found[name] = text, tuple(heads) if revoked else None
     return found
 
 
@@ -253,7 +255,18 @@ def _revoked(root: Path, key: Key) -> str | None:
     return None
 
 
+def _text(file: Path) -> str:
+    """What is in `signers.yaml`, or what a new one begins with. Raises InputError where it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.name}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from None
+
+
 def _refuse_another(root: Path, name: str, public: str) -> None:
+    _text(root / SIGNERS)
+    if ODD.search(name):
+        raise InputError(f"{SIGNERS}: {name!r} has characters that are no text; choose another name")
     text, heads = _entries(root).get(name, (public, None))
     if heads is not None:
         raise InputError(
@@ -268,7 +281,7 @@ def _add(root: Path, name: str, public: str) -> None:
     found = dvc_lock.read(file)
     _refuse_another(root, name, public)
     lines = "".join(f"  {line}\n" for line in public.strip().splitlines())
-    text = file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
+    text = _text(file)
     text = text if text.endswith("\n") else f"{text}\n"
     if name not in found:
         atomic_file.write(file, f"{text}{_quoted(name)}: |\n{lines}")
@@ -290,8 +303,8 @@ def _public(text: str, where: str) -> Key:
     from cryptography.hazmat.primitives import serialization
     from securesystemslib.signer import SSlibKey
 
-    data = text.strip().encode()
     try:
+        data = text.strip().encode()
         load = serialization.load_pem_public_key if data.startswith(b"-----") else serialization.load_ssh_public_key
         return SSlibKey.from_crypto(load(data))
     except Exception as error:

@@ -187,6 +187,38 @@ def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
     assert keys.trusted(lab.root)["Eve"].heads == (head,), "one key with two names is revoked all the same"
 
 
+def test_a_strangers_list_of_keys_ends_in_one_line_soon(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    key = lab.signers[lab.signers.index("'Ada'") :]
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))  # 10 thousand million
+    for text in (
+        'Eve: "\\ud800"\n', bomb, f"{bomb}Eve: {{key: *a9, revoked: []}}\n", "Eve: {key: x, revoked: [[1]]}\n",
+        f"{bomb}? *a9\n: x\n", key.replace("'Ada'", '"\\ud800"'), key.replace("'Ada'", '"\\e[2J"'),
+    ):  # fmt: skip
+        (lab.root / keys.SIGNERS).write_text(text)
+        with pytest.raises(InputError, match=r"^signers\.yaml.{10,250}$"):
+            keys.trusted(lab.root)
+    (lab.root / keys.SIGNERS).unlink()
+    lab.as_("Bob")
+    public = lab.home / "bob.pub"
+    public.write_text(keys.trusted(lab.root)["Bob"].key.keyval["public"])
+    with pytest.raises(InputError, match="characters that are no text"):
+        keys.trust(lab.root, "\x1b[2J", public)
+
+
+def test_a_list_of_keys_that_is_not_utf_8_ends_in_one_line(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    (lab.root / keys.SIGNERS).write_bytes(b"# J\xe9r\xf4me\n" + lab.signers.encode())
+    with pytest.raises(InputError, match=r"signers\.yaml: byte 4 is not UTF-8"):
+        signatures.revoke(lab.git, "Ada", every=False)
+    with pytest.raises(InputError, match=r"signers\.yaml: byte 4 is not UTF-8"):
+        lab.as_("Bob")
+    assert not keys.place().exists(), "no half of a key is left"
+
+
 @given(st.lists(st.lists(st.integers(0, 30), max_size=3), max_size=12), st.lists(st.integers(0, 14), max_size=3))
 def test_what_is_reached_is_closed_and_no_more(before: list[list[int]], heads: list[int]) -> None:
     """Each names some with lower numbers, or such as are not there (from 12 on)."""
