@@ -34,7 +34,7 @@ class Trusted(NamedTuple):
     """A public key in `signers.yaml`."""
 
     key: Key
-    heads: tuple[str, ...] | None = None  # None: it counts. Else it is revoked, and these attestations were the newest
+    revoked: tuple[tuple[str, ...], ...] = ()  # the attestations that were the newest, each time that it was revoked
 
 
 def place() -> Path:
@@ -101,10 +101,9 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
 
     Raises InputError where there is no such key, or where it is revoked already and `heads` would let more count.
     """
-    found = _entries(root)
-    if name not in found:
+    if name not in trusted(root):
         raise InputError(f"{SIGNERS}: no key of '{name}'; `palimpsest audit key list` shows the names")
-    if found[name][1] is not None and heads:
+    if trusted(root)[name].revoked and heads:
         raise InputError(
             f"{SIGNERS}: the key of '{name}' is revoked already; `--all` lets nothing count that it signed"
         )
@@ -124,7 +123,7 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
 def trusted(root: Path) -> dict[str, Trusted]:
     """The public keys in `signers.yaml` by their owners' names; none where there is no such file.
 
-    A key with two names is revoked where it is under one of them. Raises InputError where the file is damaged.
+    A key with two names is revoked if it is under one of them. Raises InputError where the file is damaged.
     """
     return _trusted(dvc_lock.read(root / SIGNERS))
 
@@ -132,8 +131,8 @@ def trusted(root: Path) -> dict[str, Trusted]:
 def counted(git: Git) -> dict[str, Trusted]:
     """The public keys by which signatures are checked: those of the commit that is checked out.
 
-    Anybody who can write to the working copy could add one there: its own count only where the commit has none. A key
-    that is revoked there is revoked.
+    Anybody who can write to the working copy could add one to its `signers.yaml`: that file's keys count only where
+    the commit has no such file. A key that is revoked in one of the two is revoked, and where it is in both, both hold.
 
     Raises InputError where the file is damaged.
     """
@@ -142,9 +141,9 @@ def counted(git: Git) -> dict[str, Trusted]:
         return trusted(git.home)
     found, here = _trusted(dvc_lock.parse(text, f"{SIGNERS} of HEAD")), {}
     with contextlib.suppress(InputError):
-        here = {one.key.keyid: one.heads for one in trusted(git.home).values()}
+        here = {one.key.keyid: one.revoked for one in trusted(git.home).values()}
     return {
-        name: one if one.heads is not None else one._replace(heads=here.get(one.key.keyid))
+        name: one._replace(revoked=tuple(dict.fromkeys((*one.revoked, *here.get(one.key.keyid, ())))))
         for name, one in found.items()
     }
 
@@ -216,11 +215,12 @@ def changed(git: Git) -> bool:
 
 
 def _trusted(content: Mapping[str, Any]) -> dict[str, Trusted]:
-    found = {
-        name: Trusted(_public(text, f"{SIGNERS}: {name}"), heads) for name, (text, heads) in _said(content).items()
-    }
-    revoked = {one.key.keyid: one.heads for one in found.values() if one.heads is not None}
-    return {name: one._replace(heads=revoked.get(one.key.keyid)) for name, one in found.items()}
+    found: dict[str, Key] = {}
+    revoked: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for name, (text, heads) in _said(content).items():
+        key = found[name] = _public(text, f"{SIGNERS}: {name}")
+        revoked[key.keyid] = revoked.get(key.keyid, ()) + (() if heads is None else (heads,))
+    return {name: Trusted(key, revoked[key.keyid]) for name, key in found.items()}
 
 
 def _entries(root: Path) -> dict[str, tuple[str, tuple[str, ...] | None]]:
@@ -250,7 +250,7 @@ def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | 
 def _revoked(root: Path, key: Key) -> str | None:
     """Whose revoked key it is; None where it is not revoked."""
     for name, one in trusted(root).items():
-        if one.key.keyid == key.keyid and one.heads is not None:
+        if one.key.keyid == key.keyid and one.revoked:
             return name
     return None
 

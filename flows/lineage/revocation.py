@@ -49,7 +49,9 @@ class Signers:
         self._keys = {name: one.key for name, one in trusted.items()}
         self._here = {one.name for one in every}
         self._before = {
-            one.key.keyid: attestation.reached(every, one.heads) for one in trusted.values() if one.heads is not None
+            one.key.keyid: set.intersection(*(attestation.reached(every, heads) for heads in one.revoked))
+            for one in trusted.values()
+            if one.revoked
         }
 
     def late(self, one: Attestation) -> bool:

@@ -236,7 +236,7 @@ def check(
         else:
             signed[path] = who
     faults += [said for sha256, said in late if sha256 not in vouched]
-    named = {*anchors, *(head for one in trusted.values() for head in one.heads or ())}
+    named = {*anchors, *(head for one in trusted.values() for heads in one.revoked for head in heads)}
     faults += [
         f"attestation {name[:10]}: gone, though others or Git's history name it"
         for name in attestation.missing(read, named)

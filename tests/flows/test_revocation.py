@@ -13,7 +13,7 @@ from securesystemslib.signer import CryptoSigner
 
 from flows.audit import evidence
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, signatures
+from flows.lineage import attestation, keys, record_branch, signatures
 from flows.lineage.attestation import Attestation
 from flows.lineage.keys import Trusted
 from stages.runs import record as runs
@@ -53,6 +53,11 @@ class Lab:
         line = [sys.executable, "-m", "flows.cli", "audit", "key", *words]
         done = subprocess.run(line, cwd=self.root, env=ENV, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
+
+    def commit(self) -> None:
+        """Commit `signers.yaml`."""
+        self.git("add", keys.SIGNERS)
+        Git(self.root, **record_branch.WRITER)("commit", "-qm", "keys")
 
     @property
     def signers(self) -> str:
@@ -184,7 +189,39 @@ def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
             keys.trusted(lab.root)
     lines = "".join(f"  {line}\n" for line in public.read_text().splitlines())
     (lab.root / keys.SIGNERS).write_text(f"{whole}Eve: |\n{lines}")
-    assert keys.trusted(lab.root)["Eve"].heads == (head,), "one key with two names is revoked all the same"
+    assert keys.trusted(lab.root)["Eve"].revoked == ((head,),), "one key with two names is revoked all the same"
+
+
+def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    public = lab.home / "ada.pub"
+    public.write_text(keys.trusted(lab.root)["Ada"].key.keyval["public"])
+    keys.trust(lab.root, "Ada's laptop", public)
+    signatures.revoke(lab.git, "Ada", every=False)
+    first = lab.signers
+    with pytest.raises(InputError, match="revoked already"):
+        signatures.revoke(lab.git, "Ada's laptop", every=False)
+    signatures.revoke(lab.git, "Ada", every=True)
+    with pytest.raises(InputError, match="revoked already"):
+        signatures.revoke(lab.git, "Ada's laptop", every=False)
+    assert len(lab.checked().faults) == 1
+
+    signer = keys.signer(None)
+    assert signer is not None
+    late = lab.forge(signer, 2)
+    ada = keys.trusted(lab.root)["Ada"].key
+    held = signatures.on_branch(lab.git)
+    (early,) = held.attestations.keys() - {late}
+    for revoked, count in ((((late,), (early, late)), 1), (((early,), (late, early)), 1), (((early,), ()), 2)):
+        assert len(signatures.check(*held, {"Ada": Trusted(ada, revoked)}).faults) == count
+
+    (lab.root / keys.SIGNERS).write_text(first)
+    lab.commit()
+    assert lab.who(1) == "Ada (key revoked)"
+    signatures.revoke(lab.git, "Ada", every=True)  # is not committed yet
+    with pytest.raises(attestation.Forged, match="signed with a revoked key"):
+        lab.who(1)
 
 
 def test_a_strangers_list_of_keys_ends_in_one_line_soon(lab: Lab) -> None:
@@ -244,5 +281,5 @@ def test_a_revoked_key_is_trusted_no_further_by_its_keyid_alone() -> None:
     ))  # fmt: skip
     data = attestation.sign(path, text, [], liar)
     name = attestation.name_of(data)
-    found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, (name,))})
+    found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, ((name,),))})
     assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"], {})
