@@ -60,11 +60,11 @@ def signatures(root: Path, findings: Findings) -> None:
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
         findings.fault(*fault.split(": ", 1))
-    findings.gone(
-        "attestations",
-        [f"{name[:10]} by {who}" for name, who in checked.unsure.items()],
-        f"{keys.SIGNERS} of this commit does not have the key, so the signature counts for nothing here",
-    )
+    unsure: dict[str, list[str]] = defaultdict(list)
+    for name, (who, why) in checked.unsure.items():
+        unsure[why].append(f"{name[:10]} by {who}")
+    for why, names in unsure.items():
+        findings.gone("attestations", names, f"{why}, so the signature counts for nothing here")
     _named(root, git, held, findings)
     _branch(git, texts, held, checked, findings)
     findings.unsigned = checked.unsigned

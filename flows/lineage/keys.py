@@ -37,6 +37,22 @@ class Trusted(NamedTuple):
     revoked: tuple[tuple[str, ...], ...] = ()  # the attestations that were the newest, each time that it was revoked
 
 
+class Revocation(NamedTuple):
+    """That a key is revoked in a commit."""
+
+    name: str  # the key's owner
+    commit: str
+    heads: tuple[str, ...]  # the attestations that were the newest then
+    before: bool  # whether the commit is the one that is checked out, or in its history
+
+
+class Others(NamedTuple):
+    """What the commits of all branches say of keys."""
+
+    keys: Mapping[str, Key]  # by who has them, and in which commit
+    revoked: Mapping[str, Sequence[Revocation]]  # by the key's id
+
+
 def place() -> Path:
     """Where the private key lies: $PALIMPSEST_KEY, or `palimpsest/key.pem` among the user's settings."""
     own = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "palimpsest", "key.pem")
@@ -90,7 +106,7 @@ def trust(root: Path, name: str, file: Path) -> None:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no public key ({' '.join(str(error).split())})") from None
-    if revoked := _revoked(root, _public(text, str(file))):
+    if revoked := _revoked(trusted(root), _public(text, str(file))):
         raise InputError(f"{file}: the key of '{revoked}', which is revoked; to let it count again, edit {SIGNERS}")
     _add(root, name, text)
 
@@ -154,14 +170,39 @@ def committed(git: Git) -> str | None:
     return git.file(head, SIGNERS) if head else None
 
 
-def elsewhere(git: Git) -> dict[str, Key]:
-    """The public keys of all commits, by who has them and in which commit; damaged files are left out."""
-    found: dict[str, tuple[str, Key]] = {}
-    for commit in git("log", "--all", "--format=%H", "--", SIGNERS).split():
+def elsewhere(git: Git) -> Others:
+    """The public keys of all commits, and what these say of revoked ones; damaged files are left out.
+
+    Where the commit that is checked out follows on a revocation and has the key as it was, the revocation is undone.
+    Where it has the key no more, it is not. Those of other branches stand: anybody might have undone them.
+    """
+    head = git.commit("HEAD")
+    found: dict[str, dict[str, tuple[str, Trusted]]] = {}  # who has the key in which commit, by the key's id
+    commits = git("log", "--all", "--full-history", "--format=%H", "--", SIGNERS).split()
+    for commit in dict.fromkeys([*([head] if head else []), *commits]):
         with contextlib.suppress(InputError):
             for name, one in _trusted(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
-                found[one.key.keyid] = f"{name}, whose key is in commit {commit[:10]}", one.key
-    return dict(found.values())
+                found.setdefault(one.key.keyid, {})[commit] = name, one
+    oldest = [[*states.items()][-1] for states in found.values()]
+    return Others(
+        {f"{name}, whose key is in commit {commit[:10]}": one.key for commit, (name, one) in oldest},
+        {keyid: _revocations(git, head, each) for keyid, each in found.items()},
+    )
+
+
+def _revocations(git: Git, head: str | None, states: Mapping[str, tuple[str, Trusted]]) -> list[Revocation]:
+    """The revocations that stand. `states` has the key by the commits that have it."""
+    if not any(one.revoked for _, one in states.values()):
+        return []
+    apart = set(git("rev-list", *states, *(["--not", head] if head else [])).split())
+    before = [commit for commit in states if commit not in apart]
+    last = git("merge-base", "--independent", *before).split() if before else []
+    return [
+        Revocation(name, commit, heads, commit not in apart)
+        for commit, (name, one) in states.items()
+        if commit in apart or commit in last
+        for heads in one.revoked
+    ]
 
 
 def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
@@ -170,10 +211,18 @@ def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
     Raises InputError as `signer` does, and where the key is revoked.
     """
     found = signer(passphrase)
-    if found and (revoked := _revoked(root, found.public_key)):
+    if found is None:
+        return None
+    git, key = Git(root), found.public_key
+    revoked = _revoked(trusted(root), key) or _revoked(counted(git), key)
+    where, more = SIGNERS, ""
+    if revoked is None and (others := elsewhere(git).revoked.get(key.keyid)):
+        revoked, where = others[0].name, f"{SIGNERS} of commit {others[0].commit[:10]}"
+        more = "; if that commit is wrong, remove the branch that has it"
+    if revoked is not None:
         raise InputError(
-            f"{place()}: the key of '{revoked}', which is revoked in {SIGNERS}; move it away, then `palimpsest audit "
-            "key new NAME` makes another"
+            f"{place()}: the key of '{revoked}', which is revoked in {where}; move it away, then `palimpsest audit key "
+            f"new NAME` makes another{more}"
         )
     return found
 
@@ -247,9 +296,9 @@ def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | 
     return found
 
 
-def _revoked(root: Path, key: Key) -> str | None:
+def _revoked(known: Mapping[str, Trusted], key: Key) -> str | None:
     """Whose revoked key it is; None where it is not revoked."""
-    for name, one in trusted(root).items():
+    for name, one in known.items():
         if one.key.keyid == key.keyid and one.revoked:
             return name
     return None

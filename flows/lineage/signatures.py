@@ -19,7 +19,7 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Key, Signer
+    from securesystemslib.signer import Signer
 
 FOLDER = "attestations"  # among the records
 END = ".dsse"
@@ -31,7 +31,7 @@ class Checked(NamedTuple):
     signed: dict[str, str]  # by record: who vouches for it
     unsigned: list[str]  # records that nobody vouches for
     faults: list[str]  # what is not as it was signed, a line each
-    unsure: dict[str, str]  # by attestation: who has signed it, where that counts for nothing here
+    unsure: dict[str, tuple[str, str]]  # by attestation: who has signed it, and why that counts for nothing here
 
 
 class Branch(NamedTuple):
@@ -127,7 +127,7 @@ class Vouchers:
     @functools.cached_property
     def _read(self) -> tuple[Signers, dict[str, bytes]]:
         held = on_branch(self._git).attestations
-        others = keys.elsewhere(self._git) if held else {}
+        others = keys.elsewhere(self._git) if held else None
         return Signers(keys.counted(self._git), _readable(held), others), held
 
     @functools.cached_property
@@ -193,18 +193,19 @@ def check(
     attestations: Mapping[str, bytes],
     trusted: Mapping[str, Trusted],
     anchors: Collection[str] = (),
-    elsewhere: Mapping[str, Key] | None = None,
+    elsewhere: keys.Others | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 
     `anchors` are attestations that must be there: Git's history names them. Nothing is raised: each fault is a line.
     What a revoked key has signed, and does not count, is no fault where somebody else vouches for the same record.
-    Signatures of the keys `elsewhere`, and all of them where nobody is trusted, are neither right nor wrong.
+    Signatures of keys that other commits alone have, of those that other commits alone revoke, and all of them where
+    nobody is trusted, are neither right nor wrong.
     """
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
-    unsure: dict[str, str] = {}
+    unsure: dict[str, tuple[str, str]] = {}
     for name, data in attestations.items():
         try:
             read.append(attestation.read(data, name))
@@ -218,7 +219,7 @@ def check(
         try:
             who = signers.of(one, attestations[one.name])
         except Elsewhere as error:
-            unsure[one.name] = error.who
+            unsure[one.name] = error.who, error.why
             continue
         except Revoked as error:
             late.append((one.sha256, str(error)))

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
-from flows.audit import evidence
+from flows.audit import evidence, verify_records
+from flows.audit.findings import Findings
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, record_branch, signatures
+from flows.lineage import attestation, keys, record_branch, revocation, signatures
 from flows.lineage.attestation import Attestation
 from flows.lineage.keys import Trusted
 from stages.runs import record as runs
@@ -117,7 +118,7 @@ def test_what_was_signed_before_counts_and_what_came_after_does_not(lab: Lab) ->
     name = lab.forge(signer, 5)
     found = lab.checked()
     assert [fault.partition(";")[0] for fault in found.faults] == [
-        f"attestation {name[:10]}: signed with a revoked key (Ada's)"
+        f"attestation {name[:10]}: signed with a revoked key (Ada)"
     ]
     assert set(found.unsigned) == {record(4)[0], record(5)[0]}
     assert (lab.who(1), lab.who(3)) == ("Ada (key revoked)", "Bob")
@@ -222,6 +223,62 @@ def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
     signatures.revoke(lab.git, "Ada", every=True)  # is not committed yet
     with pytest.raises(attestation.Forged, match="signed with a revoked key"):
         lab.who(1)
+
+
+def audited(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """What `audit verify` says of signatures: the faults, and what it cannot tell."""
+    findings = Findings()
+    verify_records.signatures(root, findings)
+    return [f"{fault.file}: {fault.said}" for fault in findings.faults], findings.unknown
+
+
+def test_a_revocation_counts_in_commits_that_lack_it_as_well(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    lab.commit()
+    lab.git("branch", "old")
+    trusted = lab.signers
+    signatures.revoke(lab.git, "Ada", every=False)
+    lab.commit()
+    revoked = lab.git("rev-parse", "HEAD")[:10]
+    signer = keys.signer(None)
+    assert signer is not None
+    early = "2020-01-01T00:00:00+00:00"
+    late = lab.forge(signer, 9)
+    assert [fault[:22] for fault in audited(lab.root)[0]] == [f"attestation {late[:10]}"]
+
+    def at(commit: str, faults: list[str]) -> str:
+        """What cannot be told of attestations there."""
+        lab.git("checkout", "-q", commit)
+        found, unknown = audited(lab.root)
+        assert [fault[:22] for fault in found] == faults
+        return dict(unknown).get("attestations", "")
+
+    said = at("old", [])
+    assert said.startswith(f"{late[:10]} by Ada: the key is revoked in commit {revoked}")
+    assert lab.who(1) == "Ada", "what was signed before is right there, too"
+    with pytest.raises(revocation.Elsewhere, match=f"Ada; the key is revoked in commit {revoked}"):
+        lab.who(9, early)
+    lab.as_("Ada")
+    with pytest.raises(InputError, match=rf"of 'Ada', which is revoked in signers\.yaml of commit {revoked}; move"):
+        lab.run(10)
+
+    at("-", [f"attestation {late[:10]}"])  # the commit that revokes
+    lab.git("checkout", "-q", "-b", "removed")
+    (lab.root / keys.SIGNERS).unlink()
+    lab.as_("Bob")
+    lab.commit()
+    said = at("removed", [f"attestation {late[:10]}"])  # stays a forgery where the entry is taken away
+    assert "Ada, whose key is in commit" in said
+    lab.git("checkout", "-q", "-b", "undone", "HEAD~1")
+    (lab.root / keys.SIGNERS).write_text(trusted)
+    lab.commit()
+    assert at("undone", []) == ""
+    assert lab.who(9, early) == "Ada", "whoever changes signers.yaml decides"
+    assert revoked in at("old", []), "and in that commit alone"
+    lab.as_("Ada")
+    lab.git("checkout", "-q", "undone")
+    assert lab.run() == 1, "the key signs again"
 
 
 def test_a_strangers_list_of_keys_ends_in_one_line_soon(lab: Lab) -> None:
