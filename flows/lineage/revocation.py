@@ -68,6 +68,16 @@ class Signers:
         before = self._before.get(one.keyid)
         return before is not None and one.name not in before
 
+    def right(self, one: Attestation, data: bytes, unsure: bool = False) -> bool:
+        """Whether its signature counts; where that cannot be told, `unsure`, or true where nobody is trusted."""
+        try:
+            self.of(one, data)
+        except Elsewhere:
+            return unsure or not self._keys
+        except Forged:
+            return False
+        return True
+
     def of(self, one: Attestation, data: bytes) -> str:
         """Who has signed an attestation, whose bytes are `data`. Raises Forged where its signature does not count."""
         why = None  # it cannot be told whether it counts

@@ -162,7 +162,7 @@ def test_a_clone_that_lacks_what_would_tell_says_so(lab: Lab) -> None:
 
 def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
     lab.as_("Ada")
-    with pytest.raises(InputError, match="no attestation is here"):
+    with pytest.raises(InputError, match="no attestation that counts is here"):
         signatures.revoke(lab.git, "Ada", every=False)
     lab.run(1)
     with pytest.raises(InputError, match="no key of 'Eve'"):
@@ -204,7 +204,7 @@ def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
     with pytest.raises(InputError, match="revoked already"):
         signatures.revoke(lab.git, "Ada's laptop", every=False)
     signatures.revoke(lab.git, "Ada", every=True)
-    with pytest.raises(InputError, match="revoked already"):
+    with pytest.raises(InputError, match="no attestation that counts is here"):
         signatures.revoke(lab.git, "Ada's laptop", every=False)
     assert len(lab.checked().faults) == 1
 
@@ -223,6 +223,78 @@ def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
     signatures.revoke(lab.git, "Ada", every=True)  # is not committed yet
     with pytest.raises(attestation.Forged, match="signed with a revoked key"):
         lab.who(1)
+
+
+def test_what_a_stranger_signs_stops_nobody_and_can_be_taken_off(lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    lab.commit()
+    (mine,) = signatures.newest(lab.git)
+    ada, stranger = keys.signer(None), CryptoSigner.generate_ecdsa()
+    assert ada is not None
+    home = lab.root / ".palimpsest" / "records"
+    path, text = record(2)
+    by_stranger = attestation.sign(path, text, [mine], stranger)
+    by_liar = attestation.sign(path, record(2, "2020-01-01T00:00:00+00:00")[1], [mine], liar(ada, stranger))
+    forged = [attestation.name_of(data) for data in (by_stranger, by_liar)]
+    tip = lab.git("rev-parse", record_branch.BRANCH)
+    for name, data in zip(forged, (by_stranger, by_liar), strict=True):
+        (home / signatures.FOLDER / f"{name}{signatures.END}").write_bytes(data)
+    signatures.collect(lab.root)  # they are on the branch
+    assert len(audited(lab.root)[0]) == 2
+    assert signatures.newest(lab.git) == [mine]
+    assert lab.run(2) == 1, "Ada signs what the stranger has signed"
+    assert lab.run() == 0, "once"
+    for name in forged:
+        (home / signatures.FOLDER / f"{name}{signatures.END}").unlink()
+    lab.git("update-ref", f"refs/heads/{record_branch.BRANCH}", tip)  # Git's reflog has it
+    assert lab.run() == 0
+    assert audited(lab.root) == ([], [])
+    assert lab.who(2) == "Ada"
+
+
+def test_a_signature_is_not_planted_in_advance(lab: Lab) -> None:
+    """A thief signs, keeps that to himself, and has a public attestation name it, which the key's entry then names."""
+    lab.as_("Ada")
+    lab.run(1)
+    lab.commit()
+    (mine,) = signatures.newest(lab.git)
+    thief, stranger = keys.signer(None), CryptoSigner.generate_ecdsa()
+    assert thief is not None
+    planted = attestation.sign(*record(9), [], thief)
+    name = attestation.name_of(planted)
+    home = lab.root / ".palimpsest" / "records" / signatures.FOLDER
+
+    def publish(data: bytes) -> None:
+        (home / f"{attestation.name_of(data)}{signatures.END}").write_bytes(data)
+        signatures.collect(lab.root)
+
+    for signer in (stranger, liar(thief, stranger)):
+        publish(attestation.sign(*record(1), [mine, name], signer))
+    assert signatures.revoke(lab.git, "Ada", every=False) == 1
+    assert mine in lab.signers
+    assert lab.signers.count("  - ") == 1
+    lab.commit()
+    lab.forge(thief, 8)  # and what else the thief signs
+    publish(planted)
+    with pytest.raises(revocation.Revoked):
+        lab.who(9)
+
+
+def test_a_key_is_not_revoked_while_a_signature_may_come_later(lab: Lab) -> None:
+    """The thief has already published an attestation with the key."""
+    lab.as_("Ada")
+    lab.run(1)
+    thief = keys.signer(None)
+    assert thief is not None
+    planted = "0" * 64
+    data = attestation.sign(*record(2), [planted], thief)
+    home = lab.root / ".palimpsest" / "records" / signatures.FOLDER
+    (home / f"{attestation.name_of(data)}{signatures.END}").write_bytes(data)
+    signatures.collect(lab.root)
+    with pytest.raises(InputError, match="attestation 0000000000 is missing, though others name it"):
+        signatures.revoke(lab.git, "Ada", every=False)
+    assert signatures.revoke(lab.git, "Ada", every=True) == 0
 
 
 def audited(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
@@ -329,14 +401,17 @@ def test_what_is_reached_is_closed_and_no_more(before: list[list[int]], heads: l
     assert found == named
 
 
+def liar(one: CryptoSigner, other: CryptoSigner) -> CryptoSigner:
+    """The other one, who says to be the first."""
+    key = other.public_key
+    return CryptoSigner(other._private_key, type(key)(one.public_key.keyid, "ecdsa", key.scheme, key.keyval))
+
+
 def test_a_revoked_key_is_trusted_no_further_by_its_keyid_alone() -> None:
     """A stranger who writes the key's id into an attestation that counts has still to sign it."""
     ada, stranger = CryptoSigner.generate_ecdsa(), CryptoSigner.generate_ecdsa()
     path, text = record(1)
-    liar = CryptoSigner(stranger._private_key, type(stranger.public_key)(
-        ada.public_key.keyid, "ecdsa", stranger.public_key.scheme, stranger.public_key.keyval
-    ))  # fmt: skip
-    data = attestation.sign(path, text, [], liar)
+    data = attestation.sign(path, text, [], liar(ada, stranger))
     name = attestation.name_of(data)
     found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, ((name,),))})
     assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"], {})
