@@ -158,8 +158,8 @@ def key_revoke(
 ) -> None:
     """Let no new signature of a key count: it was lost or stolen, or its owner has left.
 
-    What it has signed until now, as far as this clone has it, still counts. The key's entry in signers.yaml says so; to
-    undo it, edit that.
+    What it has signed until now, as far as this clone has it, still counts. The key's entry in signers.yaml says so. To
+    undo it, put that entry back as it was before, and commit.
     """
     with for_people("audit key revoke"):
         from flows.checkout.git import Git

@@ -107,7 +107,9 @@ def trust(root: Path, name: str, file: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no public key ({' '.join(str(error).split())})") from None
     if revoked := _revoked(trusted(root), _public(text, str(file))):
-        raise InputError(f"{file}: the key of '{revoked}', which is revoked; to let it count again, edit {SIGNERS}")
+        raise InputError(
+            f"{file}: the key of '{revoked}', which is revoked; to undo that, put its entry back as it was"
+        )
     _add(root, name, text)
 
 

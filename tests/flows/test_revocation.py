@@ -171,7 +171,7 @@ def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
     public.write_text(keys.trusted(lab.root)["Ada"].key.keyval["public"])
     signatures.revoke(lab.git, "Ada", every=False)
     attempts: dict[str, Callable[[], object]] = {
-        "the key of 'Ada', which is revoked; to let it count": lambda: keys.trust(lab.root, "Eve", public),
+        "the key of 'Ada', which is revoked; to undo that": lambda: keys.trust(lab.root, "Eve", public),
         "'Ada' has a revoked key": lambda: (lab.as_("Bob"), keys.place().unlink(), keys.new(lab.root, "Ada", "")),
     }
     for why, attempt in attempts.items():
