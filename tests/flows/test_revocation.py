@@ -415,3 +415,17 @@ def test_a_revoked_key_is_trusted_no_further_by_its_keyid_alone() -> None:
     name = attestation.name_of(data)
     found = signatures.check({path: text}, {name: data}, {"Ada": Trusted(ada.public_key, ((name,),))})
     assert found == ({}, [path], [f"attestation {name[:10]}: the signature is not Ada's, though it says so"], {})
+
+
+@pytest.mark.parametrize("kept", ["", "Ada"])
+def test_whoever_is_not_trusted_yet_signs_once(kept: str, lab: Lab) -> None:
+    lab.as_("Ada")
+    lab.run(1)
+    trusted = lab.signers
+    lab.as_("Bob")
+    (lab.root / keys.SIGNERS).unlink()
+    if kept:
+        (lab.root / keys.SIGNERS).write_text(trusted)
+        lab.commit()
+    assert lab.run(2) == 1
+    assert lab.run() == 0
