@@ -158,8 +158,8 @@ def key_revoke(
 ) -> None:
     """Let no new signature of a key count: it was lost or stolen, or its owner has left.
 
-    What it has signed until now, as far as this clone has it, still counts. The key's entry in signers.yaml says so; to
-    undo it, edit that.
+    What it has signed until now, as far as this clone has it, still counts. The key's entry in signers.yaml says so. To
+    undo it, put that entry back as it was before, and commit.
     """
     with for_people("audit key revoke"):
         from flows.checkout.git import Git
@@ -180,8 +180,9 @@ def key_list() -> None:
         from flows.checkout.root import repository
         from flows.lineage import keys
 
-        for name, (public, heads) in keys.trusted(repository()).items():
-            until = "" if heads is None else f"; revoked: {'what it had signed by then' if heads else 'nothing'} counts"
+        for name, (public, revoked) in keys.trusted(repository()).items():
+            counts = "what it had signed by then" if all(revoked) else "nothing"
+            until = f"; revoked: {counts} counts" if revoked else ""
             print(f"{name}: {public.keytype}, {public.keyid[:10]}{until}")
         print(
             f"your key: {keys.place()}" if keys.place().exists() else "your key: none; `palimpsest audit key new NAME`"

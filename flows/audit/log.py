@@ -35,7 +35,8 @@ def ask(root: Path) -> list[Event]:
     git = Git(root)
     records = Records(root)
     texts = {where: text.decode("utf-8", "surrogateescape") for where, text in records.texts().items()}
-    signed = signatures.check(texts, signatures.on_branch(git).attestations, keys.counted(git)).signed
+    held, others = signatures.on_branch(git).attestations, keys.elsewhere(git)
+    signed = signatures.check(texts, held, keys.counted(git), elsewhere=others).signed
     events = [_run(one.body, one.where, signed.get(one.where)) for one in records.every()]
     for entry in history.read(git, fetched=True):
         decision = entry.decision

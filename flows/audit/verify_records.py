@@ -56,17 +56,24 @@ def signatures(root: Path, findings: Findings) -> None:
     held = attested.on_branch(git)
     anchors = [name for entry in history.read(git, fetched=True) for name in entry.decision.attested]
     trusted = _trusted(git, findings)
-    checked = attested.check(texts, held.attestations, trusted, anchors, keys.elsewhere(git))
+    others = keys.elsewhere(git)
+    checked = attested.check(texts, held.attestations, trusted, anchors, others)
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
         findings.fault(*fault.split(": ", 1))
-    findings.gone(
-        "attestations",
-        [f"{name[:10]} by {who}" for name, who in checked.unsure.items()],
-        f"{keys.SIGNERS} of this commit does not have the key, so the signature counts for nothing here",
-    )
+    unsure: dict[str, list[str]] = defaultdict(list)
+    for name, (who, why) in checked.unsure.items():
+        unsure[why].append(f"{name[:10]} by {who}")
+    for why, names in unsure.items():
+        findings.gone("attestations", names, f"{why}, so the signature counts for nothing here")
     _named(root, git, held, findings)
     _branch(git, texts, held, checked, findings)
+    for blob, path in attested.lost(git, held.attestations, trusted, others).items():
+        said = (
+            f"was on the branch, which only grows, and is gone; `git cat-file blob {blob[:10]}` shows it: put it into"
+        )
+        where = f"{record_branch.name(git)}:{path}"
+        findings.fault(where, f"{said} {record.home() / path}, then `palimpsest audit collect`")
     findings.unsigned = checked.unsigned
     findings.gone(
         "signatures of records",
@@ -78,7 +85,7 @@ def signatures(root: Path, findings: Findings) -> None:
 def _branch(
     git: Git, texts: Mapping[str, str], held: attested.Branch, checked: attested.Checked, findings: Findings
 ) -> None:
-    """The branch has each signed record as it was signed, and all that it has ever had."""
+    """The branch has each signed record as it was signed."""
     branch, sent = record_branch.name(git), set(held.records.values())
     runs, second = {attested.run_of(where) for where in checked.signed}, []
     for where in checked.unsigned:
@@ -96,11 +103,6 @@ def _branch(
         if texts[where] not in sent:
             said = f"not as {who} has signed it, though the folder of records has it so; `palimpsest audit collect`"
             findings.fault(f"{branch}:{where}", said)
-    for path, blob in record_branch.lost(git).items():
-        said = (
-            f"was on the branch, which only grows, and is gone; `git cat-file blob {blob[:10]}` shows it: put it into"
-        )
-        findings.fault(f"{branch}:{path}", f"{said} {record.home() / path}, then `palimpsest audit collect`")
 
 
 def _trusted(git: Git, findings: Findings) -> dict[str, Trusted]:

@@ -27,13 +27,30 @@ if TYPE_CHECKING:
 KEY = "PALIMPSEST_KEY"  # names the file of the private key
 PASSPHRASE = "PALIMPSEST_PASSPHRASE"
 SIGNERS = "signers.yaml"
+ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # what a name must not have: a terminal would act on it
 
 
 class Trusted(NamedTuple):
     """A public key in `signers.yaml`."""
 
     key: Key
-    heads: tuple[str, ...] | None = None  # None: it counts. Else it is revoked, and these attestations were the newest
+    revoked: tuple[tuple[str, ...], ...] = ()  # the attestations that were the newest, each time that it was revoked
+
+
+class Revocation(NamedTuple):
+    """That a key is revoked in a commit."""
+
+    name: str  # the key's owner
+    commit: str
+    heads: tuple[str, ...]  # the attestations that were the newest then
+    before: bool  # whether the commit is the one that is checked out, or in its history
+
+
+class Others(NamedTuple):
+    """What the commits of all branches say of keys."""
+
+    keys: Mapping[str, Key]  # by who has them, and in which commit
+    revoked: Mapping[str, Sequence[Revocation]]  # by the key's id
 
 
 def place() -> Path:
@@ -89,8 +106,10 @@ def trust(root: Path, name: str, file: Path) -> None:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: no public key ({' '.join(str(error).split())})") from None
-    if revoked := _revoked(root, _public(text, str(file))):
-        raise InputError(f"{file}: the key of '{revoked}', which is revoked; to let it count again, edit {SIGNERS}")
+    if revoked := _revoked(trusted(root), _public(text, str(file))):
+        raise InputError(
+            f"{file}: the key of '{revoked}', which is revoked; to undo that, put its entry back as it was"
+        )
     _add(root, name, text)
 
 
@@ -100,10 +119,9 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
 
     Raises InputError where there is no such key, or where it is revoked already and `heads` would let more count.
     """
-    found = _entries(root)
-    if name not in found:
+    if name not in trusted(root):
         raise InputError(f"{SIGNERS}: no key of '{name}'; `palimpsest audit key list` shows the names")
-    if found[name][1] is not None and heads:
+    if trusted(root)[name].revoked and heads:
         raise InputError(
             f"{SIGNERS}: the key of '{name}' is revoked already; `--all` lets nothing count that it signed"
         )
@@ -112,10 +130,9 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
     written = YAML(typ="rt")  # which keeps comments
     written.preserve_quotes, written.width = True, 4096
     file = root / SIGNERS
-    content = written.load(file.read_text(encoding="utf-8"))
-    key = next(each for each in content if str(each) == name)
-    text = content[key]["key"] if isinstance(content[key], dict) else content[key]
-    content[key] = {"key": text, "revoked": list(heads)}
+    content = written.load(_text(file))
+    text = content[name]["key"] if isinstance(content[name], dict) else content[name]  # in the style that it has
+    content[name] = {"key": text, "revoked": list(heads)}
     out = io.StringIO()
     written.dump(content, out)
     atomic_file.write(file, out.getvalue())
@@ -124,7 +141,7 @@ def revoke(root: Path, name: str, heads: Sequence[str]) -> None:
 def trusted(root: Path) -> dict[str, Trusted]:
     """The public keys in `signers.yaml` by their owners' names; none where there is no such file.
 
-    A key with two names is revoked where it is under one of them. Raises InputError where the file is damaged.
+    A key with two names is revoked if it is under one of them. Raises InputError where the file is damaged.
     """
     return _trusted(dvc_lock.read(root / SIGNERS))
 
@@ -132,8 +149,8 @@ def trusted(root: Path) -> dict[str, Trusted]:
 def counted(git: Git) -> dict[str, Trusted]:
     """The public keys by which signatures are checked: those of the commit that is checked out.
 
-    Anybody who can write to the working copy could add one there: its own count only where the commit has none. A key
-    that is revoked there is revoked.
+    Anybody who can write to the working copy could add one to its `signers.yaml`: that file's keys count only where
+    the commit has no such file. A key that is revoked in one of the two is revoked, and where it is in both, both hold.
 
     Raises InputError where the file is damaged.
     """
@@ -142,9 +159,9 @@ def counted(git: Git) -> dict[str, Trusted]:
         return trusted(git.home)
     found, here = _trusted(dvc_lock.parse(text, f"{SIGNERS} of HEAD")), {}
     with contextlib.suppress(InputError):
-        here = {one.key.keyid: one.heads for one in trusted(git.home).values()}
+        here = {one.key.keyid: one.revoked for one in trusted(git.home).values()}
     return {
-        name: one if one.heads is not None else one._replace(heads=here.get(one.key.keyid))
+        name: one._replace(revoked=tuple(dict.fromkeys((*one.revoked, *here.get(one.key.keyid, ())))))
         for name, one in found.items()
     }
 
@@ -155,14 +172,39 @@ def committed(git: Git) -> str | None:
     return git.file(head, SIGNERS) if head else None
 
 
-def elsewhere(git: Git) -> dict[str, Key]:
-    """The public keys of all commits, by who has them and in which commit; damaged files are left out."""
-    found: dict[str, tuple[str, Key]] = {}
-    for commit in git("log", "--all", "--format=%H", "--", SIGNERS).split():
+def elsewhere(git: Git) -> Others:
+    """The public keys of all commits, and what these say of revoked ones; damaged files are left out.
+
+    Where the commit that is checked out follows on a revocation and has the key as it was, the revocation is undone.
+    Where it has the key no more, it is not. Those of other branches stand: anybody might have undone them.
+    """
+    head = git.commit("HEAD")
+    found: dict[str, dict[str, tuple[str, Trusted]]] = {}  # who has the key in which commit, by the key's id
+    commits = git("log", "--all", "--full-history", "--format=%H", "--", SIGNERS).split()
+    for commit in dict.fromkeys([*([head] if head else []), *commits]):
         with contextlib.suppress(InputError):
             for name, one in _trusted(dvc_lock.parse(git.file(commit, SIGNERS), SIGNERS)).items():
-                found[one.key.keyid] = f"{name}, whose key is in commit {commit[:10]}", one.key
-    return dict(found.values())
+                found.setdefault(one.key.keyid, {})[commit] = name, one
+    oldest = [[*states.items()][-1] for states in found.values()]
+    return Others(
+        {f"{name}, whose key is in commit {commit[:10]}": one.key for commit, (name, one) in oldest},
+        {keyid: _revocations(git, head, each) for keyid, each in found.items()},
+    )
+
+
+def _revocations(git: Git, head: str | None, states: Mapping[str, tuple[str, Trusted]]) -> list[Revocation]:
+    """The revocations that stand. `states` has the key by the commits that have it."""
+    if not any(one.revoked for _, one in states.values()):
+        return []
+    apart = set(git("rev-list", *states, *(["--not", head] if head else [])).split())
+    before = [commit for commit in states if commit not in apart]
+    last = git("merge-base", "--independent", *before).split() if before else []
+    return [
+        Revocation(name, commit, heads, commit not in apart)
+        for commit, (name, one) in states.items()
+        if commit in apart or commit in last
+        for heads in one.revoked
+    ]
 
 
 def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
@@ -171,10 +213,18 @@ def own(root: Path, passphrase: str | None) -> CryptoSigner | None:
     Raises InputError as `signer` does, and where the key is revoked.
     """
     found = signer(passphrase)
-    if found and (revoked := _revoked(root, found.public_key)):
+    if found is None:
+        return None
+    git, key = Git(root), found.public_key
+    revoked = _revoked(trusted(root), key) or _revoked(counted(git), key)
+    where, more = SIGNERS, ""
+    if revoked is None and (others := elsewhere(git).revoked.get(key.keyid)):
+        revoked, where = others[0].name, f"{SIGNERS} of commit {others[0].commit[:10]}"
+        more = "; if that commit is wrong, remove the branch that has it"
+    if revoked is not None:
         raise InputError(
-            f"{place()}: the key of '{revoked}', which is revoked in {SIGNERS}; move it away, then `palimpsest audit "
-            "key new NAME` makes another"
+            f"{place()}: the key of '{revoked}', which is revoked in {where}; move it away, then `palimpsest audit key "
+            f"new NAME` makes another{more}"
         )
     return found
 
@@ -216,11 +266,12 @@ def changed(git: Git) -> bool:
 
 
 def _trusted(content: Mapping[str, Any]) -> dict[str, Trusted]:
-    found = {
-        name: Trusted(_public(text, f"{SIGNERS}: {name}"), heads) for name, (text, heads) in _said(content).items()
-    }
-    revoked = {one.key.keyid: one.heads for one in found.values() if one.heads is not None}
-    return {name: one._replace(heads=revoked.get(one.key.keyid)) for name, one in found.items()}
+    found: dict[str, Key] = {}
+    revoked: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for name, (text, heads) in _said(content).items():
+        key = found[name] = _public(text, f"{SIGNERS}: {name}")
+        revoked[key.keyid] = revoked.get(key.keyid, ()) + (() if heads is None else (heads,))
+    return {name: Trusted(key, revoked[key.keyid]) for name, key in found.items()}
 
 
 def _entries(root: Path) -> dict[str, tuple[str, tuple[str, ...] | None]]:
@@ -231,29 +282,42 @@ def _said(content: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...] | 
     """What `signers.yaml` says: the text of the key and, where it is revoked, the newest attestations then, by name."""
     found: dict[str, tuple[str, tuple[str, ...] | None]] = {}
     for name, entry in content.items():
-        if not isinstance(entry, dict):
-            found[str(name)] = str(entry), None
-            continue
-        heads = entry.get("revoked")
-        right = isinstance(heads, list) and all(re.fullmatch("[0-9a-f]{64}", str(head)) for head in heads)
-        if entry.keys() != {"key", "revoked"} or not right:
+        if not isinstance(name, str) or ODD.search(name):  # what is no text may unfold to gigabytes if it is printed
+            raise InputError(f"{SIGNERS}: a name in it is no text; `git log -p {SIGNERS}` shows what it was")
+        revoked = isinstance(entry, dict) and entry.keys() == {"key", "revoked"}
+        text, heads = (entry["key"], entry["revoked"]) if revoked else (entry, [])
+        right = isinstance(heads, list) and all(
+            isinstance(head, str) and re.fullmatch("[0-9a-f]{64}", head) for head in heads
+        )
+        if not isinstance(text, str) or not right:
             raise InputError(
                 f"{SIGNERS}: {name}: must be a public key, or have `key` and `revoked`, a list of attestations' whole "
                 f"names; `git log -p {SIGNERS}` shows what it was"
             )
-        found[str(name)] = str(entry["key"]), tuple(heads or [])
+        found[name] = text, tuple(heads) if revoked else None
     return found
 
 
-def _revoked(root: Path, key: Key) -> str | None:
+def _revoked(known: Mapping[str, Trusted], key: Key) -> str | None:
     """Whose revoked key it is; None where it is not revoked."""
-    for name, one in trusted(root).items():
-        if one.key.keyid == key.keyid and one.heads is not None:
+    for name, one in known.items():
+        if one.key.keyid == key.keyid and one.revoked:
             return name
     return None
 
 
+def _text(file: Path) -> str:
+    """What is in `signers.yaml`, or what a new one begins with. Raises InputError where it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.name}: byte {error.start + 1} is not UTF-8; save it as UTF-8") from None
+
+
 def _refuse_another(root: Path, name: str, public: str) -> None:
+    _text(root / SIGNERS)
+    if ODD.search(name):
+        raise InputError(f"{SIGNERS}: {name!r} has characters that are no text; choose another name")
     text, heads = _entries(root).get(name, (public, None))
     if heads is not None:
         raise InputError(
@@ -268,7 +332,7 @@ def _add(root: Path, name: str, public: str) -> None:
     found = dvc_lock.read(file)
     _refuse_another(root, name, public)
     lines = "".join(f"  {line}\n" for line in public.strip().splitlines())
-    text = file.read_text(encoding="utf-8") if file.exists() else "# Whose signatures count: name and public key.\n"
+    text = _text(file)
     text = text if text.endswith("\n") else f"{text}\n"
     if name not in found:
         atomic_file.write(file, f"{text}{_quoted(name)}: |\n{lines}")
@@ -290,8 +354,8 @@ def _public(text: str, where: str) -> Key:
     from cryptography.hazmat.primitives import serialization
     from securesystemslib.signer import SSlibKey
 
-    data = text.strip().encode()
     try:
+        data = text.strip().encode()
         load = serialization.load_pem_public_key if data.startswith(b"-----") else serialization.load_ssh_public_key
         return SSlibKey.from_crypto(load(data))
     except Exception as error:

@@ -26,6 +26,12 @@ BRANCH = "palimpsest/records"
 OURS = re.compile(
     r"[^/\n\"]+/[0-9a-f]{32}\.json|diffs/[0-9a-f]{64}\.patch|attestations/[0-9a-f]{64}\.dsse"
 )  # what a run leaves in the folder
+# The same on the branch, where a second file of one name is NAME.BLOB.
+KEPT = re.compile(
+    r"[^/\n\"]+/[0-9a-f]{32}(\.[0-9a-f]{10})?\.json"
+    r"|diffs/[0-9a-f]{64}(\.[0-9a-f]{10})?\.patch"
+    r"|attestations/[0-9a-f]{64}(\.[0-9a-f]{10})?\.dsse"
+)
 TRIES = 20  # to write the branch while others do
 PAUSE = 0.05  # seconds between two of them
 # Nobody's name: it is written unattended, too.
@@ -58,21 +64,32 @@ def files(git: Git, end: str) -> dict[str, bytes]:
     return {path: texts[blob] for path, blob in found.items()}
 
 
-def lost(git: Git) -> dict[str, str]:
-    """Files that the branch has had and that no branch of its name has now: the name of the blob, by path.
+def lost(git: Git) -> dict[str, tuple[str, bytes]]:
+    """Files that the branch has had and that no branch of its name has now: their paths and bytes, by blob.
 
-    The commits before tell, and those at which the branches have pointed in this clone (Git's reflog). Files that are
-    not what their names promise are left out: whoever takes these off does right.
+    The commits before tell, and those at which the branches have pointed in this clone (Git's reflog). A file that has
+    moved to where nobody reads it is lost. Files that are not what their names promise are left out: whoever takes
+    these off does right.
     """
     tips = _tips(git)
     if not tips:
         return {}
-    now = {blob for tip in tips.values() for blob in _tree(git, tip).values()}
+    now = {blob for tip in tips.values() for path, blob in _tree(git, tip).items() if KEPT.fullmatch(path)}
     before = [commit for reference in tips for commit in _past(git, reference)]
-    words = ("rev-list", "--objects", "--ignore-missing", *dict.fromkeys([*tips.values(), *before]))
-    lines = (line.partition(" ") for line in git(*words).splitlines())
-    gone = {blob: path for blob, _, path in lines if PurePosixPath(path).suffix and blob not in now}
-    return {gone[blob]: blob for blob, data in git.blobs(gone).items() if _sound(gone[blob], data)}
+    had = _had(git, [*tips.values(), *before])
+    gone = [(path, blob) for path, blob in had if blob not in now and KEPT.fullmatch(path)]
+    texts = git.blobs(dict.fromkeys(blob for _, blob in gone))
+    return {blob: (path, texts[blob]) for path, blob in gone if _sound(path, texts[blob])}
+
+
+def _had(git: Git, commits: list[str]) -> list[tuple[str, str]]:
+    """The path and the blob of each file that these commits, or those before them, have brought; sorted."""
+    every = git("rev-list", "--ignore-missing", *dict.fromkeys(commits))
+    # What a merge has brought differs from one parent at least.
+    words = ("diff-tree", "--stdin", "--no-commit-id", "-r", "-m", "--root", "--diff-filter=d", "-z")
+    changes = git(*words, stdin=f"{every}\n").split("\0")
+    pairs = [(path, about.split(" ")) for about, path in zip(changes[::2], changes[1::2], strict=False)]
+    return sorted({(path, about[3]) for path, about in pairs if about[1] != "160000"})  # which is a submodule's commit
 
 
 def _past(git: Git, reference: str) -> list[str]:

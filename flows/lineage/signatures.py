@@ -19,7 +19,7 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import Key, Signer
+    from securesystemslib.signer import Signer
 
 FOLDER = "attestations"  # among the records
 END = ".dsse"
@@ -31,7 +31,7 @@ class Checked(NamedTuple):
     signed: dict[str, str]  # by record: who vouches for it
     unsigned: list[str]  # records that nobody vouches for
     faults: list[str]  # what is not as it was signed, a line each
-    unsure: dict[str, str]  # by attestation: who has signed it, where that counts for nothing here
+    unsure: dict[str, tuple[str, str]]  # by attestation: who has signed it, and why that counts for nothing here
 
 
 class Branch(NamedTuple):
@@ -67,7 +67,7 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
     held = on_branch(Git(root))
     own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
     mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
-    made = sign_new(mine, held.attestations, signer, keys.trusted(root))
+    made = sign_new(mine, held.attestations, signer, keys.trusted(root), keys.elsewhere(Git(root)))
     for name, data in made.items():
         file = root / record.home() / FOLDER / f"{name}{END}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,26 +80,56 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
 
 
 def newest(git: Git) -> list[str]:
-    """The names of the newest attestations, which a commit may anchor; damaged ones are left out."""
-    return attestation.heads(_readable(on_branch(git).attestations))
+    """The names of the newest attestations, which a commit may anchor.
+
+    Those whose signatures do not count are left out: whoever takes these off the branch does right.
+    """
+    held = on_branch(git).attestations
+    try:
+        return attestation.heads(_right(held, _signers(git, held)))
+    except InputError:  # `signers.yaml` is damaged, which `audit verify` tells
+        return attestation.heads(_readable(held))
 
 
 def revoke(git: Git, name: str, every: bool) -> int:
     """Revoke somebody's key; how many attestations that it has signed still count.
 
     These are the ones that are here now; where `every` one is revoked, none. Raises InputError as `keys.revoke` does,
-    and where no attestation is here.
+    and where no attestation is here, or not all that the newest ones follow on: what is missing could be made later.
     """
-    heads = [] if every else newest(git)
+    held = on_branch(git).attestations
+    read = _readable(held)
+    heads = [] if every else attestation.heads(_right(held, _signers(git, held)))
     if not heads and not every:
         raise InputError(
-            "no attestation is here, so nothing that the key has signed would count: `git fetch` first, or say `--all`"
+            "no attestation that counts is here, so nothing that the key has signed would count: `git fetch` first, or "
+            "say `--all`"
+        )
+    counting = attestation.reached(read, heads)
+    if gone := sorted(counting - {one.name for one in read}):
+        raise InputError(
+            f"attestation {gone[0][:10]} is missing, though others name it, and would count whenever it comes: `git "
+            "fetch` first, or say `--all`"
         )
     keys.revoke(git.home, name, heads)
     key = keys.trusted(git.home)[name].key
-    read = _readable(on_branch(git).attestations)
-    counting = attestation.reached(read, heads)
-    return sum(one.keyid == key.keyid and one.name in counting for one in read)
+    signers = Signers({name: Trusted(key)}, [])
+    return sum(one.name in counting and signers.right(one, held[one.name]) for one in read)
+
+
+def lost(
+    git: Git, attestations: Mapping[str, bytes], trusted: Mapping[str, Trusted], elsewhere: keys.Others
+) -> dict[str, str]:
+    """The paths of the files that the branch of records has lost, by blob (`record_branch.lost`).
+
+    Attestations that count for nothing are left out: those of strangers, and those with a wrong signature.
+    """
+    found = record_branch.lost(git)
+    signed = {attestation.name_of(data): data for path, data in found.values() if path.endswith(END)}
+    signers = Signers(trusted, _readable({**attestations, **signed}), elsewhere)
+    kept = {one.name for one in _readable(signed) if signers.right(one, signed[one.name], unsure=True)}
+    void = signed.keys() - kept
+    return {blob: path for blob, (path, data) in found.items() if attestation.name_of(data) not in void}
 
 
 class Vouchers:
@@ -127,8 +157,7 @@ class Vouchers:
     @functools.cached_property
     def _read(self) -> tuple[Signers, dict[str, bytes]]:
         held = on_branch(self._git).attestations
-        others = keys.elsewhere(self._git) if held else {}
-        return Signers(keys.counted(self._git), _readable(held), others), held
+        return _signers(self._git, held), held
 
     @functools.cached_property
     def _about(self) -> dict[str, list[Attestation]]:
@@ -141,6 +170,16 @@ class Vouchers:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _signers(git: Git, attestations: Mapping[str, bytes]) -> Signers:
+    """Who has signed, by all keys that are known. Raises InputError where `signers.yaml` is damaged."""
+    return Signers(keys.counted(git), _readable(attestations), keys.elsewhere(git) if attestations else None)
+
+
+def _right(attestations: Mapping[str, bytes], signers: Signers) -> list[Attestation]:
+    """Those whose signatures count."""
+    return [one for one in _readable(attestations) if signers.right(one, attestations[one.name])]
 
 
 def _readable(attestations: Mapping[str, bytes]) -> list[Attestation]:
@@ -156,16 +195,19 @@ def sign_new(
     attestations: Mapping[str, bytes],
     signer: Signer,
     trusted: Mapping[str, Trusted] | None = None,
+    elsewhere: keys.Others | None = None,
 ) -> dict[str, bytes]:
     """Attestations, by name, of the records (text by path) that have none yet; each names the one before.
 
-    One that does not count, because its key is revoked in `trusted`, is none. What is no whole record is not signed;
-    neither is another text of a run that the signer has signed: one of the two was altered.
+    One that does not count is none: a stranger's, one with a wrong signature or with a revoked key. What is no whole
+    record is not signed; neither is another text of a run that the signer has signed: one of the two was altered.
     """
-    before = _readable(attestations)
+    known = dict(trusted or {})
+    if known and signer.public_key.keyid not in {one.key.keyid for one in known.values()}:
+        known[""] = Trusted(signer.public_key)  # what one has signed oneself counts, whoever else trusts the key
+    before = _right(attestations, Signers(known, _readable(attestations), elsewhere))
     previous = attestation.heads(before)
-    signers = Signers(trusted or {}, before)
-    attested = {one.sha256 for one in before if not signers.late(one)}
+    attested = {one.sha256 for one in before}
     same = {run_of(one.record) for one in before if one.keyid == signer.public_key.keyid}
     made: dict[str, bytes] = {}
     todo: list[tuple[str, str]] = []
@@ -193,18 +235,19 @@ def check(
     attestations: Mapping[str, bytes],
     trusted: Mapping[str, Trusted],
     anchors: Collection[str] = (),
-    elsewhere: Mapping[str, Key] | None = None,
+    elsewhere: keys.Others | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 
     `anchors` are attestations that must be there: Git's history names them. Nothing is raised: each fault is a line.
     What a revoked key has signed, and does not count, is no fault where somebody else vouches for the same record.
-    Signatures of the keys `elsewhere`, and all of them where nobody is trusted, are neither right nor wrong.
+    Signatures of keys that other commits alone have, of those that other commits alone revoke, and all of them where
+    nobody is trusted, are neither right nor wrong.
     """
     read: list[Attestation] = []
     signed: dict[str, str] = {}
     faults: list[str] = []
-    unsure: dict[str, str] = {}
+    unsure: dict[str, tuple[str, str]] = {}
     for name, data in attestations.items():
         try:
             read.append(attestation.read(data, name))
@@ -218,7 +261,7 @@ def check(
         try:
             who = signers.of(one, attestations[one.name])
         except Elsewhere as error:
-            unsure[one.name] = error.who
+            unsure[one.name] = error.who, error.why
             continue
         except Revoked as error:
             late.append((one.sha256, str(error)))
@@ -236,7 +279,7 @@ def check(
         else:
             signed[path] = who
     faults += [said for sha256, said in late if sha256 not in vouched]
-    named = {*anchors, *(head for one in trusted.values() for head in one.heads or ())}
+    named = {*anchors, *(head for one in trusted.values() for heads in one.revoked for head in heads)}
     faults += [
         f"attestation {name[:10]}: gone, though others or Git's history name it"
         for name in attestation.missing(read, named)

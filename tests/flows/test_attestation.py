@@ -353,6 +353,24 @@ def test_what_the_branch_has_had_is_missed(home: Path) -> None:
     assert on_branch in found(root)[0], "Git's reflog tells of a branch that was put back"
 
 
+def test_what_has_moved_to_where_nobody_reads_it_is_missed(home: Path) -> None:
+    """Git's list of all objects has one path for each, the last one."""
+    root, git = signed_project(home)
+    (last,) = signatures.newest(git)
+    path, text = [*RECORDS.items()][2]
+    file, other = f"attestations/{last}.dsse", text.replace(":02+00:00", ":59+00:00").encode()
+    shutil.rmtree(root / ".palimpsest")
+    data = record_branch.files(git, ".dsse")[file]
+    moved: dict[str, bytes | None] = {file: None, path: None, "old/a": data, "old/b": text.encode()}
+    on_branch = {f"{record_branch.BRANCH}:{file}", f"{record_branch.BRANCH}:{path}"}
+    for changes in (moved, {"old/a": None, "old/b": None}, {path: other}):
+        commit(git, BRANCH, changes, BRANCH)
+        assert on_branch <= {*found(root)[0]}
+    again = {f"attestations/{last}.0123456789.dsse": data, path.replace(".json", ".0123456789.json"): text.encode()}
+    commit(git, BRANCH, again, BRANCH)
+    assert found(root)[0] == [], "as where two clones' branches are united"
+
+
 def test_the_branchs_copy_of_a_signed_record_is_checked_too(home: Path) -> None:
     root, git = signed_project(home)
     path, text = next(iter(RECORDS.items()))

@@ -37,6 +37,7 @@ from flows.lineage import attestation, keys, record_branch, signatures
 from flows.lineage.attestation import Attestation
 from flows.registry import history
 from stages.runs import record
+from stages.runs.errors import InputError
 
 BRANCH = record_branch.BRANCH
 ANCHORED = 7  # of the ten records, those that were signed when retrain decided
@@ -249,6 +250,39 @@ def a_record_removed(world: World, victim: Path, rng: random.Random) -> str:
     return one.record
 
 
+def renamed(world: World, victim: Path, rng: random.Random) -> str:
+    """An attestation and its record moved aside, then removed, and another record put into that one's place."""
+    one = rng.choice(world.order)
+    aside: dict[str, bytes | None] = {"old/a": world.bytes[one.name], "old/b": world.records[one.record].encode()}
+    edit(victim, {**aside, file_of(one.name): None, one.record: None}, on_top=True)
+    if rng.random() < 0.5:
+        edit(victim, dict.fromkeys(aside), on_top=True)
+    forged = record.text(json.loads(world.records[one.record]) | {"seconds": 99}).encode()
+    edit(victim, {one.record: forged}, on_top=True)
+    shutil.rmtree(victim / record.home(), ignore_errors=True)  # which would tell as well
+    return one.name
+
+
+def planted(world: World, victim: Path, rng: random.Random) -> str:
+    """A signature with a stolen key that comes after the key was revoked; before, a stranger or the key named it."""
+    one = rng.choice(world.order)
+    text = record.text(json.loads(world.records[one.record]) | {"seconds": 99})
+    late = world.signed_again(one, "Ada", [], text)
+    name = attestation.name_of(late)
+    by = rng.choice(["Ada", "Eve"])
+    names_it = world.signed_again(world.order[-1], by, [world.order[-1].name, name])
+    edit(victim, {file_of(attestation.name_of(names_it)): names_it}, on_top=True)
+    try:
+        signatures.revoke(Git(victim), "Ada", every=False)
+        if by == "Ada":
+            return "not refused"
+    except InputError:
+        signatures.revoke(Git(victim), "Ada", every=True)
+    git(victim, "commit", "-qam", "revoked")
+    edit(victim, {file_of(attestation.name_of(names_it)): None, file_of(name): late, one.record: text.encode()}, True)
+    return name
+
+
 def rewound(world: World, victim: Path, rng: random.Random) -> str:
     """The branch put back to an earlier commit."""
     names = {one.name for one in world.order}
@@ -280,7 +314,8 @@ def unknowable(world: World, victim: Path, rng: random.Random) -> str:
 
 
 ATTACKS: list[Attack] = [
-    removed, reordered, replayed, by_a_stranger, a_strangers_key, a_second_text, a_record_removed, rewound,
+    removed, reordered, replayed, by_a_stranger, a_strangers_key, a_second_text, a_record_removed, rewound, renamed,
+    planted,
 ]  # fmt: skip
 
 
@@ -306,8 +341,14 @@ def untouched(world: World, home: Path) -> int:
     text = (without_bob / keys.SIGNERS).read_text()
     (without_bob / keys.SIGNERS).write_text(text[: text.index("'Bob'")])
     git(without_bob, "commit", "-qam", "Ada alone")
+    revoked, older = home / "revoked", home / "before-it-was-revoked"
+    shutil.copytree(world.ada, revoked, symlinks=True)
+    signatures.revoke(Git(revoked), "Bob", every=False)
+    git(revoked, "commit", "-qam", "Bob has left")
+    shutil.copytree(revoked, older, symlinks=True)
+    git(older, "checkout", "-q", "--detach", "HEAD~1")
     alarms = 0
-    for place in (world.ada, world.fresh, home / "bob", before, without_bob):
+    for place in (world.ada, world.fresh, home / "bob", before, without_bob, revoked, older):
         answer = verify.ask(place)
         alarms += len(answer.faults)
         print(f"{place.name}: {len(answer.faults)} faults, cannot tell {answer.unknown}, {answer.checked}")
