@@ -124,7 +124,7 @@ def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Love
     """
     with for_people("audit key new"):
         from flows.checkout.root import repository
-        from flows.lineage import keys
+        from flows.lineage import keys, public_keys
 
         passphrase = os.environ.get(keys.PASSPHRASE)
         if passphrase is None:
@@ -133,7 +133,8 @@ def key_new(name: Annotated[str, typer.Argument(help="Whose key it is: `Ada Love
             )
         file = keys.new(repository(), name, passphrase)
         print(
-            f"{file}: keep it to yourself; `git add {keys.SIGNERS}` and commit, so that others can check what you sign"
+            f"{file}: keep it to yourself; `git add {public_keys.SIGNERS}` and commit, so that others can check what "
+            "you sign"
         )
 
 
@@ -145,10 +146,10 @@ def key_trust(
     """Let somebody's signatures count: their public key goes into signers.yaml, to be committed."""
     with for_people("audit key trust"):
         from flows.checkout.root import repository
-        from flows.lineage import keys
+        from flows.lineage import public_keys
 
-        keys.trust(repository(), name, file)
-        print(f"{name}: trusted; `git add {keys.SIGNERS}` and commit")
+        public_keys.trust(repository(), name, file)
+        print(f"{name}: trusted; `git add {public_keys.SIGNERS}` and commit")
 
 
 @key.command("revoke")
@@ -164,12 +165,12 @@ def key_revoke(
     with for_people("audit key revoke"):
         from flows.checkout.git import Git
         from flows.checkout.root import repository
-        from flows.lineage import keys, signatures
+        from flows.lineage import public_keys, signatures
 
         count = signatures.revoke(Git(repository()), name, every)
         print(
             f"{name}: revoked; of its signatures {count or 'none'} still count{'' if count > 1 else 's'}; "
-            f"`git add {keys.SIGNERS}` and commit"
+            f"`git add {public_keys.SIGNERS}` and commit"
         )
 
 
@@ -178,9 +179,9 @@ def key_list() -> None:
     """Whose signatures count, and where your own key is."""
     with for_people("audit key list"):
         from flows.checkout.root import repository
-        from flows.lineage import keys
+        from flows.lineage import keys, public_keys
 
-        for name, (public, revoked) in keys.trusted(repository()).items():
+        for name, (public, revoked) in public_keys.trusted(repository()).items():
             counts = "what it had signed by then" if all(revoked) else "nothing"
             until = f"; revoked: {counts} counts" if revoked else ""
             print(f"{name}: {public.keytype}, {public.keyid[:10]}{until}")

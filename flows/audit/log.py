@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.checkout.git import Git
-from flows.lineage import keys, signatures
+from flows.lineage import public_keys, signatures
 from flows.lineage.records import REBUILT, Records
 from flows.registry import history
 
@@ -35,8 +35,8 @@ def ask(root: Path) -> list[Event]:
     git = Git(root)
     records = Records(root)
     texts = {where: text.decode("utf-8", "surrogateescape") for where, text in records.texts().items()}
-    held, others = signatures.on_branch(git).attestations, keys.elsewhere(git)
-    signed = signatures.check(texts, held, keys.counted(git), elsewhere=others).signed
+    held, others = signatures.on_branch(git).attestations, public_keys.elsewhere(git)
+    signed = signatures.check(texts, held, public_keys.counted(git), elsewhere=others).signed
     events = [_run(one.body, one.where, signed.get(one.where)) for one in records.every()]
     for entry in history.read(git, fetched=True):
         decision = entry.decision

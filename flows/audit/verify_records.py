@@ -11,10 +11,10 @@ from typing import Any
 from flows.audit.findings import Findings
 from flows.audit.verify_locks import contradiction
 from flows.checkout.git import Git
-from flows.lineage import keys, record_branch
+from flows.lineage import public_keys, record_branch
 from flows.lineage import signatures as attested
 from flows.lineage.entries import Entry
-from flows.lineage.keys import Trusted
+from flows.lineage.public_keys import SIGNERS, Trusted
 from flows.lineage.records import Records
 from flows.registry import history
 from stages.runs import record
@@ -56,7 +56,7 @@ def signatures(root: Path, findings: Findings) -> None:
     held = attested.on_branch(git)
     anchors = [name for entry in history.read(git, fetched=True) for name in entry.decision.attested]
     trusted = _trusted(git, findings)
-    others = keys.elsewhere(git)
+    others = public_keys.elsewhere(git)
     checked = attested.check(texts, held.attestations, trusted, anchors, others)
     findings.checked["signed records"] = len(checked.signed)
     for fault in checked.faults:
@@ -107,16 +107,16 @@ def _branch(
 
 def _trusted(git: Git, findings: Findings) -> dict[str, Trusted]:
     """Whose signatures count. A change of that which is not committed is a fault; a first key is none."""
-    if keys.changed(git):
-        if keys.committed(git) is not None:
-            said = f"differs from the committed one, which counts; `git diff {keys.SIGNERS}`, then commit or restore it"
-            findings.fault(keys.SIGNERS, said)
+    if public_keys.changed(git):
+        if public_keys.committed(git) is not None:
+            said = f"differs from the committed one, which counts; `git diff {SIGNERS}`, then commit or restore it"
+            findings.fault(SIGNERS, said)
         else:
-            findings.cannot_tell(keys.SIGNERS, "is not committed, so anybody may have added a key; commit it")
+            findings.cannot_tell(public_keys.SIGNERS, "is not committed, so anybody may have added a key; commit it")
     try:
-        return keys.counted(git)
+        return public_keys.counted(git)
     except InputError as error:
-        findings.fault(keys.SIGNERS, f"{error}; restore it")
+        findings.fault(public_keys.SIGNERS, f"{error}; restore it")
         return {}
 
 

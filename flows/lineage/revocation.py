@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from flows.lineage import attestation, keys
+from flows.lineage import attestation, public_keys
 from flows.lineage.attestation import Attestation, Forged, Stranger
-from flows.lineage.keys import SIGNERS, Trusted
+from flows.lineage.public_keys import SIGNERS, Trusted
 
 ABSENT = f"{SIGNERS} of this commit does not have the key"
 
@@ -42,11 +42,11 @@ class Signers:
         self,
         trusted: Mapping[str, Trusted],
         attestations: Iterable[Attestation],
-        elsewhere: keys.Others | None = None,
+        elsewhere: public_keys.Others | None = None,
     ) -> None:
         """`attestations` are all that are here, `elsewhere` is what other commits say of keys."""
         every = list(attestations)
-        others, revoked = elsewhere or keys.Others({}, {})
+        others, revoked = elsewhere or public_keys.Others({}, {})
         self._keys = {name: one.key for name, one in trusted.items()}
         self._elsewhere = others
         self._here = {one.name for one in every}

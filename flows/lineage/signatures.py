@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, record_branch
+from flows.lineage import attestation, keys, public_keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
-from flows.lineage.keys import Trusted
+from flows.lineage.public_keys import Trusted
 from flows.lineage.revocation import Elsewhere, Revoked, Signers
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -67,7 +67,7 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
     held = on_branch(Git(root))
     own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
     mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
-    made = sign_new(mine, held.attestations, signer, keys.trusted(root), keys.elsewhere(Git(root)))
+    made = sign_new(mine, held.attestations, signer, public_keys.trusted(root), public_keys.elsewhere(Git(root)))
     for name, data in made.items():
         file = root / record.home() / FOLDER / f"{name}{END}"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,8 +94,9 @@ def newest(git: Git) -> list[str]:
 def revoke(git: Git, name: str, every: bool) -> int:
     """Revoke somebody's key; how many attestations that it has signed still count.
 
-    These are the ones that are here now; where `every` one is revoked, none. Raises InputError as `keys.revoke` does,
-    and where no attestation is here, or not all that the newest ones follow on: what is missing could be made later.
+    These are the ones that are here now; where `every` one is revoked, none. Raises InputError as `public_keys.revoke`
+    does, and where no attestation is here, or not all that the newest ones follow on: what is missing could be made
+    later.
     """
     held = on_branch(git).attestations
     read = _readable(held)
@@ -111,14 +112,14 @@ def revoke(git: Git, name: str, every: bool) -> int:
             f"attestation {gone[0][:10]} is missing, though others name it, and would count whenever it comes: `git "
             "fetch` first, or say `--all`"
         )
-    keys.revoke(git.home, name, heads)
-    key = keys.trusted(git.home)[name].key
+    public_keys.revoke(git.home, name, heads)
+    key = public_keys.trusted(git.home)[name].key
     signers = Signers({name: Trusted(key)}, [])
     return sum(one.name in counting and signers.right(one, held[one.name]) for one in read)
 
 
 def lost(
-    git: Git, attestations: Mapping[str, bytes], trusted: Mapping[str, Trusted], elsewhere: keys.Others
+    git: Git, attestations: Mapping[str, bytes], trusted: Mapping[str, Trusted], elsewhere: public_keys.Others
 ) -> dict[str, str]:
     """The paths of the files that the branch of records has lost, by blob (`record_branch.lost`).
 
@@ -174,7 +175,9 @@ def _sha256(text: str) -> str:
 
 def _signers(git: Git, attestations: Mapping[str, bytes]) -> Signers:
     """Who has signed, by all keys that are known. Raises InputError where `signers.yaml` is damaged."""
-    return Signers(keys.counted(git), _readable(attestations), keys.elsewhere(git) if attestations else None)
+    return Signers(
+        public_keys.counted(git), _readable(attestations), public_keys.elsewhere(git) if attestations else None
+    )
 
 
 def _right(attestations: Mapping[str, bytes], signers: Signers) -> list[Attestation]:
@@ -195,7 +198,7 @@ def sign_new(
     attestations: Mapping[str, bytes],
     signer: Signer,
     trusted: Mapping[str, Trusted] | None = None,
-    elsewhere: keys.Others | None = None,
+    elsewhere: public_keys.Others | None = None,
 ) -> dict[str, bytes]:
     """Attestations, by name, of the records (text by path) that have none yet; each names the one before.
 
@@ -235,7 +238,7 @@ def check(
     attestations: Mapping[str, bytes],
     trusted: Mapping[str, Trusted],
     anchors: Collection[str] = (),
-    elsewhere: keys.Others | None = None,
+    elsewhere: public_keys.Others | None = None,
 ) -> Checked:
     """Hold records (text by path) against attestations (bytes by name).
 

@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 from flows.audit import verify_records
 from flows.audit.findings import Findings
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, record_branch, signatures
+from flows.lineage import attestation, keys, public_keys, record_branch, signatures
 from flows.lineage.keys import Trusted
 from flows.lineage.records import Records
 from stages.runs import record as runs
@@ -188,7 +188,7 @@ def test_a_key_is_made_locked_and_trusted_and_openssl_agrees(home: Path) -> None
     signer = keys.signer("secret")
     assert signer is not None
     made = signatures.sign_new(RECORDS, {}, signer)
-    found = signatures.check(RECORDS, made, keys.trusted(home))
+    found = signatures.check(RECORDS, made, public_keys.trusted(home))
     assert found.signed == dict.fromkeys(RECORDS, "Ada's own: #1")
     _name, data = next(iter(made.items()))
     envelope = json.loads(data)
@@ -209,32 +209,32 @@ def test_an_ssh_key_signs_as_well(home: Path) -> None:
     file = keys.place()
     file.parent.mkdir(parents=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
-    keys.trust(home, "Bob", Path(f"{file}.pub"))
+    public_keys.trust(home, "Bob", Path(f"{file}.pub"))
     signer = keys.signer(None)
     assert signer is not None
     made = signatures.sign_new(RECORDS, {}, signer)
-    assert signatures.check(RECORDS, made, keys.trusted(home)).signed == dict.fromkeys(RECORDS, "Bob")
+    assert signatures.check(RECORDS, made, public_keys.trusted(home)).signed == dict.fromkeys(RECORDS, "Bob")
 
 
 def test_bad_keys_end_in_one_line(home: Path) -> None:
     assert keys.signer(None) is None, "unsigned is allowed"
-    assert keys.trusted(home) == {}
+    assert public_keys.trusted(home) == {}
     file = keys.new(home, "Ada", "secret")
     kept = file.read_bytes()
     cases: dict[str, Callable[[], object]] = {
         "the passphrase is wrong": lambda: keys.signer("guess"),
         "needs its passphrase; set PALIMPSEST_PASSPHRASE": lambda: keys.signer(None),
         "there is a key already": lambda: keys.new(home, "Ada", ""),
-        "no public key that can be used": lambda: keys.trust(home, "Eve", file),
-        "no such file|No such file": lambda: keys.trust(home, "Eve", home / "none"),
+        "no public key that can be used": lambda: public_keys.trust(home, "Eve", file),
+        "no such file|No such file": lambda: public_keys.trust(home, "Eve", home / "none"),
     }
     for why, attempt in cases.items():
         with pytest.raises(InputError, match=why):
             attempt()
     assert file.read_bytes() == kept
-    (home / keys.SIGNERS).write_text("Ada: nonsense\n")
+    (home / public_keys.SIGNERS).write_text("Ada: nonsense\n")
     with pytest.raises(InputError, match=r"signers\.yaml: Ada: no public key"):
-        keys.trusted(home)
+        public_keys.trusted(home)
 
 
 def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) -> None:
@@ -257,9 +257,9 @@ def test_collect_signs_what_nobody_has_and_every_clone_can_check_it(home: Path) 
     clone = home / "clone"
     subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True, stderr=subprocess.DEVNULL)
     held = signatures.on_branch(Git(clone))
-    found = signatures.check(*held, keys.trusted(root), signatures.newest(Git(root)))
+    found = signatures.check(*held, public_keys.trusted(root), signatures.newest(Git(root)))
     assert found == (dict.fromkeys([*RECORDS, path], "Ada"), [], [], {})
-    (clone / keys.SIGNERS).write_text((root / keys.SIGNERS).read_text())
+    (clone / public_keys.SIGNERS).write_text((root / public_keys.SIGNERS).read_text())
     vouchers = signatures.Vouchers(Git(clone))
     assert vouchers.of(text) == "Ada"
     assert vouchers.of(text.replace("0.1", "0.2")) is None
@@ -383,13 +383,13 @@ def test_the_branchs_copy_of_a_signed_record_is_checked_too(home: Path) -> None:
 
 def test_keys_count_once_they_are_committed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, git = signed_project(home)
-    signers = root / keys.SIGNERS
+    signers = root / public_keys.SIGNERS
     ada = signers.read_bytes()
     commit(git, "HEAD", {})
     signers.unlink()
     assert found(root) == ([], ["attestations", "signatures of records"]), "nobody's signature counts here"
-    commit(git, "HEAD", {keys.SIGNERS: ada}, "HEAD")
-    assert found(root) == ([keys.SIGNERS], []), "Ada's counts, as the commit has her key"
+    commit(git, "HEAD", {public_keys.SIGNERS: ada}, "HEAD")
+    assert found(root) == ([public_keys.SIGNERS], []), "Ada's counts, as the commit has her key"
     signers.write_bytes(ada)
     assert found(root) == ([], [])
     monkeypatch.setenv(keys.KEY, str(home / "eve.pem"))
@@ -398,16 +398,16 @@ def test_keys_count_once_they_are_committed(home: Path, monkeypatch: pytest.Monk
     (root / ".palimpsest" / "records" / path).write_text(text)
     assert signatures.collect(root)[1] == 1
     faults = found(root)[0]
-    assert faults[0] == keys.SIGNERS
+    assert faults[0] == public_keys.SIGNERS
     assert faults[1].startswith("attestation "), "signed by somebody who is not trusted"
     git("branch", "eves")
-    commit(git, "refs/heads/eves", {keys.SIGNERS: signers.read_bytes()}, "eves")
+    commit(git, "refs/heads/eves", {public_keys.SIGNERS: signers.read_bytes()}, "eves")
     signers.write_bytes(ada)
     assert found(root) == ([], ["attestations", "signatures of records"]), "another commit has the key: who, is said"
 
 
 def test_a_damaged_list_of_keys_is_a_fault(home: Path) -> None:
     root, _ = signed_project(home)
-    signers = root / keys.SIGNERS
+    signers = root / public_keys.SIGNERS
     signers.write_bytes(signers.read_bytes().replace(b"MFkw", b"MFkx"))
-    assert found(root)[0] == [keys.SIGNERS]
+    assert found(root)[0] == [public_keys.SIGNERS]

@@ -12,7 +12,7 @@ from dvc_project import ENV
 from safetensors.numpy import save_file
 
 from flows.audit import sign
-from flows.lineage import keys
+from flows.lineage import keys, public_keys
 from stages.runs.errors import InputError
 
 MODEL = "net.safetensors"
@@ -45,7 +45,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def public(home: Path, name: str) -> Path:
     file = home / f"{name}.pem"
-    file.write_text(keys.trusted(home)[name].key.keyval["public"])
+    file.write_text(public_keys.trusted(home)[name].key.keyval["public"])
     return file
 
 
@@ -108,16 +108,16 @@ def test_what_cannot_sign_is_refused_in_one_line_and_leaves_no_file(
         sign.sign(home, MODEL, Path("file/net.sig"))
     (home / "link").symlink_to(home / "nowhere")
     for name in ("signers.yaml", "file", "link"):
-        before = (home / keys.SIGNERS).read_bytes()
+        before = (home / public_keys.SIGNERS).read_bytes()
         with pytest.raises(InputError, match=f"{name}: exists, and is no signature of a checkpoint; name another"):
             sign.sign(home, MODEL, Path(name))
-        assert (home / keys.SIGNERS).read_bytes() == before
+        assert (home / public_keys.SIGNERS).read_bytes() == before
     monkeypatch.setenv(keys.KEY, str(home / "id_ed25519"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(home / "id_ed25519")], check=True)
     with pytest.raises(InputError, match="a key of the kind ed25519, and model_signing takes P-256 alone"):
         sign.sign(home, MODEL)
     monkeypatch.delenv(keys.KEY)
-    keys.revoke(home, "Ada", [])
+    public_keys.revoke(home, "Ada", [])
     with pytest.raises(InputError, match="the key of 'Ada', which is revoked"):
         sign.sign(home, MODEL)
     keys.place().unlink()

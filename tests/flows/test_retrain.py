@@ -25,7 +25,7 @@ from flows.checkout.git import Git
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands, run_cache
 from flows.engine.repository import opened
-from flows.lineage import dvc_lock, keys, signatures
+from flows.lineage import dvc_lock, keys, public_keys, signatures
 from flows.operations import run_log
 from flows.registry import candidate, decisions, history
 from flows.registry.candidate import STEPS, Retraining, retraining
@@ -238,8 +238,10 @@ def test_a_candidate_is_promoted_rejected_and_rolled_back(lab: Lab, api: str, mo
     assert lab.git("rev-parse", "promoted", f"{now.commit}^").split() == [now.commit, head]
     (attested,) = history.read(lab.git)[-1].decision.attested
     held = signatures.on_branch(lab.git)
-    assert signatures.check(*held, keys.trusted(lab.root), [attested]).faults == []
-    assert signatures.check(held.records, {}, keys.trusted(lab.root), [attested]).faults, "what is cut off is missed"
+    assert signatures.check(*held, public_keys.trusted(lab.root), [attested]).faults == []
+    assert signatures.check(held.records, {}, public_keys.trusted(lab.root), [attested]).faults, (
+        "what is cut off is missed"
+    )
     assert lab.git("show", "promoted:none.txt") == "none", "what is committed, not what lies there"
     assert lab.git("show", "promoted:data/scores/net.json") == '{"level": "fair", "start": 0}'
     lab.git("checkout", "--quiet", "dvc.yaml")

@@ -14,7 +14,7 @@ from securesystemslib.signer import CryptoSigner
 from flows.audit import evidence, verify_records
 from flows.audit.findings import Findings
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, record_branch, revocation, signatures
+from flows.lineage import attestation, keys, public_keys, record_branch, revocation, signatures
 from flows.lineage.attestation import Attestation
 from flows.lineage.keys import Trusted
 from stages.runs import record as runs
@@ -57,15 +57,15 @@ class Lab:
 
     def commit(self) -> None:
         """Commit `signers.yaml`."""
-        self.git("add", keys.SIGNERS)
+        self.git("add", public_keys.SIGNERS)
         Git(self.root, **record_branch.WRITER)("commit", "-qm", "keys")
 
     @property
     def signers(self) -> str:
-        return (self.root / keys.SIGNERS).read_text()
+        return (self.root / public_keys.SIGNERS).read_text()
 
     def checked(self) -> signatures.Checked:
-        return signatures.check(*signatures.on_branch(self.git), keys.trusted(self.root))
+        return signatures.check(*signatures.on_branch(self.git), public_keys.trusted(self.root))
 
     def who(self, number: int, ended: str = "2026-11-27T00:00:00+00:00") -> str | None:
         return signatures.Vouchers(self.git).of(record(number, ended)[1])
@@ -96,13 +96,13 @@ def test_what_was_signed_before_counts_and_what_came_after_does_not(lab: Lab) ->
     assert lab.run(1, 2) == 2
     lab.as_("Bob")
     lab.run(3)
-    (lab.root / keys.SIGNERS).write_text(f"# who signs here\n{lab.signers}# no more\n")
+    (lab.root / public_keys.SIGNERS).write_text(f"# who signs here\n{lab.signers}# no more\n")
     kept = lab.signers
     (lab.root / ".dvc").mkdir()
     assert lab.palimpsest("revoke", "Ada") == [
         "Ada: revoked; of its signatures 2 still count; `git add signers.yaml` and commit"
     ]
-    ada = keys.trusted(lab.root)["Ada"].key.keyid[:10]
+    ada = public_keys.trusted(lab.root)["Ada"].key.keyid[:10]
     assert f"Ada: ecdsa, {ada}; revoked: what it had signed by then counts" in lab.palimpsest("list")
     for part in ("# who signs here\n", "# no more", kept[kept.index("'Bob': |") : kept.index("# no more")]):
         assert part in lab.signers
@@ -168,10 +168,10 @@ def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
     with pytest.raises(InputError, match="no key of 'Eve'"):
         signatures.revoke(lab.git, "Eve", every=False)
     public = lab.home / "ada.pub"
-    public.write_text(keys.trusted(lab.root)["Ada"].key.keyval["public"])
+    public.write_text(public_keys.trusted(lab.root)["Ada"].key.keyval["public"])
     signatures.revoke(lab.git, "Ada", every=False)
     attempts: dict[str, Callable[[], object]] = {
-        "the key of 'Ada', which is revoked; to undo that": lambda: keys.trust(lab.root, "Eve", public),
+        "the key of 'Ada', which is revoked; to undo that": lambda: public_keys.trust(lab.root, "Eve", public),
         "'Ada' has a revoked key": lambda: (lab.as_("Bob"), keys.place().unlink(), keys.new(lab.root, "Ada", "")),
     }
     for why, attempt in attempts.items():
@@ -185,20 +185,20 @@ def test_what_cannot_be_revoked_or_read_ends_in_one_line(lab: Lab) -> None:
         whole.replace(f"\n  - {head}", " yes"),
     ):
         assert wrong != whole
-        (lab.root / keys.SIGNERS).write_text(wrong)
+        (lab.root / public_keys.SIGNERS).write_text(wrong)
         with pytest.raises(InputError, match=r"signers\.yaml: Ada: must be a public key"):
-            keys.trusted(lab.root)
+            public_keys.trusted(lab.root)
     lines = "".join(f"  {line}\n" for line in public.read_text().splitlines())
-    (lab.root / keys.SIGNERS).write_text(f"{whole}Eve: |\n{lines}")
-    assert keys.trusted(lab.root)["Eve"].revoked == ((head,),), "one key with two names is revoked all the same"
+    (lab.root / public_keys.SIGNERS).write_text(f"{whole}Eve: |\n{lines}")
+    assert public_keys.trusted(lab.root)["Eve"].revoked == ((head,),), "one key with two names is revoked all the same"
 
 
 def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
     lab.as_("Ada")
     lab.run(1)
     public = lab.home / "ada.pub"
-    public.write_text(keys.trusted(lab.root)["Ada"].key.keyval["public"])
-    keys.trust(lab.root, "Ada's laptop", public)
+    public.write_text(public_keys.trusted(lab.root)["Ada"].key.keyval["public"])
+    public_keys.trust(lab.root, "Ada's laptop", public)
     signatures.revoke(lab.git, "Ada", every=False)
     first = lab.signers
     with pytest.raises(InputError, match="revoked already"):
@@ -211,13 +211,13 @@ def test_of_several_revocations_of_a_key_all_hold(lab: Lab) -> None:
     signer = keys.signer(None)
     assert signer is not None
     late = lab.forge(signer, 2)
-    ada = keys.trusted(lab.root)["Ada"].key
+    ada = public_keys.trusted(lab.root)["Ada"].key
     held = signatures.on_branch(lab.git)
     (early,) = held.attestations.keys() - {late}
     for revoked, count in ((((late,), (early, late)), 1), (((early,), (late, early)), 1), (((early,), ()), 2)):
         assert len(signatures.check(*held, {"Ada": Trusted(ada, revoked)}).faults) == count
 
-    (lab.root / keys.SIGNERS).write_text(first)
+    (lab.root / public_keys.SIGNERS).write_text(first)
     lab.commit()
     assert lab.who(1) == "Ada (key revoked)"
     signatures.revoke(lab.git, "Ada", every=True)  # is not committed yet
@@ -337,13 +337,13 @@ def test_a_revocation_counts_in_commits_that_lack_it_as_well(lab: Lab) -> None:
 
     at("-", [f"attestation {late[:10]}"])  # the commit that revokes
     lab.git("checkout", "-q", "-b", "removed")
-    (lab.root / keys.SIGNERS).unlink()
+    (lab.root / public_keys.SIGNERS).unlink()
     lab.as_("Bob")
     lab.commit()
     said = at("removed", [f"attestation {late[:10]}"])  # stays a forgery where the entry is taken away
     assert "Ada, whose key is in commit" in said
     lab.git("checkout", "-q", "-b", "undone", "HEAD~1")
-    (lab.root / keys.SIGNERS).write_text(trusted)
+    (lab.root / public_keys.SIGNERS).write_text(trusted)
     lab.commit()
     assert at("undone", []) == ""
     assert lab.who(9, early) == "Ada", "whoever changes signers.yaml decides"
@@ -363,21 +363,21 @@ def test_a_strangers_list_of_keys_ends_in_one_line_soon(lab: Lab) -> None:
         'Eve: "\\ud800"\n', bomb, f"{bomb}Eve: {{key: *a9, revoked: []}}\n", "Eve: {key: x, revoked: [[1]]}\n",
         f"{bomb}? *a9\n: x\n", key.replace("'Ada'", '"\\ud800"'), key.replace("'Ada'", '"\\e[2J"'),
     ):  # fmt: skip
-        (lab.root / keys.SIGNERS).write_text(text)
+        (lab.root / public_keys.SIGNERS).write_text(text)
         with pytest.raises(InputError, match=r"^signers\.yaml.{10,250}$"):
-            keys.trusted(lab.root)
-    (lab.root / keys.SIGNERS).unlink()
+            public_keys.trusted(lab.root)
+    (lab.root / public_keys.SIGNERS).unlink()
     lab.as_("Bob")
     public = lab.home / "bob.pub"
-    public.write_text(keys.trusted(lab.root)["Bob"].key.keyval["public"])
+    public.write_text(public_keys.trusted(lab.root)["Bob"].key.keyval["public"])
     with pytest.raises(InputError, match="characters that are no text"):
-        keys.trust(lab.root, "\x1b[2J", public)
+        public_keys.trust(lab.root, "\x1b[2J", public)
 
 
 def test_a_list_of_keys_that_is_not_utf_8_ends_in_one_line(lab: Lab) -> None:
     lab.as_("Ada")
     lab.run(1)
-    (lab.root / keys.SIGNERS).write_bytes(b"# J\xe9r\xf4me\n" + lab.signers.encode())
+    (lab.root / public_keys.SIGNERS).write_bytes(b"# J\xe9r\xf4me\n" + lab.signers.encode())
     with pytest.raises(InputError, match=r"signers\.yaml: byte 4 is not UTF-8"):
         signatures.revoke(lab.git, "Ada", every=False)
     with pytest.raises(InputError, match=r"signers\.yaml: byte 4 is not UTF-8"):
@@ -423,9 +423,9 @@ def test_whoever_is_not_trusted_yet_signs_once(kept: str, lab: Lab) -> None:
     lab.run(1)
     trusted = lab.signers
     lab.as_("Bob")
-    (lab.root / keys.SIGNERS).unlink()
+    (lab.root / public_keys.SIGNERS).unlink()
     if kept:
-        (lab.root / keys.SIGNERS).write_text(trusted)
+        (lab.root / public_keys.SIGNERS).write_text(trusted)
         lab.commit()
     assert lab.run(2) == 1
     assert lab.run() == 0

@@ -33,7 +33,7 @@ from securesystemslib.signer import CryptoSigner
 
 from flows.audit import verify
 from flows.checkout.git import Git
-from flows.lineage import attestation, keys, record_branch, signatures
+from flows.lineage import attestation, keys, public_keys, record_branch, signatures
 from flows.lineage.attestation import Attestation
 from flows.registry import history
 from stages.runs import record
@@ -216,15 +216,15 @@ def by_a_stranger(world: World, victim: Path, rng: random.Random) -> str:
 
 def a_strangers_key(world: World, victim: Path, rng: random.Random) -> str:
     """A stranger's key in signers.yaml, under a name of its own or under Ada's; the newest is signed with it."""
-    one, file = world.order[-1], victim / keys.SIGNERS
+    one, file = world.order[-1], victim / public_keys.SIGNERS
     if rng.random() < 0.5:
-        eve = (world.ada.parent / keys.SIGNERS).read_text()
+        eve = (world.ada.parent / public_keys.SIGNERS).read_text()
         file.write_text(eve.replace("Eve", "Ada") if rng.random() < 0.5 else file.read_text() + eve)
         data = world.signed_again(one, "Eve", one.previous)
         edit(victim, {file_of(one.name): None, file_of(attestation.name_of(data)): data})
     else:
         file.write_text(file.read_text().replace("Ada", "Eve"))
-    return keys.SIGNERS
+    return public_keys.SIGNERS
 
 
 def a_second_text(world: World, victim: Path, rng: random.Random) -> str:
@@ -333,13 +333,13 @@ def untouched(world: World, home: Path) -> int:
     """The faults in clones as their users leave them."""
     before = home / "before-the-keys"
     shutil.copytree(world.ada, before, symlinks=True)
-    git(before, "rm", "-q", "--cached", keys.SIGNERS)
-    (before / keys.SIGNERS).unlink()
+    git(before, "rm", "-q", "--cached", public_keys.SIGNERS)
+    (before / public_keys.SIGNERS).unlink()
     git(before, "commit", "-qm", "no keys")
     without_bob = home / "without-bob"
     shutil.copytree(world.ada, without_bob, symlinks=True)
-    text = (without_bob / keys.SIGNERS).read_text()
-    (without_bob / keys.SIGNERS).write_text(text[: text.index("'Bob'")])
+    text = (without_bob / public_keys.SIGNERS).read_text()
+    (without_bob / public_keys.SIGNERS).write_text(text[: text.index("'Bob'")])
     git(without_bob, "commit", "-qam", "Ada alone")
     revoked, older = home / "revoked", home / "before-it-was-revoked"
     shutil.copytree(world.ada, revoked, symlinks=True)
