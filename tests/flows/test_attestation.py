@@ -15,7 +15,7 @@ from flows.audit import verify_records
 from flows.audit.findings import Findings
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, public_keys, record_branch, signatures
-from flows.lineage.keys import Trusted
+from flows.lineage.public_keys import Trusted
 from flows.lineage.records import Records
 from stages.runs import record as runs
 from stages.runs.errors import InputError

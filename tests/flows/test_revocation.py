@@ -16,7 +16,7 @@ from flows.audit.findings import Findings
 from flows.checkout.git import Git
 from flows.lineage import attestation, keys, public_keys, record_branch, revocation, signatures
 from flows.lineage.attestation import Attestation
-from flows.lineage.keys import Trusted
+from flows.lineage.public_keys import Trusted
 from stages.runs import record as runs
 from stages.runs.errors import InputError
 
