@@ -85,7 +85,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
         place = file.relative_to(root) if file.is_relative_to(root) else file
         facts.append(Fact("bytes", f"{place} has the digest {md5}", "verified"))
     records, vouchers = Records(root), Vouchers(git)
-    damaged: list[str] = []  # locks
+    damaged = locks.cut_off(root)
     trainings = _trainings(root, every, md5, records, damaged)
     if not trainings:
         said = f"no dvc.lock that Git knows here names this digest: it was not made here, or {HERE}"

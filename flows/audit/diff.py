@@ -70,7 +70,7 @@ def ask(root: Path, one: str, other: str) -> Difference:
     """
     every = locks.every(root)
     log = history.read(Git(root), fetched=True)
-    damaged: list[str] = []  # locks
+    damaged = locks.cut_off(root)
     old, new = (_made(root, every, log, asked, damaged) for asked in (one, other))
     facts: list[Fact] = []
     same = old.md5 == new.md5

@@ -64,7 +64,7 @@ def ask(root: Path, asked: str) -> File:
     md5 = record.digest(what)
     every = locks.every(root)
     facts = [Fact("bytes", f"{asked} has the digest {md5}", "verified")]
-    damaged: list[str] = []  # locks
+    damaged = locks.cut_off(root)
     making = entries.making(every, md5, None, damaged)
     origins = [_origin(entry, path, None) for entry in making for path in entry.at(md5)]
     inside, missing, altered = _inside(root, every, md5, damaged)

@@ -78,7 +78,7 @@ def ask(root: Path, asked: str) -> Answer:
     picture and whose bytes no training has read.
     """
     place = Path(asked)
-    damaged: list[str] = []  # locks
+    damaged = locks.cut_off(root)
     every = [(lock, entries.files(lock, damaged)) for lock in locks.every(root)]
     digest = Digests(root)
     if place.is_dir():

@@ -63,7 +63,7 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
     Raises InputError where there is no such checkpoint, or no `dvc.lock` here that has it.
     """
     md5 = checkpoint.digest_of(root, asked)
-    damaged: list[str] = []
+    damaged = locks.cut_off(root)
     made = next(entries.making(locks.every(root), md5, None, damaged), None)
     if made is None:
         rest = "".join(f"; {left_out(error)}" for error in damaged)

@@ -20,7 +20,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows.audit.findings import Findings
 from flows.checkout.git import Git, GitError
-from flows.lineage import cache, dvc_lock
+from flows.lineage import cache, dvc_lock, locks
 from flows.lineage.entries import Entry, plain, split
 from flows.lineage.locks import NAME, Lock
 from stages.runs import record
@@ -32,10 +32,8 @@ UNHASHED = ("size", "nfiles")  # what DVC leaves out of a run's digest
 def git(root: Path, findings: Findings) -> None:
     """Git's own objects: each is hashed, and must be there."""
     repository = Git(root)
-    if repository("rev-parse", "--is-shallow-repository") == "true":
-        findings.cannot_tell(
-            "Git's history", "this clone is shallow: older locks are not here; `git fetch --unshallow`"
-        )
+    for error in locks.cut_off(root):
+        findings.cannot_tell("Git's history", error)
     try:
         repository("fsck", "--no-dangling", "--no-reflogs", "--no-progress")
         findings.checked["Git repository"] += 1

@@ -86,3 +86,10 @@ def every(root: Path) -> list[Lock]:
     if file.is_file() and (own := file.read_bytes()) not in {lock.text for lock in locks}:
         locks.append(Lock(None, None, own))
     return locks
+
+
+def cut_off(root: Path) -> list[str]:
+    """Why locks of older commits are not here, in one line; none where Git has its whole history."""
+    if Git(root)("rev-parse", "--is-shallow-repository") != "true":
+        return []
+    return ["older commits: this clone is shallow; `git fetch --unshallow` brings their dvc.lock"]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from hashlib import md5, sha256
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
@@ -12,6 +13,7 @@ from ready_made import Repository, ingested
 from test_audit_image import saved, scene
 
 from flows.audit import checkpoint, diff, file, image, splits
+from flows.checkout.git import Git
 from flows.lineage import cache, dvc_lock, entries, locks, tables
 from flows.lineage.locks import Lock
 from flows.lineage.upstream import upstream
@@ -199,3 +201,31 @@ def test_an_ingested_table_that_is_none_is_named(rows: pa.Table | None, tmp_path
         one.name: (one.pictures is None, one.facts[0].word) for one in splits.ask(repository.home, None, None).datasets
     }
     assert told == {"bad": (True, "cannot tell"), "good": (False, "verified")}
+
+
+def test_a_shallow_clone_does_not_say_no(tmp_path: Path) -> None:
+    """Of what only older commits have, it cannot tell; with Git's whole history it can."""
+    made = Repository(tmp_path / "made")
+    made.training("old", [b"a picture"])
+    made.commit()
+    made.outs.clear()
+    made.training("new", [b"another"])
+    made.commit()
+    shallow = tmp_path / "shallow"
+    made.git("clone", "-q", "--depth", "1", f"file://{quote(str(made.home))}", str(shallow))
+    (shallow / ".dvc").mkdir(exist_ok=True)
+    (shallow / ".dvc" / "config").write_text(f'[cache]\n    dir = "{made.home}/.dvc/cache"\n')
+    asked = sha256(b"a picture").hexdigest()
+    answer = image.ask(shallow, asked)
+    assert (answer.pictures[0].uses, answer.found) == ([], True)
+    assert ["git fetch --unshallow" in gone["why"] for gone in answer.missing] == [True]
+    words = [fact.word for fact in file.ask(shallow, str(shallow / "dvc.lock")).facts if "unshallow" in fact.said]
+    assert words == ["cannot tell"]
+    cache.place(made.home, made.outs["data/models/new.safetensors"]).unlink()  # it would be no checkpoint
+    assert [fact.word for fact in checkpoint.ask(shallow, "new").facts if "unshallow" in fact.said] == ["cannot tell"]
+    Git(shallow)("fetch", "-q", "--unshallow")
+    answer = image.ask(shallow, asked)
+    assert ([use["checkpoint"] for use in answer.pictures[0].uses], answer.missing) == (
+        ["data/models/old.safetensors"],
+        [],
+    )
