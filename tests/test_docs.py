@@ -1,5 +1,6 @@
 """The pages for people: what is to be pasted works, parameters fit, links lead somewhere, generated pages are new."""
 
+import json
 import re
 import runpy
 import shlex
@@ -232,6 +233,16 @@ def test_a_table_says_what_the_fields_say() -> None:
 
 def test_the_page_of_parameters_is_what_the_code_says() -> None:
     assert PARAMETERS["page"]() == PAGES["docs/parameters.md"], "`python -m docs.parameters` writes it"
+
+
+def test_the_schema_of_the_audits_answers_is_what_the_code_says_and_the_page_names_every_key() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "audit_schema.py"))["schema"]()
+    written = json.loads((ROOT / "docs" / "audit.schema.json").read_text())
+    assert made == written, "`python -m docs.audit_schema` writes it"
+    keys = {key for each in written["$defs"].values() for key in each.get("properties", {})}
+    assert len(keys) > 50
+    page = PAGES["docs/audit.md"].partition("## For machines")[2]
+    assert [key for key in sorted(keys) if f"`{key}`" not in page] == []
 
 
 def test_every_parameter_says_what_it_means() -> None:
