@@ -5,14 +5,12 @@ No stage makes them, as ingest does for whole pictures.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flows.audit import kept_arrays
 from flows.lineage.tables import Part
-from flows.process import atomic_file
 from stages.runs import record
 
 if TYPE_CHECKING:
@@ -64,14 +62,14 @@ def _kept(file: Path, count: int) -> Hashes | None:
 
     from stages.images import phash
 
-    # A zip archive has a checksum of every member: a changed byte is found. NumPy raises many things then.
-    with contextlib.suppress(Exception), np.load(io.BytesIO(file.read_bytes())) as kept:
+    kept = kept_arrays.load(file) or {}
+    if kept.keys() >= {"versions", "pixels", "rows", "looks"}:
         versions, pixels, rows, looks = (kept[name] for name in ("versions", "pixels", "rows", "looks"))
-        shapes = [(pixels, np.uint8, (32 * count,)), (rows, np.int64, rows.shape[:1]),
-                  (looks, np.uint8, (len(rows), phash.BYTES))]  # fmt: skip
+        shapes = [(pixels, np.uint8, (32 * count,)), (rows, np.int64, (rows.size,)),
+                  (looks, np.uint8, (rows.size, phash.BYTES))]  # fmt: skip
         sound = all(array.dtype == kind and array.shape == shape for array, kind, shape in shapes)
-        rising = np.diff(rows, prepend=-1, append=count) > 0  # so they are rows of the table, each once
-        if sound and rising.all() and str(versions) == _versions():
+        # Rising, so they are rows of the table, each once.
+        if sound and (np.diff(rows, prepend=-1, append=count) > 0).all() and str(versions) == _versions():
             return Hashes(_digests(pixels.tobytes()), rows, looks)
     return None
 
@@ -79,11 +77,8 @@ def _kept(file: Path, count: int) -> Hashes | None:
 def _keep(file: Path, hashes: Hashes) -> None:
     import numpy as np
 
-    buffer = io.BytesIO()
     pixels = np.frombuffer(hashes.pixels.buffers()[1], np.uint8)
-    np.savez(buffer, versions=np.array(_versions()), pixels=pixels, rows=hashes.rows, looks=hashes.looks)
-    with contextlib.suppress(OSError):
-        atomic_file.write(file, buffer.getvalue())
+    kept_arrays.save(file, versions=np.array(_versions()), pixels=pixels, rows=hashes.rows, looks=hashes.looks)
 
 
 def _made(table: Table, path: str) -> Hashes:

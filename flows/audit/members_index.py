@@ -7,12 +7,11 @@ so the index may name a list that does not have it, and never leaves one out tha
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from flows.process import atomic_file
+from flows.audit import kept_arrays
 
 FILE = Path(".palimpsest/audit/members.npz")
 DIGITS = 16  # of an image_id
@@ -32,11 +31,13 @@ class MembersIndex:
         self._ids = np.empty(0, np.uint64)  # sorted
         self._bits = np.empty((0, 0), np.uint8)  # of each id, a row: bit n of it is the list n
         self._new: dict[str, Any] = {}
-        # A zip archive has a checksum of every member: a changed byte is found. NumPy raises many things then.
-        with contextlib.suppress(Exception), np.load(io.BytesIO(self._file.read_bytes())) as kept:
-            lists, ids, bits = kept["lists"].tolist(), kept["ids"], kept["bits"]
-            if ids.dtype == np.uint64 and bits.shape == (len(ids), -(-len(lists) // 8)):
-                self._lists, self._ids, self._bits = lists, ids, bits
+        kept = kept_arrays.load(self._file) or {}
+        if kept.keys() >= {"lists", "ids", "bits"}:
+            lists, ids, bits = kept["lists"], kept["ids"], kept["bits"]
+            shapes = [(lists, (lists.size,)), (ids, (ids.size,)), (bits, (ids.size, -(-lists.size // 8)))]
+            kinds = (ids.dtype, bits.dtype) == (np.uint64, np.uint8)
+            if kinds and all(array.shape == shape for array, shape in shapes):
+                self._lists, self._ids, self._bits = lists.tolist(), ids, bits
 
     def of(self, image_ids: Collection[str]) -> dict[str, bool]:
         """Of each list that the index knows, whether it may have one of the pictures."""
@@ -68,10 +69,7 @@ class MembersIndex:
         bits[np.searchsorted(ids, self._ids), : self._bits.shape[1]] = self._bits
         for number, numbers in enumerate(self._new.values(), len(self._lists)):
             bits[np.searchsorted(ids, numbers), number // 8] |= 1 << number % 8
-        buffer = io.BytesIO()
-        np.savez(buffer, lists=np.array([*self._lists, *self._new]), ids=ids, bits=bits)
-        with contextlib.suppress(OSError):
-            atomic_file.write(self._file, buffer.getvalue())
+        kept_arrays.save(self._file, lists=np.array([*self._lists, *self._new]), ids=ids, bits=bits)
 
 
 def _number(image_id: str) -> int | None:

@@ -23,15 +23,9 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 BRANCH = "palimpsest/records"
-OURS = re.compile(
-    r"[^/\n\"]+/[0-9a-f]{32}\.json|diffs/[0-9a-f]{64}\.patch|attestations/[0-9a-f]{64}\.dsse"
-)  # what a run leaves in the folder
-# The same on the branch, where a second file of one name is NAME.BLOB.
-KEPT = re.compile(
-    r"[^/\n\"]+/[0-9a-f]{32}(\.[0-9a-f]{10})?\.json"
-    r"|diffs/[0-9a-f]{64}(\.[0-9a-f]{10})?\.patch"
-    r"|attestations/[0-9a-f]{64}(\.[0-9a-f]{10})?\.dsse"
-)
+FILES = r"[^/\n\"]+/[0-9a-f]{{32}}{0}\.json|diffs/[0-9a-f]{{64}}{0}\.patch|attestations/[0-9a-f]{{64}}{0}\.dsse"
+OURS = re.compile(FILES.format(""))  # what a run leaves in the folder
+KEPT = re.compile(FILES.format(r"(\.[0-9a-f]{10})?"))  # on the branch, where a second file of one name is NAME.BLOB
 TRIES = 20  # to write the branch while others do
 PAUSE = 0.05  # seconds between two of them
 # Nobody's name: it is written unattended, too.

@@ -15,6 +15,7 @@ from flows.lineage import attestation, keys, public_keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
 from flows.lineage.public_keys import Trusted
 from flows.lineage.revocation import Elsewhere, Revoked, Signers
+from flows.process import atomic_file
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -70,10 +71,7 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
     made = sign_new(mine, held.attestations, signer, public_keys.trusted(root), public_keys.elsewhere(Git(root)))
     for name, data in made.items():
         file = root / record.home() / FOLDER / f"{name}{END}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{name}")
-        draft.write_bytes(data)
-        draft.replace(file)
+        atomic_file.write(file, data)
     if made:
         done = done._replace(commit=record_branch.collect(root).commit)
     return done, len(made)
