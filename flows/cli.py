@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from flows.audit.commands import audit
+from flows.erasure import commands as _erasure  # noqa: F401 (adds `audit erase`)
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say
 from stages.runs.errors import InputError

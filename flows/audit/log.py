@@ -14,6 +14,7 @@ from rich.text import Text
 
 from flows.checkout.git import Git
 from flows.lineage import public_keys, signatures
+from flows.lineage.erasures import ERASED
 from flows.lineage.records import REBUILT, Records
 from flows.registry import history
 
@@ -23,7 +24,7 @@ class Event:
     """Something that happened."""
 
     time: datetime
-    kind: str  # "run", "rebuilt", "promoted", "rejected" or "rolled back"
+    kind: str  # "run", "rebuilt", "erased", "promoted", "rejected", "rolled back" or "withdrawn"
     about: str  # the stage, the checkpoint or the system
     said: str  # one line
     where: str  # the record, or the commit of the decision
@@ -51,6 +52,10 @@ def _run(record: dict[str, Any], where: str, signed: str | None) -> Event:
     if record.get("stage") == REBUILT:
         said = f"{notes.get('verdict')}: {notes.get('why')}"
         return Event(time, "rebuilt", str(notes.get("checkpoint")), said, where, signed)
+    if record.get("stage") == ERASED:
+        count = len(notes.get("pictures") or ())
+        said = f"{notes.get('removed')} things removed, {notes.get('rewritten')} tables written anew"
+        return Event(time, "erased", f"{count} picture{'s' * (count != 1)}", said, where, signed)
     outputs = [f"{path} {md5[:10]}" for path, md5 in record["outputs"].items()]
     more = f" and {len(outputs) - 1} more" if len(outputs) > 1 else ""
     took = f" in {record['seconds']:.0f} s" if "seconds" in record else ""
