@@ -151,7 +151,13 @@ def of(root: Path, asked: str) -> Materials:
         Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
         own.get("environment"),
         runs,
-        [_evaluation(here, records, entry, after, every, *table) for entry, *table in checkpoint.scores(after)],
+        [
+            _evaluation(here, records, entry, path, md5)
+            for entry in after
+            if entry.stage.startswith("evaluate@")
+            for path, md5 in entry.outs.items()
+            if path.endswith(checkpoint.TABLE) and not path.endswith(checkpoint.MEANS)
+        ],
         [_run(records, entry) for entry in after],
         {path: md5 for training in answer.trainings for path, md5 in training.unknown.items()},
     )
@@ -203,9 +209,7 @@ def _weights(runs: Iterable[Run]) -> dict[str, str] | None:
     return found
 
 
-def _evaluation(
-    here: Bytes, records: Records, entry: Entry, after: list[Entry], every: list[locks.Lock], path: str, md5: str
-) -> Evaluation:
+def _evaluation(here: Bytes, records: Records, entry: Entry, path: str, md5: str) -> Evaluation:
     run = _run(records, entry)
     means = next(((path, md5) for path, md5 in entry.outs.items() if path.endswith(checkpoint.MEANS)), None)
     aligned = next(((path, md5) for path, md5 in entry.deps.items() if path.startswith(datasets.ALIGNED)), None)
@@ -215,13 +219,18 @@ def _evaluation(
     return Evaluation(
         entry.stage.partition("@")[2],
         name,
-        here.piece(*aligned, None) if aligned else None,
+        _made(here, records, *aligned) if aligned else None,
         table,
         summary,
         _count(table),
         _scores(summary),
         run.found.where if run.found else None,
     )
+
+
+def _made(here: Bytes, records: Records, path: str, md5: str) -> Piece:
+    found = records.of(path, md5, {})
+    return here.piece(path, md5, found.body if found else None)
 
 
 def _count(table: Piece) -> int | None:
