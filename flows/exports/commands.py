@@ -1,0 +1,43 @@
+"""The commands `palimpsest audit export ...`. What one needs is imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.operations.command_line import for_people, key_passphrase
+
+if TYPE_CHECKING:
+    from flows.exports.output import Kind
+
+export = typer.Typer(no_args_is_help=True, help="What stands behind a checkpoint, in the formats of others, signed.")
+
+WHAT = Annotated[str, typer.Argument(help="A checkpoint, named as for `audit checkpoint`.")]
+OUTPUT = Annotated[Path, typer.Option("-o", "--output", help="A file; or a folder, in which it gets its usual name.")]
+UNSIGNED = Annotated[bool, typer.Option("--unsigned", help="Do not sign it with your key.")]
+
+
+@export.command("croissant")
+def export_croissant(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> None:
+    """The datasets behind a checkpoint, as Croissant 1.1 (JSON-LD): terms, provenance, files with digests, columns."""
+    with for_people("audit export croissant"):
+        from flows.checkout.root import repository
+        from flows.exports import croissant, materials
+        from flows.lineage import owner
+
+        root = repository()
+        texts = croissant.texts(materials.of(root, what), owner.read(root))
+        _write(root, croissant.KIND, output, texts, "Croissant 1.1", unsigned)
+
+
+def _write(root: Path, kind: Kind, output: Path, texts: Mapping[str, str], said: str, unsigned: bool) -> None:
+    """Write an export's files, by their usual names, and say so."""
+    from flows.exports import output as out
+
+    files = dict(zip(out.places(output, [*texts]), texts.values(), strict=True))
+    passphrase = None if unsigned else key_passphrase(ask=sys.stdin.isatty())
+    out.show(out.write(root, kind, files, passphrase, not unsigned), said, not unsigned)
