@@ -34,6 +34,37 @@ def export_croissant(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> 
         _write(root, croissant.KIND, output, texts, "Croissant 1.1", unsigned)
 
 
+@export.command("model-card")
+def export_model_card(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> None:
+    """A model card as Hugging Face reads it: README.md, whose front matter has the scores."""
+    with for_people("audit export model-card"):
+        from flows.checkout.root import repository
+        from flows.exports import materials, model_card
+        from flows.lineage import owner
+
+        root = repository()
+        found = materials.of(root, what)
+        text = model_card.text(found, owner.read(root).of(found.model.name))
+        _write(root, model_card.KIND, output, {model_card.NAME: text}, "a model card", unsigned)
+
+
+@export.command("sbom")
+def export_sbom(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> None:
+    """The bill of materials as CycloneDX 1.6: data, models, code and packages with digests, terms and sensitivity."""
+    with for_people("audit export sbom"):
+        from importlib import metadata
+
+        from flows.checkout.root import repository
+        from flows.exports import materials, sbom
+        from flows.lineage import owner
+
+        root = repository()
+        found = materials.of(root, what)
+        name = found.model.name
+        text = sbom.text(found, owner.read(root).of(name), metadata.version("palimpsest"))
+        _write(root, sbom.KIND, output, {f"{name}{sbom.END}": text}, "CycloneDX 1.6", unsigned)
+
+
 def _write(root: Path, kind: Kind, output: Path, texts: Mapping[str, str], said: str, unsigned: bool) -> None:
     """Write an export's files, by their usual names, and say so."""
     from flows.exports import output as out
