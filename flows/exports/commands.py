@@ -48,6 +48,23 @@ def export_model_card(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) ->
         _write(root, model_card.KIND, output, {model_card.NAME: text}, "a model card", unsigned)
 
 
+@export.command("attestations")
+def export_attestations(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> None:
+    """The signed attestations behind a checkpoint: its training, what that comes from, and its evaluation."""
+    with for_people("audit export attestations"):
+        from flows.checkout.git import Git
+        from flows.checkout.root import repository
+        from flows.exports import attestations, materials
+        from flows.lineage import signatures
+
+        root = repository()
+        found = materials.of(root, what)
+        bundle = attestations.bundle(found, signatures.counting(Git(root)))
+        said = f"{bundle.many} attestations" + (f"; none of {', '.join(bundle.without)}" if bundle.without else "")
+        texts = {f"{found.model.name}{attestations.END}": bundle.text}
+        _write(root, attestations.KIND, output, texts, said, unsigned)
+
+
 @export.command("sbom")
 def export_sbom(what: WHAT, output: OUTPUT, unsigned: UNSIGNED = False) -> None:
     """The bill of materials as CycloneDX 1.6: data, models, code and packages with digests, terms and sensitivity."""

@@ -83,7 +83,7 @@ def _model(
 ) -> Component:
     from cyclonedx.model.component import Component, ComponentType
 
-    counts = {f"numbers:{part}": count for part, count in (model.parameters or {}).items()}
+    counts = {f"parameters:{part}": count for part, count in (model.parameters or {}).items()}
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
         name=model.name,
