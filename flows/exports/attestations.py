@@ -63,4 +63,4 @@ def bundle(materials: Materials, counting: Iterable[tuple[Attestation, bytes]]) 
 
 def _about(one: Attestation, run: Run) -> bool:
     """Whether an attestation is about a run with these outputs."""
-    return not one.outputs.items().isdisjoint(run.outputs.items())
+    return run.outputs.items() <= one.outputs.items()

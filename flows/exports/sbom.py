@@ -6,8 +6,10 @@ the JSON, by the component's `bom-ref`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +40,18 @@ def is_one(content: bytes) -> bool:
 KIND = Kind("bill of materials in CycloneDX", is_one)
 
 
-def text(materials: Materials, said: Mapping[str, str], version: str) -> str:
-    """The bill of materials, as JSON. `said` is what the owner has said of the checkpoint, `version` Palimpsest's."""
+def text(materials: Materials, said: Mapping[str, str]) -> str:
+    """The bill of materials, as JSON. `said` is what the owner has said of the checkpoint, by key."""
     from cyclonedx.output.json import JsonV1Dot6
 
-    bom, more = _bom(materials, said, version)
+    bom, more = _bom(materials, said)
     found = json.loads(JsonV1Dot6(bom).output_as_string())
-    for component in (found["metadata"]["component"], *found["components"]):
+    for component in (found["metadata"]["component"], *found.get("components", [])):
         component.update(more.get(component["bom-ref"], {}))
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-def _bom(materials: Materials, said: Mapping[str, str], version: str) -> tuple[Bom, dict[str, dict[str, Any]]]:
+def _bom(materials: Materials, said: Mapping[str, str]) -> tuple[Bom, dict[str, dict[str, Any]]]:
     """It without what the library does not know, and that, by `bom-ref`."""
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
@@ -68,9 +70,10 @@ def _bom(materials: Materials, said: Mapping[str, str], version: str) -> tuple[B
     ]
     bom = Bom(components=parts)
     bom.metadata.component = model
-    bom.metadata.tools.components.add(
-        Component(type=ComponentType.APPLICATION, name="palimpsest", version=version, bom_ref="tool")
-    )
+    tool = Component(type=ComponentType.APPLICATION, name="palimpsest", bom_ref="tool")
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        tool.version = metadata.version("palimpsest")
+    bom.metadata.tools.components.add(tool)
     if "owner" in said:
         bom.metadata.supplier = OrganizationalEntity(name=said["owner"])
     bom.register_dependency(model, parts)
