@@ -117,7 +117,7 @@ def _dataset(reference: str, dataset: Dataset) -> Component:
 
     terms = {
         f"terms:{number}": json.dumps([one.licence, one.consent, one.pictures])
-        for number, one in enumerate(dataset.terms)
+        for number, one in enumerate(dataset.terms[: words.SHOWN])
     }
     return Component(
         type=ComponentType.DATA,

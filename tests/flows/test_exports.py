@@ -67,6 +67,24 @@ def test_the_materials_are_the_files_and_what_is_recorded(project: Project, foun
     assert {score.blending: score.mean for score in evaluation.scores or []} == SCORES
 
 
+def test_what_a_checkpoint_has_gone_on_from_is_among_its_materials_and_what_has_gone_on_from_it_is_not(
+    project: Project, found: materials.Materials
+) -> None:
+    more = materials.of(project.home, "more")
+    assert [one.file.sha256 for one in more.before] == [digest(project.home / MODEL)]
+    assert more.runs[0].stage == "train_net@more"
+    assert {run.stage for run in more.runs[1:]} == {"align@faces", "ingest@faces", "train_net@net"}
+    assert len(more.runs) == 4
+    assert [each.system for each in more.evaluations] == ["more"]
+    assert [each.system for each in found.evaluations] == ["net"]
+    assert found.before == []
+    text = sbom.text(more, {})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    (before,) = (one for one in json.loads(text)["components"] if one["name"] == "net")
+    assert {one["content"] for one in before["hashes"]} >= {digest(project.home / MODEL)}
+    assert digest(project.home / MODEL) in model_card.text(more, {})
+
+
 def test_without_bytes_records_tell_and_without_records_nothing_is_invented(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     sha256 = digest(project.home / MODEL)
@@ -279,9 +297,14 @@ def test_signed_exports_are_accepted_by_model_signing_and_a_changed_one_is_not(
         assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 0, 0, 1], done.stderr
     unsigned = _all(project, found, out, signed=False)
     assert [one.signature for one in unsigned] == [None] * 3
-    assert {file.name for file in out.glob("*.sig")} == {f"{bundle.name}.sig"}, (
-        "the signature of what was before is gone"
-    )
+    assert not list(out.glob("[!n]*.sig")), "the signature of what was there before is gone"
+    (record,) = (project.home / ".palimpsest/records/train_net@net").iterdir()
+    record.write_text(record.read_text().replace('"seed":1', '"seed":3'))
+    words[5:7] = ["sbom", "net"]
+    done = subprocess.run(words, cwd=project.home, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "net: something is not as it is recorded; `palimpsest audit checkpoint net` says what\n",
+    )  # fmt: skip
 
 
 def _all(project: Project, found: materials.Materials, out: Path, signed: bool) -> list[output.Written]:
