@@ -24,8 +24,8 @@ TASK = {"type": "image-to-image", "name": "Image inpainting"}
 
 # What the owner may say that a reader of the card wants first, by its heading.
 SAID = {
-    "owner": "Owner", "contact": "Contact", "purpose": "Purpose", "intended_use": "Intended use", "misuse": "Not for",
-    "limits": "Limits", "risks": "Risks", "oversight": "Oversight", "instructions": "Instructions",
+    "owner": "Owner", "contact": "Contact", "url": "Page", "purpose": "Purpose", "intended_use": "Intended use",
+    "misuse": "Not for", "limits": "Limits", "risks": "Risks", "oversight": "Oversight", "instructions": "Instructions",
 }  # fmt: skip
 
 # What a card tells of the lines of `audit checkpoint`; and those of them that name files, or pictures behind a colon.

@@ -23,8 +23,9 @@ OWNER = """
 owner: "Ada | Lovelace"
 purpose: to complete <b>portraits</b>
 licence: Apache-2.0
+checkpoints: {net: {url: "https://example.org/net"}}
 datasets:
-  faces: {url: "https://example.org/faces", creator: Ada Lovelace, published: "2026-11-27"}
+  faces: {url: "https://example.org/faces", creator: Ada Lovelace, published: "2026-11-27", description: Five}
 """
 ENVIRONMENT = {"processor": "a test's", "python": "3.11.7", "libraries": {}}
 SOURCE = "0" * 64

@@ -1,6 +1,7 @@
 """What stands behind a checkpoint in the formats of others, held against their own readers and validators."""
 
 import base64
+import dataclasses
 import itertools
 import json
 import re
@@ -163,7 +164,7 @@ def test_mlcroissant_reads_the_table_and_refuses_another_file(
         "https://spdx.org/licenses/MIT.html",
         {"@type": "sc:CreativeWork", "name": "as Ada says"},
     ]
-    assert "5 pictures" in made["description"]
+    assert made["description"].startswith("Five (said by the owner) 5 pictures")
     assert "personal data" in made["rai:personalSensitiveInformation"]
     assert made["prov:wasGeneratedBy"]["prov:label"] == "ingest@faces"
     assert "/home/ada" not in text
@@ -187,11 +188,24 @@ def test_mlcroissant_reads_the_table_and_refuses_another_file(
     written.unlink()
 
 
+def test_each_version_of_a_dataset_has_a_file_whose_name_leads_nowhere_else(
+    found: materials.Materials, said: owner.Owner
+) -> None:
+    (dataset,) = found.datasets or []
+    other = dataclasses.replace(dataset, table=dataclasses.replace(dataset.table, md5="0" * 32 + ".dir"))
+    both = croissant.texts(dataclasses.replace(found, datasets=[dataset, other]), said)
+    assert [*both] == [f"faces.{dataset.table.md5[:10]}.croissant.json", "faces.0000000000.croissant.json"]
+    strange = dataclasses.replace(found, datasets=[dataclasses.replace(dataset, name="../../x")])
+    (name,) = croissant.texts(strange, owner.Owner(datasets={"../../x": said.datasets["faces"]}))
+    assert "/" not in name
+
+
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
         ("{}", "audit.yaml: datasets.faces: url, creator, published: Croissant requires it"),
-        ("datasets: {faces: {url: x, creator: y}}", "datasets.faces: published: Croissant requires it"),
+        ('datasets: {faces: {url: "https://x", creator: y}}', "datasets.faces: published: Croissant requires it"),
+        ("datasets: {faces: {url: x}}", "audit.yaml: datasets.faces.url: "),
         ("datasets: {faces: {published: soon}}", "audit.yaml: datasets.faces.published: "),
         ("datasets: {faces: {licence: MIT}}", "audit.yaml: unknown key 'datasets.faces.licence'; one of: .*creator"),
     ],
@@ -248,6 +262,7 @@ def test_the_bill_of_materials_is_valid_and_has_every_digest(
     assert data["data"][0]["classification"] == "personal data"
     licences = [one["license"] for one in data["licenses"]]
     assert sorted(one.get("id", one.get("name")) for one in licences) == ["CC0-1.0", "MIT", "as Ada says"]
+    assert model["externalReferences"] == [{"type": "website", "url": "https://example.org/net"}]
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": data["bom-ref"]}]
     metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     assert {one["value"] for one in metrics} == {"20.5", "21.25"}
