@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from flows.audit.commands import audit
-from flows.erasure import commands as _erasure  # noqa: F401 (adds `audit erase`)
+from flows.erasure.commands import erase
+from flows.exports.commands import export
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say
 from stages.runs.errors import InputError
@@ -32,6 +33,8 @@ REV = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+audit.add_typer(export, name="export")
+audit.command("erase")(erase)
 app.add_typer(audit, name="audit")
 
 

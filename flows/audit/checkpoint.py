@@ -230,8 +230,11 @@ def _facts_of(training: Training, before: bool) -> list[Fact]:
     return [Fact("gone on from" if before else "made by", said, "recorded"), training.fact]
 
 
-def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[str]) -> list[Fact]:
-    """The tables of scores that follow from the checkpoint in the last lock that has it and is whole."""
+def following(every: list[locks.Lock], md5: str, damaged: list[str]) -> list[entries.Entry]:
+    """The stages that have read a checkpoint, or what follows from it, in the last lock that has it and is whole.
+
+    Those of another checkpoint, which has gone on from this one, are not among them.
+    """
     found: list[entries.Entry] = []
     for lock in reversed(every):
         if md5.encode() in lock.text:
@@ -242,18 +245,26 @@ def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[st
                 damaged.append(str(error))
     # By path and digest: where a stage alone was run, those that follow have read what was there before.
     known = {(path, md5) for entry in found for path in entry.at(md5)}
+    after: dict[str, entries.Entry] = {}
     grown = True
     while grown:
         grown = False
         for entry in found:
-            if not entry.outs.items() <= known and not known.isdisjoint(entry.deps.items()):
+            another = any(path.endswith(CHECKPOINT) for path in entry.outs)  # which has gone on from this one
+            if entry.stage not in after and not another and not known.isdisjoint(entry.deps.items()):
+                after[entry.stage] = entry
                 known |= entry.outs.items()
                 grown = True
+    return [*after.values()]
+
+
+def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[str]) -> list[Fact]:
+    """A line for each table of scores that follows from the checkpoint."""
     return [
         _evaluation(root, entry.stage, path, digest)
-        for entry in found if entry.stage.startswith("evaluate@")
+        for entry in following(every, md5, damaged) if entry.stage.startswith("evaluate@")
         for path, digest in entry.outs.items()
-        if (path, digest) in known and path.endswith(TABLE) and not path.endswith(MEANS)
+        if path.endswith(TABLE) and not path.endswith(MEANS)
     ]  # fmt: skip
 
 

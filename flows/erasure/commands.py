@@ -8,14 +8,12 @@ from typing import Annotated
 
 import typer
 
-from flows.audit.commands import audit
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say
 from stages.runs.errors import InputError
 
 
-@audit.command("erase")
-def audit_erase(
+def erase(
     what: Annotated[
         list[str] | None, typer.Argument(help="Pictures: files, or the sha256 of their files (the first digits do).")
     ] = None,
@@ -41,7 +39,7 @@ def audit_erase(
     with for_people("audit erase"):
         from flows.audit import facts
         from flows.checkout.root import repository
-        from flows.erasure import erase
+        from flows.erasure import erase as erasing
         from flows.erasure import purge as purging
         from flows.erasure import receipt as letter
 
@@ -53,15 +51,15 @@ def audit_erase(
                 letter.write(root, what or [], identity, receipt, passphrase, say)
                 return
         if not purge:
-            answer = erase.look(root, what or [], identity, exact, shared, say)
-            print(facts.machine(answer)) if json else erase.show(answer)
+            answer = erasing.look(root, what or [], identity, exact, shared, say)
+            print(facts.machine(answer)) if json else erasing.show(answer)
             return
         with purging.turn(root, say):
-            wanted = erase.seek(root, what or [], identity, exact, say)
+            wanted = erasing.seek(root, what or [], identity, exact, say)
             if not yes:
                 _ask([picture.image_id[:10] for picture in wanted.pictures])
-            done = erase.do(root, wanted, shared, say)
-        print(facts.machine(done)) if json else erase.show_done(done)
+            done = erasing.do(root, wanted, shared, say)
+        print(facts.machine(done)) if json else erasing.show_done(done)
         if receipt and not done.left:
             letter.write(root, [picture.image_id for picture in wanted.pictures], None, receipt, passphrase, say)
         raise typer.Exit(int(bool(done.left)))
