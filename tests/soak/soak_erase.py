@@ -166,6 +166,11 @@ class Scene:
         self.run("dvc", "config", "--local", "cache.dir", str(self.home / ".dvc/cache"), home=self.folder / "linked")
         self.run("dvc", "checkout", "-q", home=self.folder / "linked")
 
+    def person(self) -> str:
+        """Somebody whose photos were trained on."""
+        rows = pq.read_table(self.home / "data/ingested/faces", columns=["split", "identity"]).to_pylist()
+        return next(row["identity"].removeprefix("person ") for row in rows if row["split"] == "train")
+
     def killed_experiment(self) -> None:
         words = ["dvc", "exp", "run", "--temp", "-S", "train_dcgan.dcgan.steps=2000", "train_dcgan@dcgan"]
         process = subprocess.Popen(words, cwd=self.home, env=ENV | self.env, start_new_session=True,
@@ -209,7 +214,8 @@ class Scene:
     def stash(self) -> None:
         """Somebody has stashed what they were at: a photo in a note of theirs, and an edit."""
         (self.home / "notes").mkdir()
-        shutil.copy(next(iter(sorted((self.home / "photos").glob("*.jpg")))), self.home / "notes" / "look.jpg")
+        photo = next(file for file, person in photos() if person == self.person())
+        shutil.copy(photo, self.home / "notes" / "look.jpg")
         (self.home / "notes" / "thoughts.txt").write_text("a thought that nobody may lose\n")
         with (self.home / "README.md").open("a") as file:
             file.write("\nan edit\n")
@@ -347,8 +353,8 @@ def scene_(folder: Path) -> None:
         began = time.monotonic()
         scene.build()
         print(f"scene: built in {time.monotonic() - began:.0f} s", flush=True)
-    files = [file for file, one in photos() if one == _person(scene)]
-    person = _person(scene)
+    person = scene.person()
+    files = [file for file, one in photos() if one == person]
     data = [file.read_bytes() for file in files]
     ids = {hashlib.sha256(one).hexdigest() for one in data}
     hunter = Hunter(data, crops_of(scene.home, ids))
@@ -359,8 +365,8 @@ def scene_(folder: Path) -> None:
     print(f"looked in {time.monotonic() - began:.1f} s", flush=True)
     began = time.monotonic()
     receipt = folder / "receipt.md"
-    print(scene.run("palimpsest", "audit", "erase", "--identity", f"person {person}", "--purge", "--yes",
-                    "--receipt", str(receipt), code=None))  # fmt: skip
+    words = ["palimpsest", "audit", "erase", "--identity", f"person {person}", "--purge", "--yes"]
+    print(scene.run(*words, "--receipt", str(receipt)))
     print(f"erased in {time.monotonic() - began:.1f} s", flush=True)
     left = [where for where, content in everything(scene) if hunter.find(content)]
     check("nothing is left, by another search", not left, left[:10])
@@ -385,12 +391,6 @@ def scene_(folder: Path) -> None:
     for kind in KINDS:
         one, two = (home / f"data/models/{kind}.safetensors" for home in (scene.home, other.home))
         check(f"{kind}: byte for byte that of a clone that never held them", one.read_bytes() == two.read_bytes())
-
-
-def _person(scene: Scene) -> str:
-    """Somebody who is on the photo that was stashed."""
-    name = sorted((scene.home / "photos").glob("*.jpg"))[0].name
-    return next(person for file, person in photos() if file.name == name)
 
 
 if __name__ == "__main__":
