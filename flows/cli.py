@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+import flows.dossier.commands  # noqa: F401  # adds its commands to `audit`
 from flows.audit.commands import audit
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.audit import evidence
+from flows.audit import evidence, statements
 from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, locks
@@ -23,6 +24,7 @@ MODELS = "data/models/"
 CHECKPOINT = ".safetensors"
 TABLE = ".parquet"  # ends the table of a system's scores, a row per picture and hole
 MEANS = ".means.parquet"
+EVALUATION = "evaluate@"
 SHOWN = 5  # pictures of a list that people see; `--json` has all
 
 
@@ -93,13 +95,16 @@ def ask(root: Path, asked: str) -> Checkpoint:
     for training in trainings:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
-        facts += _evaluations(root, every, md5, damaged)
+        evaluations = [each for each in following(every, md5, damaged) if each.stage.startswith(EVALUATION)]
+        facts += [fact for each in evaluations for fact in _evaluation(root, each)]
         facts += evidence.of_training(git, vouchers, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
         facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
         facts += [fact for each in known.values() for fact in evidence.of_dataset(vouchers, each)]
     facts += evidence.of_damaged(damaged)
     facts += _rebuilt(vouchers, records, md5)
+    facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, scores(every, md5, damaged))]
+    facts += [each.fact for each in statements.handovers(records, vouchers, md5)]
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
@@ -117,13 +122,12 @@ def ask(root: Path, asked: str) -> Checkpoint:
 def _rebuilt(vouchers: Vouchers, records: Records, md5: str) -> list[Fact]:
     """What came of making the checkpoint again, each time."""
     found = []
-    for body, _ in records.every():
+    for body, _ in statements.of(records, REBUILT, md5):
         notes = body.get("notes") or {}
-        if body.get("stage") == REBUILT and notes.get("md5") == md5:
-            where = (body.get("environment") or {}).get("processor")
-            who = evidence.signer(vouchers, body) or "nobody"
-            said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
-            found.append(Fact("rebuilt", said, "recorded"))
+        where = (body.get("environment") or {}).get("processor")
+        who = evidence.signer(vouchers, body) or "nobody"
+        said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
+        found.append(Fact("rebuilt", said, "recorded"))
     return found
 
 
@@ -178,11 +182,16 @@ def named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[s
 
 def digest_of(root: Path, asked: str) -> str:
     """The md5 of a checkpoint that is named as in `ask`. Raises InputError where there is none."""
+    return known_as(root, asked)[0]
+
+
+def known_as(root: Path, asked: str) -> tuple[str, str]:
+    """The same, and its path; of a file, its name. Raises InputError where there is none."""
     if (file := Path(asked)).is_file():
         Header(file, "name a checkpoint's file")
-        return record.digest(file)
+        return record.digest(file), file.name
     git = Git(root)
-    return named(root, git, asked, history.read(git, fetched=True))[0]
+    return named(root, git, asked, history.read(git, fetched=True))
 
 
 def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records, damaged: list[str]) -> list[Training]:
@@ -227,8 +236,8 @@ def _facts_of(training: Training, before: bool) -> list[Fact]:
     return [Fact("gone on from" if before else "made by", said, "recorded"), training.fact]
 
 
-def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[str]) -> list[Fact]:
-    """The tables of scores that follow from the checkpoint in the last lock that has it and is whole."""
+def following(every: list[locks.Lock], md5: str, damaged: list[str]) -> list[entries.Entry]:
+    """The entries that follow from the checkpoint in the last lock that has it and is whole."""
     found: list[entries.Entry] = []
     for lock in reversed(every):
         if md5.encode() in lock.text:
@@ -246,24 +255,30 @@ def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[st
             if not entry.outs.items() <= known and not known.isdisjoint(entry.deps.items()):
                 known |= entry.outs.items()
                 grown = True
-    return [
-        _evaluation(root, entry.stage, path, digest)
-        for entry in found if entry.stage.startswith("evaluate@")
-        for path, digest in entry.outs.items()
-        if (path, digest) in known and path.endswith(TABLE) and not path.endswith(MEANS)
-    ]  # fmt: skip
+    return [entry for entry in found if entry.outs and not known.isdisjoint(entry.deps.items())]
 
 
-def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
+def scores(every: list[locks.Lock], md5: str, damaged: list[str]) -> dict[str, str]:
+    """The files of scores that follow from a checkpoint now: md5 by path."""
+    found = following(every, md5, damaged)
+    return {path: out for each in found if each.stage.startswith(EVALUATION) for path, out in each.outs.items()}
+
+
+def _evaluation(root: Path, entry: entries.Entry) -> Iterator[Fact]:
+    """A line for each table of scores."""
     about = "evaluated on"
-    file = whole(root, md5, path, about)
-    if isinstance(file, Fact):
-        return file
-    try:
-        count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
-    except InputError as error:
-        return Fact(about, str(error), "cannot tell")
-    return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
+    for path, md5 in entry.outs.items():
+        if not path.endswith(TABLE) or path.endswith(MEANS):
+            continue
+        file = whole(root, md5, path, about)
+        if isinstance(file, Fact):
+            yield file
+            continue
+        try:
+            count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
+            yield Fact(about, f"{count} pictures, by {entry.stage} ({path})", "verified")
+        except InputError as error:
+            yield Fact(about, str(error), "cannot tell")
 
 
 def _claims(header: Header, trainings: list[Training]) -> list[Fact]:

@@ -54,10 +54,11 @@ def on_branch(git: Git) -> Branch:
     )
 
 
-def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Collected, int]:
+def collect(root: Path, passphrase: str | None = None, which: str = "*/*.json") -> tuple[record_branch.Collected, int]:
     """Bring the records of the project at `root` to their branch; what that says, and how many were signed now.
 
-    Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones.
+    Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones,
+    and of the folder of records `which` alone (a pattern).
 
     Raises InputError where that cannot be written, or where the key cannot be used or is revoked.
     """
@@ -66,7 +67,7 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
     if signer is None:
         return done, 0
     held = on_branch(Git(root))
-    own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
+    own = {file.read_bytes() for file in (root / record.home()).glob(which)}
     mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
     made = sign_new(mine, held.attestations, signer, public_keys.trusted(root), public_keys.elsewhere(Git(root)))
     for name, data in made.items():
