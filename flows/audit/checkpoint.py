@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -95,15 +94,15 @@ def ask(root: Path, asked: str) -> Checkpoint:
     for training in trainings:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
-        evaluations = [each for each in following(every, md5, damaged) if each.stage.startswith(EVALUATION)]
-        facts += [fact for each in evaluations for fact in _evaluation(root, each)]
+        facts += [_evaluation(root, entry.stage, *table) for entry, *table in scores(following(every, md5, damaged))]
         facts += evidence.of_training(git, vouchers, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
         facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
         facts += [fact for each in known.values() for fact in evidence.of_dataset(vouchers, each)]
     facts += evidence.of_damaged(damaged)
     facts += _rebuilt(vouchers, records, md5)
-    facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, scores(every, md5, damaged))]
+    files = score_files(every, md5, damaged)
+    facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, files)]
     facts += [each.fact for each in statements.handovers(records, vouchers, md5)]
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
@@ -237,7 +236,10 @@ def _facts_of(training: Training, before: bool) -> list[Fact]:
 
 
 def following(every: list[locks.Lock], md5: str, damaged: list[str]) -> list[entries.Entry]:
-    """The entries that follow from the checkpoint in the last lock that has it and is whole."""
+    """The stages that have read a checkpoint, or what follows from it, in the last lock that has it and is whole.
+
+    Those of another checkpoint, which has gone on from this one, are not among them.
+    """
     found: list[entries.Entry] = []
     for lock in reversed(every):
         if md5.encode() in lock.text:
@@ -248,37 +250,44 @@ def following(every: list[locks.Lock], md5: str, damaged: list[str]) -> list[ent
                 damaged.append(str(error))
     # By path and digest: where a stage alone was run, those that follow have read what was there before.
     known = {(path, md5) for entry in found for path in entry.at(md5)}
+    after: dict[str, entries.Entry] = {}
     grown = True
     while grown:
         grown = False
         for entry in found:
-            if not entry.outs.items() <= known and not known.isdisjoint(entry.deps.items()):
+            another = any(path.endswith(CHECKPOINT) for path in entry.outs)  # which has gone on from this one
+            if entry.stage not in after and not another and not known.isdisjoint(entry.deps.items()):
+                after[entry.stage] = entry
                 known |= entry.outs.items()
                 grown = True
-    return [entry for entry in found if entry.outs and not known.isdisjoint(entry.deps.items())]
+    return [*after.values()]
 
 
-def scores(every: list[locks.Lock], md5: str, damaged: list[str]) -> dict[str, str]:
-    """The files of scores that follow from a checkpoint now: md5 by path."""
-    found = following(every, md5, damaged)
-    return {path: out for each in found if each.stage.startswith(EVALUATION) for path, out in each.outs.items()}
+def scores(after: list[entries.Entry]) -> list[tuple[entries.Entry, str, str]]:
+    """Of such stages, the tables of scores: the entry, the table's path and its md5."""
+    return [
+        (entry, path, md5)
+        for entry in after if entry.stage.startswith(EVALUATION)
+        for path, md5 in entry.outs.items() if path.endswith(TABLE) and not path.endswith(MEANS)
+    ]  # fmt: skip
 
 
-def _evaluation(root: Path, entry: entries.Entry) -> Iterator[Fact]:
-    """A line for each table of scores."""
+def score_files(every: list[locks.Lock], md5: str, damaged: list[str]) -> dict[str, str]:
+    """All files of scores that a checkpoint has now, tables and others: md5 by path."""
+    after = following(every, md5, damaged)
+    return {path: out for entry in after if entry.stage.startswith(EVALUATION) for path, out in entry.outs.items()}
+
+
+def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
     about = "evaluated on"
-    for path, md5 in entry.outs.items():
-        if not path.endswith(TABLE) or path.endswith(MEANS):
-            continue
-        file = whole(root, md5, path, about)
-        if isinstance(file, Fact):
-            yield file
-            continue
-        try:
-            count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
-            yield Fact(about, f"{count} pictures, by {entry.stage} ({path})", "verified")
-        except InputError as error:
-            yield Fact(about, str(error), "cannot tell")
+    file = whole(root, md5, path, about)
+    if isinstance(file, Fact):
+        return file
+    try:
+        count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
+    except InputError as error:
+        return Fact(about, str(error), "cannot tell")
+    return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
 
 
 def _claims(header: Header, trainings: list[Training]) -> list[Fact]:

@@ -42,7 +42,7 @@ def sign(root: Path, asked: str, passphrase: str | None = None) -> SignedTests:
         raise InputError(f"{keys.place()}: you have no key yet; `palimpsest audit key new NAME` makes one")
     who = _name(root, signer.public_key.keyid)
     damaged = locks.cut_off(root)
-    scores = checkpoint.scores(locks.every(root), md5, damaged)
+    scores = checkpoint.score_files(locks.every(root), md5, damaged)
     if not scores:
         rest = "".join(f"; {left_out(error)}" for error in damaged)
         raise InputError(

@@ -1,0 +1,247 @@
+"""The bill of materials of a checkpoint: all that it was made of, with digests, as plain values.
+
+What is None is not recorded, or what would tell is not here; nothing is guessed. Digests of the name `md5` are those
+that `dvc.lock` has (that of a folder ends with `.dir`). A `sha256` is that of the bytes that lie here, hashed now and
+held against the md5; or, where they are not here, that of the record of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flows.audit import checkpoint, evidence
+from flows.audit.facts import read_table
+from flows.exports import datasets
+from flows.exports.datasets import Dataset
+from flows.exports.pieces import Bytes, Piece
+from flows.lineage import entries, locks
+from flows.lineage.entries import Entry
+from flows.lineage.records import Found, Records
+from flows.lineage.upstream import upstream
+from stages.runs.errors import InputError
+from stages.runs.header import Header
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A checkpoint."""
+
+    name: str
+    file: Piece
+    network: str | None  # as its own metadata claim
+    parameters: dict[str, int] | None  # numbers in its tensors, by part (`generator`, `ema`, ...); None: not here
+    stage: str | None  # that made it
+    record: str | None  # where the record of that run is
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run of a stage on the way to the checkpoint, or from it to its scores."""
+
+    stage: str
+    commit: str | None  # whose `dvc.lock` has it first
+    inputs: dict[str, str]  # md5 by path, as `dvc.lock` has them
+    outputs: dict[str, str]
+    params: dict[str, Any]  # with all defaults where there is a record
+    found: Found | None  # its record, and where that is
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record; empty where it is not here."""
+        return self.found.body if self.found else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """The code that trained the checkpoint."""
+
+    commit: str | None
+    dirty: list[str]  # paths that were not committed
+    sources: dict[str, str] | None  # sha256 by path in `stages/`
+    digest: str | None  # one sha256 of them all
+
+
+@dataclasses.dataclass(frozen=True)
+class Packages:
+    """What the training imported."""
+
+    imported: dict[str, str]  # version by distribution
+    installed: str | None  # sha256 of the list of all that were installed
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A mean over all completed pictures, with its interval of 95 %."""
+
+    blending: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    count: int  # completions: a picture with one hole each
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A system that has completed pictures with the checkpoint, and what came of it."""
+
+    system: str
+    dataset: str | None  # whose test pictures were completed
+    aligned: Piece | None  # the file of these pictures
+    table: Piece  # of scores, a row per picture and hole
+    means: Piece | None
+    pictures: int | None
+    scores: list[Score] | None  # None: the table of means is not here
+    record: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Materials:
+    """What a checkpoint was made of."""
+
+    answer: checkpoint.Checkpoint  # of `audit checkpoint`: every fact with its word
+    model: Model
+    before: list[Model]  # that it has gone on from, the nearest first
+    datasets: list[Dataset] | None  # None: it is not known what it comes from
+    weights: dict[str, str] | None  # foreign ones: sha256 by file name; None: a record is missing or too old to say
+    code: Code | None
+    packages: Packages | None
+    environment: dict[str, Any] | None  # as the record has it
+    runs: list[Run]  # the training's, then what it comes from (the nearest first)
+    evaluations: list[Evaluation]
+    after: list[Run]  # from the checkpoint to its scores
+    unknown: dict[str, str]  # inputs of which it is not known which run made them: md5 by path
+
+    @property
+    def trained(self) -> datetime | None:
+        """When its training ended, as the record says."""
+        ended = self.runs[0].record.get("ended") if self.runs else None
+        return datetime.fromisoformat(ended) if ended else None
+
+
+def of(root: Path, asked: str) -> Materials:
+    """The materials of a checkpoint, named as for `audit checkpoint`.
+
+    Raises InputError where there is no such checkpoint, and where the file is none.
+    """
+    answer = checkpoint.ask(root, asked)
+    every, records, here, damaged = locks.every(root), Records(root), Bytes(root), list[str]()
+    models = [
+        _model(here, training.checkpoint, training.md5, training.stage, training.run) for training in answer.trainings
+    ] or [_model(here, asked, answer.md5, None, None)]
+    found = _behind(root, every, answer, damaged)
+    runs = [_run(records, entry) for entry in found]
+    after = checkpoint.following(every, answer.md5, damaged)
+    own = runs[0].record if runs else {}
+    git = own.get("git") or {}
+    packages = own.get("packages") or {}
+    sources = own.get("sources")
+    return Materials(
+        answer,
+        models[0],
+        models[1:],
+        _datasets(here, answer, found) if found else None,
+        _weights(runs),
+        Code(git.get("commit"), git.get("dirty", []), sources, own.get("code")) if sources is not None else None,
+        Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
+        own.get("environment"),
+        runs,
+        [_evaluation(here, records, entry, after, every, *table) for entry, *table in checkpoint.scores(after)],
+        [_run(records, entry) for entry in after],
+        {path: md5 for training in answer.trainings for path, md5 in training.unknown.items()},
+    )
+
+
+def _behind(root: Path, every: list[locks.Lock], answer: checkpoint.Checkpoint, damaged: list[str]) -> list[Entry]:
+    """The entries of its training, of those that it has gone on from, and of what they come from."""
+    found: list[Entry] = []
+    for training in answer.trainings:
+        made = next(entries.making(every, training.md5, training.checkpoint, damaged))
+        found += [entry for entry in (made, *upstream(root, every, made, damaged).entries) if entry not in found]
+    return found
+
+
+def _run(records: Records, entry: Entry) -> Run:
+    path, md5 = next(iter(entry.outs.items()))
+    found = records.of(path, md5, entry.deps)
+    params = found.body.get("params", {}) if found else entry.params
+    return Run(entry.stage, entry.lock.commit, entry.deps, entry.outs, params, found)
+
+
+def _model(here: Bytes, path: str, md5: str, stage: str | None, run: evidence.Run | None) -> Model:
+    file = here.piece(path, md5, run.record if run else None)
+    network: str | None = None
+    parameters: dict[str, int] | None = None
+    if file.here:
+        header = Header(file.here)
+        network = header.inputs.get("network")
+        parameters = {}
+        for name, spec in header.specs.items():
+            part = name.partition(".")[0]
+            parameters[part] = parameters.get(part, 0) + math.prod(spec.shape)
+    return Model(Path(path).stem, file, network, parameters, stage, run.where if run else None)
+
+
+def _datasets(here: Bytes, answer: checkpoint.Checkpoint, found: list[Entry]) -> list[Dataset]:
+    known = {(each.name, each.md5): each for training in answer.trainings for each in training.datasets}
+    read = {row["image_id"] for training in answer.trainings for row in training.pictures or []}
+    complete = all(training.pictures is not None for training in answer.trainings)
+    return [datasets.of(here, one, found, read if complete else None) for one in known.values()]
+
+
+def _weights(runs: Iterable[Run]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for run in runs:
+        if (read := run.record.get("weights")) is None:
+            return None
+        found |= read
+    return found
+
+
+def _evaluation(
+    here: Bytes, records: Records, entry: Entry, after: list[Entry], every: list[locks.Lock], path: str, md5: str
+) -> Evaluation:
+    run = _run(records, entry)
+    means = next(((path, md5) for path, md5 in entry.outs.items() if path.endswith(checkpoint.MEANS)), None)
+    aligned = next(((path, md5) for path, md5 in entry.deps.items() if path.startswith(datasets.ALIGNED)), None)
+    table = here.piece(path, md5, run.record)
+    summary = here.piece(*means, run.record) if means else None
+    name = Path(aligned[0]).parts[2] if aligned else None
+    return Evaluation(
+        entry.stage.partition("@")[2],
+        name,
+        here.piece(*aligned, None) if aligned else None,
+        table,
+        summary,
+        _count(table),
+        _scores(summary),
+        run.found.where if run.found else None,
+    )
+
+
+def _count(table: Piece) -> int | None:
+    if table.here is None:
+        return None
+    try:
+        return len(set(read_table(table.here, ["image_id"])["image_id"].to_pylist()))
+    except InputError:
+        return None
+
+
+def _scores(means: Piece | None) -> list[Score] | None:
+    if means is None or means.here is None:
+        return None
+    try:
+        rows = read_table(means.here, ["blending", "group", "metric", "mean", "low", "high", "n"]).to_pylist()
+    except InputError:
+        return None
+    return [
+        Score(row["blending"], row["metric"], row["mean"], row["low"], row["high"], row["n"])
+        for row in rows
+        if row["group"] == "overall" and row["blending"] in ("raw", "blended")  # and not their difference
+    ]
