@@ -26,6 +26,7 @@ class Source:
     title: str  # what it is
     content: bytes
     values: Mapping[str, Any]  # by key
+    word: Rests = "recorded"  # what a sentence rests on that has it from here
     signed: str = ""  # who vouches for it, in words; empty: nobody signs such
     number: int = 0  # by which sentences refer to it; 0: none does
 
@@ -33,9 +34,17 @@ class Source:
     def sha256(self) -> str:
         return sha256(self.content).hexdigest()
 
-    def at(self, key: str) -> Link:
-        """A link to a key of it; to the whole where it has no such key."""
+    def at(self, key: str | None) -> Link:
+        """A link to a key of it; to the whole for None, and where it has no such key."""
         return Link(self, key if key in self.values else None)
+
+    def says(self, text: str, *keys: str, word: Rests | None = None) -> Sentence:
+        """A sentence that has these keys of it behind it; none: the whole."""
+        return Sentence(text, word or self.word, [self.at(key) for key in keys] or [Link(self, None)])
+
+    def row(self, cells: Sequence[str], *keys: str) -> Row:
+        """The same of a table's row."""
+        return Row(cells, [self.at(key) for key in keys] or [Link(self, None)])
 
     def shown(self) -> Iterator[tuple[str, str]]:
         """Keys and values, for people."""
@@ -55,11 +64,6 @@ class Link(NamedTuple):
         """On the page of records."""
         number = f"r{self.source.number}"
         return f"{number}-{UNSAFE.sub('-', self.key)}" if self.key else number
-
-    @property
-    def title(self) -> str:
-        """What it leads to, in words."""
-        return f"{self.source.file}: {self.key}" if self.key else self.source.file
 
 
 class Sentence(NamedTuple):
@@ -93,12 +97,13 @@ class Section(NamedTuple):
 
     number: str  # as the law counts
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[Part] | None  # None: it is the heading of those below it
     level: int = 2
 
     @property
-    def anchor(self) -> str:
-        return UNSAFE.sub("-", f"s-{self.number}").strip("-").lower()
+    def empty(self) -> bool:
+        """Whether nothing is recorded under it."""
+        return self.parts is not None and not any(_tells(part) for part in self.parts)
 
 
 class Chapter(NamedTuple):
@@ -107,6 +112,11 @@ class Chapter(NamedTuple):
     title: str
     about: str  # which text
     sections: Sequence[Section]
+    short: bool = False  # on paper it begins no page
+
+
+def _tells(part: Part) -> bool:
+    return isinstance(part, Table) or part.word != "not recorded"
 
 
 def name(folder: str, said: str, content: bytes, end: str = ".json") -> str:
@@ -119,7 +129,7 @@ def sentences(chapters: Sequence[Chapter]) -> Iterator[Sentence | Row]:
     """All that says something, in the order of the page."""
     for chapter in chapters:
         for section in chapter.sections:
-            for part in section.parts:
+            for part in section.parts or ():
                 if isinstance(part, Table):
                     yield part.caption
                     yield from part.rows
