@@ -30,10 +30,10 @@ def audit_dossier(
     with for_people("audit dossier"):
         from flows.audit import facts
         from flows.checkout.root import repository
-        from flows.dossier import dossier
+        from flows.dossier import compose
 
-        answer = dossier.write(repository(), what, output, say)
-        print(facts.machine(answer)) if json else dossier.show(answer)
+        answer = compose.write(repository(), what, output, say)
+        print(facts.machine(answer)) if json else compose.show(answer)
         raise typer.Exit(int(answer.found))
 
 

@@ -3,9 +3,9 @@ they were collected, and of which groups."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ from flows.audit.facts import read_table
 
 COLUMNS = ("image_id", "path", "status", "split")
 MORE = ("width", "height", "group", "purpose", "collected", "image")  # an older table lacks some
+DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 SHOWN = 50  # groups and purposes that are counted one by one: those of most pictures
 
 
@@ -71,21 +72,18 @@ def _shares(found: Counter[str | None]) -> list[dict[str, Any]]:
 
 
 def dates(found: Counter[str | None]) -> dict[str, Any]:
-    """`earliest` and `latest` of dates (ISO 8601) by number, how many `pictures` have one, and how many `without`."""
-    known = {said: count for said, count in found.items() if said is not None and _is_date(said)}
+    """`earliest` and `latest` of dates by number, how many `pictures` have one, and how many are `without`.
+
+    A date is a day, a month or a year (ISO 8601): 2026-11-27, 2026-11 or 2026. A month may have begun on its first day,
+    and may have gone on until its last.
+    """
+    known = {said: count for said, count in found.items() if said is not None and DATE.fullmatch(said)}
     return {
-        "earliest": min(known, default=None),
-        "latest": max(known, default=None),
+        "earliest": min(known, key=lambda said: said + "-01-01"[len(said) - 4 :], default=None),
+        "latest": max(known, key=lambda said: said + "-12-31"[len(said) - 4 :], default=None),
         "pictures": sum(known.values()),
         "without": found.total() - sum(known.values()),
     }
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text  # so they sort as texts
-    except ValueError:
-        return False
 
 
 def groups(files: Iterable[Path]) -> dict[str, str | None] | None:

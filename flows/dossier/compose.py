@@ -42,7 +42,7 @@ def write(root: Path, asked: str, output: Path, say: Say) -> Dossier:
     """
     folder.refuse(output)  # before the work
     m = material.gather(root, asked, say)
-    chapters = compose(m)
+    chapters = chapters_of(m)
     sources = numbered(chapters)
     title = f"Dossier of {m.name or m.of.model.file.path}"
     head = page.Head(title, m.of.answer.md5, metadata.version("palimpsest"), _newest(sources))
@@ -56,21 +56,28 @@ def write(root: Path, asked: str, output: Path, say: Say) -> Dossier:
     return _answer(m, asked, output, files, chapters, sources)
 
 
-def compose(m: Material) -> list[Chapter]:
+def chapters_of(m: Material) -> list[Chapter]:
     """All that there is to say, in the order of the law."""
-    regulation = "Regulation (EU) 2024/1689"
+    law = "Regulation (EU) 2024/1689"
+    again = [
+        Section("R.1", "Made again, bit for bit", [*tests_made.made_again(m)]),
+        Section("R.2", "What cannot be told, and what is not as it was recorded", _doubts(m)),
+    ]
+    template = f"In the order of the European Commission's template for {law}, Article 53(1)(d)."
+    digests = "What went into the model, each part by its digest."
     return [
-        Chapter("Technical documentation", f"In the order of {regulation}, Annex IV.", [
-            *annex.sections(m), *annex_use.sections(m),
-        ]),
-        Chapter("Summary of training data", f"In the order of the European Commission's template for {regulation}, "
-                "Article 53(1)(d).", training_data.sections(m)),
-        Chapter("Bill of materials", "What went into the model, each part by its digest.", training_data.materials(m), True),
-        Chapter("Can it be made again, and what cannot be told", "By records, and by what was checked now.", [
-            Section("R.1", "Made again, bit for bit", [*tests_made.made_again(m)]),
-            Section("R.2", "What cannot be told, and what is not as it was recorded", _doubts(m)),
-        ], True),
-    ]  # fmt: skip
+        Chapter(
+            "Technical documentation", f"In the order of {law}, Annex IV.", [*annex.sections(m), *annex_use.sections(m)]
+        ),
+        Chapter("Summary of training data", template, training_data.sections(m)),
+        Chapter("Bill of materials", digests, training_data.materials(m), short=True),
+        Chapter(
+            "Can it be made again, and what cannot be told",
+            "By records, and by what was checked now.",
+            again,
+            short=True,
+        ),
+    ]
 
 
 def _doubts(m: Material) -> list[Part]:
