@@ -55,7 +55,7 @@ def said(m: Material, *keys: str) -> Iterator[Sentence]:
     """What the owner says under these keys."""
     for key in keys:
         if m.owner and key in m.said:
-            yield m.owner.says(f"{NAMES[key]}: {m.said[key]}", key)
+            yield m.owner.says(f"{NAMES[key]}: {m.said[key].strip()}", key)
 
 
 def _identity(m: Material) -> Iterator[Part]:

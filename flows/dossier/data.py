@@ -15,7 +15,7 @@ def parts(data: Data) -> Iterator[Part]:
     found = data.counted
     yield source.says(f"{one.name} is the table {one.table.path}, {one.table.md5}.", "table", "md5")
     if one.source:
-        yield source.says(f"{one.name} was read as {one.source}.", "source")
+        yield source.says(f"Its folder was read as the source {one.source}.", "source")
     if one.origins:
         yield source.says(f"Where its pictures come from: {words.shares(one.origins)}.", "origins")
     if one.pictures is not None and one.splits:
@@ -49,9 +49,8 @@ def why_and_when(data: Data) -> Iterator[Part]:
     one, source, found = data.dataset, data.source, data.counted or {}
     known = [each for each in found.get("purpose") or [] if each["said"]]
     for each in known:
-        text = (
-            f"{words.count(each['pictures'], 'picture')} of {one.name} were collected for this purpose: {each['said']}."
-        )
+        number = words.count(each["pictures"], "picture")
+        text = f"{number} of {one.name} that were trained on were collected for: {each['said']}."
         yield source.says(text, "purpose")
     if not known:
         yield source.says(

@@ -11,19 +11,17 @@ from flows.audit import checkpoint, splits, statements
 from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import Fact
 from flows.audit.statements import Statement
-from flows.dossier import by_group, pictures
+from flows.dossier import evaluations, pictures
+from flows.dossier.evaluations import Scored
 from flows.dossier.shelf import Shelf
 from flows.dossier.sources import Source
 from flows.exports import materials
 from flows.exports.datasets import Dataset
-from flows.exports.materials import Evaluation, Materials
-from flows.lineage import entries, locks, owner, tables
-from flows.lineage.dvc_lock import INGESTED
+from flows.exports.materials import Materials
+from flows.lineage import entries, locks, owner
 from flows.lineage.records import REBUILT, Found
-from flows.lineage.upstream import upstream
 from flows.process.command import Say
 from flows.registry import gto, history
-from stages.metrics.means import Means, read_means
 from stages.runs.errors import InputError
 
 LARGE = 200 << 20  # bytes of tables: to read more takes seconds, and is announced
@@ -37,19 +35,6 @@ class Data:
     source: Source
     made: Source | None  # the record of its ingestion; None: not here
     counted: dict[str, Any] | None  # as `pictures.counted` has it; None: the table is not here, or altered
-
-
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """An evaluation, its means as they are in their file, and its scores by group."""
-
-    evaluation: Evaluation
-    means: Means | None
-    means_source: Source | None
-    files: list[Source]  # of scores, as they are
-    groups: list[dict[str, Any]] | None  # None: no group is recorded, or the tables are not here
-    groups_source: Source
-    why: str  # there are no scores by group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +61,7 @@ class Material:
     owner: Source | None
     data: list[Data]
     scored: list[Scored]
+    other_scores: list[Source]  # files of scores of evaluations that have no table of means
     decisions: list[tuple[dict[str, Any], Source]]
     promoted: history.Promoted | None  # if it is this one
     descendants: list[Descendant]
@@ -101,7 +87,8 @@ def gather(root: Path, asked: str, say: Say) -> Material:
     return Material(
         root, shelf, of, _answer(shelf, of), name, said.of(name), said.datasets, shelf.owner(said, name),
         [_data(shelf, of, each, say) for each in of.datasets or []],
-        [*_scored(root, shelf, of, every, damaged)],
+        [*evaluations.of(root, shelf, of, every, damaged)],
+        [*evaluations.others(root, shelf, of, files)],
         [(one, _decision(shelf, one)) for one in of.answer.decisions],
         now if now and now.md5 == md5 else None,
         [*_descendants(shelf, every, md5, damaged)],
@@ -169,68 +156,6 @@ def _data(shelf: Shelf, of: Materials, dataset: Dataset, say: Say) -> Data:
     made = shelf.record(run.found) if run and run.found else None
     title = f"what was counted now in {dataset.table.path}, whose digest is the recorded one"
     return Data(dataset, shelf.values("tables", dataset.name, title, values), made, counted)
-
-
-def _scored(root: Path, shelf: Shelf, of: Materials, every: list[locks.Lock], damaged: list[str]) -> Iterator[Scored]:
-    after = {entry.stage: entry for entry in checkpoint.following(every, of.answer.md5, damaged)}
-    runs = {run.stage: run for run in of.after}
-    for each in of.evaluations:
-        stage = f"{checkpoint.EVALUATION}{each.system}"
-        means, files = None, []
-        if each.means:
-            try:
-                means = read_means(each.means.here) if each.means.here else None
-            except InputError:
-                means = None
-            whole = {" ".join(group): {name: one._asdict() for name, one in found.items()}
-                     for group, found in (means or {}).items() if group[1] == "overall"}  # fmt: skip
-            files.append(
-                shelf.copy(each.means, f"means with intervals of {each.system}, as `evaluate` wrote them", whole)
-            )
-        groups: list[dict[str, Any]] | None = None
-        inside: dict[str, Any] = {}
-        why = "the tables are not here, or they are altered"
-        if each.table.here and each.dataset:
-            try:
-                groups, inside, why = _by_group(root, of, every, after[stage], each, runs[stage].params, damaged)
-            except InputError as error:
-                why = str(error)
-        values = {"scores": each.table.path, "md5": each.table.md5, **inside, "groups": groups, "why": why}
-        title = f"scores of {each.system} by group, made now of tables whose digests are the recorded ones"
-        source = shelf.values("groups", each.system, title, values, "verified")
-        yield Scored(each, means, files[0] if files else None, [file for file in files if file], groups, source, why)
-
-
-def _by_group(
-    root: Path,
-    of: Materials,
-    every: list[locks.Lock],
-    entry: entries.Entry,
-    evaluation: Evaluation,
-    params: dict[str, Any],
-    damaged: list[str],
-) -> tuple[list[dict[str, Any]] | None, dict[str, Any], str]:
-    path = f"{INGESTED}{evaluation.dataset}"
-    made = (each.outs.get(path) for each in upstream(root, every, entry, damaged).entries)
-    md5 = next((digest for digest in made if digest), None)
-    if md5 is None:
-        return None, {}, "which ingested table its pictures come from is not known"
-    known = {one.table.md5: one.files for one in of.datasets or [] if one.files is not None}
-    inside = {"ingested": path, "ingested_md5": md5}
-    if md5 in known:
-        shards = [piece.here for piece in known[md5] if piece.here]
-    else:
-        parts, gone = tables.parts(root, [(path, md5)])
-        if gone:
-            return None, inside, f"{path} is not here, or it is altered"
-        shards = [part.file for part in parts]
-    found = pictures.groups(shards)
-    if found is None:
-        return None, inside, f"{path} has no column `group`: it was ingested by an older version"
-    if not any(found.values()):
-        return None, inside, f"{path} says of no picture to which group it belongs"
-    assert evaluation.table.here
-    return by_group.scores(evaluation.table.here, found, params.get("evaluate") or {}), inside, ""
 
 
 def _splits(root: Path, shelf: Shelf, dataset: Dataset) -> Source:

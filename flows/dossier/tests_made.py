@@ -7,8 +7,10 @@ from typing import Any
 
 from flows.dossier import words
 from flows.dossier.by_group import METRICS
-from flows.dossier.material import Material, Scored
+from flows.dossier.evaluations import Scored
+from flows.dossier.material import Material
 from flows.dossier.sources import Part, Row, Table
+from flows.lineage.entries import plain
 from stages.metrics.means import OVERALL
 
 BLENDINGS = ("raw", "blended")
@@ -19,6 +21,12 @@ def parts(m: Material) -> Iterator[Part]:
     for scored in m.scored:
         yield from _tested(m, scored)
         yield from _means(scored)
+    for source in m.other_scores:
+        numbers = {
+            key: value for key, value in plain(source.values["scores"]).items() if isinstance(value, int | float)
+        }
+        rows = [source.row([key, f"{value:g}"], "scores") for key, value in numbers.items()]
+        yield Table(source.says("Scores, as their file has them.", "scores"), ["Score", "Value"], rows)
     yield from signatures(m)
     yield from selections(m)
     yield from splits(m)
@@ -34,7 +42,8 @@ def _tested(m: Material, scored: Scored) -> Iterator[Part]:
     on = f" of {one.dataset}" if one.dataset else ""
     if one.pictures is not None:
         text = f"As the system {one.system} it completed {words.count(one.pictures, 'test picture')}{on}."
-        yield source.says(text, "scores", "md5")
+        files = [source.at("scores"), *[file.at("md5") for file in scored.files]]
+        yield source.says(text)._replace(links=files)
     else:
         yield record.says(
             f"As the system {one.system} it completed test pictures{on}; the scores are not here.", "outputs"
@@ -53,7 +62,7 @@ def _means(scored: Scored) -> Iterator[Part]:
         keys = []
         for blending in BLENDINGS:
             found = means.get((blending, *OVERALL), {}).get(metric)
-            cells.append(f"{found.mean:g}  [{found.low:g}, {found.high:g}]" if found else "the same")
+            cells.append(words.interval(found.mean, found.low, found.high) if found else "the same")
             keys.append(" ".join((blending, *OVERALL)))
         rows.append(source.row(cells, *keys))
     number = means["raw", *OVERALL]
@@ -94,9 +103,7 @@ def by_group(m: Material) -> Iterator[Part]:
 
 def _interval(group: dict[str, Any], metric: str) -> str:
     found = group["raw"].get(metric)
-    if not found:
-        return "none"
-    return f"{found['mean']:g}" + (f"  [{found['low']:g}, {found['high']:g}]" if found["low"] is not None else "")
+    return words.interval(found["mean"], found["low"], found["high"]) if found else "none"
 
 
 def by_kind(m: Material) -> Iterator[Part]:
@@ -128,9 +135,8 @@ def signatures(m: Material) -> Iterator[Part]:
             one.fact.said if one.fact.word in ("DIFFERS", "cannot tell") else f"The scores were signed {one.fact.said}"
         )
         yield source.says(f"{text}.", "notes", "ended", word=one.fact.word)
-    if m.scored and not m.tests:
-        source = m.scored[0].means_source or m.scored[0].groups_source
-        yield source.says("Nobody has signed the scores.", word="not recorded")
+    if not m.tests:
+        yield m.answer.says("Nobody has signed its scores.", "facts", word="not recorded")
 
 
 def selections(m: Material) -> Iterator[Part]:
@@ -198,7 +204,7 @@ def metrics(m: Material) -> Iterator[Part]:
     for decision, source in m.decisions:
         gate = decision["gate"] or {}
         if "gain" in gate:
-            ends = f"{gate['gain']:.4g}  [{gate['low']:.4g}, {gate['high']:.4g}]"
+            ends = words.interval(gate["gain"], gate["low"], gate["high"])
             cells = [decision["outcome"], str(gate["metric"]), ends, f"{gate['confidence']:g}", f"{gate['margin']:g}"]
             rows.append(Row(cells, [source.at("gate")]))
     if rows:

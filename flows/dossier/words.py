@@ -54,3 +54,8 @@ def value(found: Any) -> str:
     if isinstance(found, list):
         return "[" + ", ".join(map(value, found)) + "]"
     return "null" if found is None else str(found).lower() if isinstance(found, bool) else str(found)
+
+
+def interval(mean: float, low: float | None, high: float | None) -> str:
+    """A mean and the ends of its interval, if it has one."""
+    return f"{mean:.4g}" if low is None or high is None else f"{mean:.4g}  [{low:.4g}, {high:.4g}]"
