@@ -15,6 +15,7 @@ import typer
 
 import flows.dossier.commands  # noqa: F401  # adds its commands to `audit`
 from flows.audit.commands import audit
+from flows.exports.commands import export
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say
 from stages.runs.errors import InputError
@@ -32,6 +33,7 @@ REV = Annotated[
 ]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+audit.add_typer(export, name="export")
 app.add_typer(audit, name="audit")
 
 

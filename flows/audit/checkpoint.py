@@ -94,7 +94,7 @@ def ask(root: Path, asked: str) -> Checkpoint:
     for training in trainings:
         facts += _facts_of(training, training.md5 != md5)
     if trainings:
-        facts += [_evaluation(root, entry.stage, *table) for entry, *table in scores(following(every, md5, damaged))]
+        facts += _evaluations(root, every, md5, damaged)
         facts += evidence.of_training(git, vouchers, trainings[0].run, trainings[0].params, records.unread)
         known = {(each.name, each.md5): each for training in trainings for each in training.datasets}
         facts += evidence.of_upstream({path: md5 for each in trainings for path, md5 in each.unknown.items()})
@@ -263,12 +263,13 @@ def following(every: list[locks.Lock], md5: str, damaged: list[str]) -> list[ent
     return [*after.values()]
 
 
-def scores(after: list[entries.Entry]) -> list[tuple[entries.Entry, str, str]]:
-    """Of such stages, the tables of scores: the entry, the table's path and its md5."""
+def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[str]) -> list[Fact]:
+    """A line for each table of scores that follows from the checkpoint."""
     return [
-        (entry, path, md5)
-        for entry in after if entry.stage.startswith(EVALUATION)
-        for path, md5 in entry.outs.items() if path.endswith(TABLE) and not path.endswith(MEANS)
+        _evaluation(root, entry.stage, path, digest)
+        for entry in following(every, md5, damaged) if entry.stage.startswith(EVALUATION)
+        for path, digest in entry.outs.items()
+        if path.endswith(TABLE) and not path.endswith(MEANS)
     ]  # fmt: skip
 
 

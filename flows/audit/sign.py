@@ -35,13 +35,18 @@ def sign(root: Path, asked: str, output: Path | None = None, passphrase: str | N
         signature /= f"{name}{bundle.END}"
     if signature.resolve() == file.resolve():
         raise InputError(f"{signature}: is the checkpoint itself; name another file with -o")
-    if os.path.lexists(signature) and not bundle.is_one(signature):
-        raise InputError(f"{signature}: exists, and is no signature of a checkpoint; name another file with -o")
+    refuse_another(signature)
     try:
         atomic_file.write(signature, text)
     except OSError as error:
         raise InputError(f"{signature}: {error.strerror}; name another file with -o") from None
     return file, signature
+
+
+def refuse_another(signature: Path) -> None:
+    """Raise InputError where a file is there and is no signature."""
+    if os.path.lexists(signature) and not bundle.is_one(signature):
+        raise InputError(f"{signature}: exists, and is no signature of a checkpoint; name another file with -o")
 
 
 def _bytes(root: Path, asked: str) -> tuple[Path, str]:

@@ -17,11 +17,13 @@ def sections(m: Material) -> list[Section]:
     return [
         Section("1", "General description", None),
         Section("1(a)", "Purpose, provider, version", [
-            *said(m, "purpose", "intended_use", "owner", "contact", "released"), *_identity(m),
+            *said(m, "purpose", "intended_use", "owner", "contact", "url", "released"), *_identity(m),
         ], 3),
         Section("1(b)", "Hardware and software that it works with", [*said(m, "interaction")], 3),
         Section("1(c)", "Versions of software", [*_versions(m)], 3),
-        Section("1(d)", "Forms in which it is given out", [*_form(m), *handovers(m)], 3),
+        Section("1(d)", "Forms in which it is given out", [
+            *_form(m), *handovers(m), *said(m, "licence"),
+        ], 3),
         Section("1(e)", "Hardware that it is to run on", [*said(m, "hardware"), *_ran_on(m)], 3),
         Section("1(f)", "Product that it is a part of", [*said(m, "appearance")], 3),
         Section("1(g)", "User interface", [*said(m, "interface")], 3),
@@ -47,7 +49,7 @@ NAMES = {
     "design": "Reasons for the design", "oversight": "Human oversight", "planned_changes": "Planned changes",
     "security": "Security", "limits": "Limits", "metrics": "Why these metrics", "risks": "Risk management",
     "standards": "Standards", "conformity": "Declaration of conformity", "monitoring": "Monitoring",
-    "reserved_rights": "Reservations of rights", "unlawful": "Unlawful content",
+    "licence": "Licence of the model", "url": "Page", "reserved_rights": "Reservations of rights", "unlawful": "Unlawful content",
 }  # fmt: skip
 
 

@@ -93,8 +93,10 @@ def _source(m: Material, data: Data) -> Iterator[Part]:
     one, told = data.dataset, m.about_data.get(data.dataset.name)
     if m.owner and told and told.kind:
         yield m.owner.says(f"Kind of {one.name}: {told.kind}.", f"datasets.{one.name}")
-    if m.owner and told and told.about:
-        yield m.owner.says(f"About {one.name}: {told.about}", f"datasets.{one.name}")
+    for key in ("about", "description", "url", "creator", "published"):
+        if m.owner and told and getattr(told, key):
+            text = f"{key.capitalize()} ({one.name}): {getattr(told, key).strip()}"
+            yield m.owner.says(text, f"datasets.{one.name}")
     if drawn := _drawn(m, data):
         yield drawn
     origins = words.shares(one.origins) if one.origins else "not recorded"

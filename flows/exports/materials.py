@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from flows.exports.datasets import Dataset
 from flows.exports.pieces import Bytes, Piece
 from flows.lineage import entries, locks
 from flows.lineage.entries import Entry
+from flows.lineage.owner import Owner
 from flows.lineage.records import Found, Records
 from flows.lineage.upstream import upstream
 from stages.runs.errors import InputError
@@ -123,6 +124,10 @@ class Materials:
         ended = self.runs[0].record.get("ended") if self.runs else None
         return datetime.fromisoformat(ended) if ended else None
 
+    def said_by(self, owner: Owner) -> dict[str, str]:
+        """What the owner of this project's checkpoints says of this one, by key; nothing where it is none of these."""
+        return owner.of(self.model.name) if self.runs else {}
+
 
 def of(root: Path, asked: str) -> Materials:
     """The materials of a checkpoint, named as for `audit checkpoint`.
@@ -131,9 +136,11 @@ def of(root: Path, asked: str) -> Materials:
     """
     answer = checkpoint.ask(root, asked)
     every, records, here, damaged = locks.every(root), Records(root), Bytes(root), list[str]()
+    file = Path(asked).absolute() if Path(asked).is_file() else None
     models = [
-        _model(here, training.checkpoint, training.md5, training.stage, training.run) for training in answer.trainings
-    ] or [_model(here, asked, answer.md5, None, None)]
+        _model(here, one.checkpoint, one.md5, one.stage, one.run, file if one.md5 == answer.md5 else None)
+        for one in answer.trainings
+    ] or [_model(here, asked, answer.md5, None, None, file)]
     found = _behind(root, every, answer, damaged)
     runs = [_run(records, entry) for entry in found]
     after = checkpoint.following(every, answer.md5, damaged)
@@ -151,7 +158,13 @@ def of(root: Path, asked: str) -> Materials:
         Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
         own.get("environment"),
         runs,
-        [_evaluation(here, records, entry, after, every, *table) for entry, *table in checkpoint.scores(after)],
+        [
+            _evaluation(here, records, entry, path, md5)
+            for entry in after
+            if entry.stage.startswith("evaluate@")
+            for path, md5 in entry.outs.items()
+            if path.endswith(checkpoint.TABLE) and not path.endswith(checkpoint.MEANS)
+        ],
         [_run(records, entry) for entry in after],
         {path: md5 for training in answer.trainings for path, md5 in training.unknown.items()},
     )
@@ -167,14 +180,13 @@ def _behind(root: Path, every: list[locks.Lock], answer: checkpoint.Checkpoint, 
 
 
 def _run(records: Records, entry: Entry) -> Run:
-    path, md5 = next(iter(entry.outs.items()))
-    found = records.of(path, md5, entry.deps)
+    found = next((records.of(path, md5, entry.deps) for path, md5 in entry.outs.items()), None)  # a stage may have none
     params = found.body.get("params", {}) if found else entry.params
     return Run(entry.stage, entry.lock.commit, entry.deps, entry.outs, params, found)
 
 
-def _model(here: Bytes, path: str, md5: str, stage: str | None, run: evidence.Run | None) -> Model:
-    file = here.piece(path, md5, run.record if run else None)
+def _model(here: Bytes, path: str, md5: str, stage: str | None, run: evidence.Run | None, known: Path | None) -> Model:
+    file = here.piece(path, md5, run.record if run else None, known)
     network: str | None = None
     parameters: dict[str, int] | None = None
     if file.here:
@@ -194,7 +206,9 @@ def _datasets(here: Bytes, answer: checkpoint.Checkpoint, found: list[Entry]) ->
     return [datasets.of(here, one, found, read if complete else None) for one in known.values()]
 
 
-def _weights(runs: Iterable[Run]) -> dict[str, str] | None:
+def _weights(runs: Sequence[Run]) -> dict[str, str] | None:
+    if not runs:
+        return None
     found: dict[str, str] = {}
     for run in runs:
         if (read := run.record.get("weights")) is None:
@@ -203,9 +217,7 @@ def _weights(runs: Iterable[Run]) -> dict[str, str] | None:
     return found
 
 
-def _evaluation(
-    here: Bytes, records: Records, entry: Entry, after: list[Entry], every: list[locks.Lock], path: str, md5: str
-) -> Evaluation:
+def _evaluation(here: Bytes, records: Records, entry: Entry, path: str, md5: str) -> Evaluation:
     run = _run(records, entry)
     means = next(((path, md5) for path, md5 in entry.outs.items() if path.endswith(checkpoint.MEANS)), None)
     aligned = next(((path, md5) for path, md5 in entry.deps.items() if path.startswith(datasets.ALIGNED)), None)
@@ -215,13 +227,18 @@ def _evaluation(
     return Evaluation(
         entry.stage.partition("@")[2],
         name,
-        here.piece(*aligned, None) if aligned else None,
+        _made(here, records, *aligned) if aligned else None,
         table,
         summary,
         _count(table),
         _scores(summary),
         run.found.where if run.found else None,
     )
+
+
+def _made(here: Bytes, records: Records, path: str, md5: str) -> Piece:
+    found = records.of(path, md5, {})
+    return here.piece(path, md5, found.body if found else None)
 
 
 def _count(table: Piece) -> int | None:

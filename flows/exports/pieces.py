@@ -34,14 +34,14 @@ class Bytes:
         """md5 of a file, as `record.digest`."""
         return self._digests(file)[0]
 
-    def piece(self, path: str, md5: str, made: Mapping[str, Any] | None) -> Piece:
-        """A file or folder by its md5; `made` is the record of the run that made it."""
+    def piece(self, path: str, md5: str, made: Mapping[str, Any] | None, known: Path | None = None) -> Piece:
+        """A file or folder by its md5; `made` is the record of the run that made it, `known` a file with this md5."""
         noted = ((made or {}).get("sha256") or {}).get(path)
         if md5.endswith(".dir"):
             return Piece(path, md5, noted, None, None)
-        file = None
+        file = known
         with contextlib.suppress(cache.Altered):  # `audit checkpoint` and `audit verify` tell it
-            file = cache.find(self.root, md5, path, self.digest)
+            file = known or cache.find(self.root, md5, path, self.digest)
         if file is None:
             return Piece(path, md5, noted, None, None)
         return Piece(path, md5, self._digests(file)[1], file.stat().st_size, file)

@@ -50,6 +50,8 @@ class Said:
     monitoring: Words | None = None  # how it is watched once it is in use
     reserved_rights: Words | None = None  # how reservations of rights against text and data mining were kept
     unlawful: Words | None = None  # how unlawful content was kept out of the data
+    licence: Words | None = None  # of the checkpoint itself; best an identifier of https://spdx.org/licenses
+    url: Words | None = None  # the page of the model
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,6 +61,11 @@ class Dataset:
     # where its pictures come from, in the kinds of the European Commission's template
     kind: Literal["public", "licensed", "third party", "crawled", "users", "synthetic", "other"] | None = None
     about: Words | None = None  # what else there is to say of its source: address, licensor, period
+    # Croissant requires these; docs/exports.md tells more
+    description: Words | None = None  # what it is; where this is not said, an export says what is recorded
+    url: Words | None = None  # its page
+    creator: Words | None = None  # the person or organisation that has made it
+    published: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None  # the day, as "2026-11-27"
 
 
 @dataclass(frozen=True, config=STRICT)

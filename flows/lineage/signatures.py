@@ -90,6 +90,15 @@ def newest(git: Git) -> list[str]:
         return attestation.heads(_readable(held))
 
 
+def counting(git: Git) -> list[tuple[Attestation, bytes]]:
+    """The attestations whose signatures count, with the bytes of their files.
+
+    Raises InputError where `signers.yaml` is damaged.
+    """
+    held = on_branch(git).attestations
+    return [(one, held[one.name]) for one in _right(held, _signers(git, held))]
+
+
 def revoke(git: Git, name: str, every: bool) -> int:
     """Revoke somebody's key; how many attestations that it has signed still count.
 
