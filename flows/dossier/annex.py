@@ -49,7 +49,8 @@ NAMES = {
     "design": "Reasons for the design", "oversight": "Human oversight", "planned_changes": "Planned changes",
     "security": "Security", "limits": "Limits", "metrics": "Why these metrics", "risks": "Risk management",
     "standards": "Standards", "conformity": "Declaration of conformity", "monitoring": "Monitoring",
-    "licence": "Licence of the model", "url": "Page", "reserved_rights": "Reservations of rights", "unlawful": "Unlawful content",
+    "licence": "Licence of the model", "url": "Page", "reserved_rights": "Reservations of rights",
+    "unlawful": "Unlawful content",
 }  # fmt: skip
 
 

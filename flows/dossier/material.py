@@ -11,8 +11,9 @@ from flows.audit import checkpoint, splits, statements
 from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import Fact
 from flows.audit.statements import Statement
-from flows.dossier import evaluations, pictures
+from flows.dossier import evaluations, exports, pictures
 from flows.dossier.evaluations import Scored
+from flows.dossier.exports import Export
 from flows.dossier.shelf import Shelf
 from flows.dossier.sources import Source
 from flows.exports import materials
@@ -69,6 +70,7 @@ class Material:
     tests: list[Statement]
     rebuilt: list[Found]
     splits: list[Source]  # what its datasets' splits have in common, one each
+    exports: list[Export]
 
 
 def gather(root: Path, asked: str, say: Say) -> Material:
@@ -96,6 +98,7 @@ def gather(root: Path, asked: str, say: Say) -> Material:
         [*statements.tests(root, every, shelf.records, shelf.vouchers, md5, files)],
         statements.of(shelf.records, REBUILT, md5),
         [_splits(root, shelf, each) for each in of.datasets or []],
+        [*exports.of(shelf, of, said)],
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.audit import evidence
 from flows.checkout.git import Git
-from flows.dossier.sources import Rests, Source, name
+from flows.dossier.sources import UNSAFE, Rests, Source, name
 from flows.exports.materials import Run
 from flows.exports.pieces import Piece
 from flows.lineage import attestation, owner, signatures
@@ -67,6 +67,12 @@ class Shelf:
         content, place = piece.here.read_bytes(), Path(piece.path)
         file = name("scores", place.name.partition(".")[0], content, "".join(place.suffixes))
         return self._known.setdefault(file, Source(file, title, content, {"md5": piece.md5, **values}, "verified"))
+
+    def export(self, said: str, title: str, text: str) -> Source:
+        """Of a file in the format of others, under its usual name."""
+        content = text.encode("utf-8", "replace")
+        file = f"exports/{UNSAFE.sub('-', said).lstrip('.-')}"
+        return self._known.setdefault(file, Source(file, title, content, {"bytes": len(content), "text": text}))
 
     def owner(self, said: Owner, model: str | None) -> Source | None:
         """Of what the owner says; None where there is no such file."""

@@ -128,6 +128,7 @@ def materials(m: Material) -> list[Section]:
         Section("M.2", "Checkpoints and weights that it rests on", [*started_from(m), *_weights(m)], 2),
         Section("M.3", "Dependencies", [*_packages(m)], 2),
         Section("M.4", "Code", [*_sources(m)], 2),
+        Section("M.5", "The same in the formats of others", [*_exports(m)], 2),
     ]
 
 
@@ -178,3 +179,14 @@ def _sources(m: Material) -> Iterator[Part]:
     source = m.shelf.record(m.of.runs[0].found)
     rows = [source.row([path, sha256], "sources") for path, sha256 in sorted((m.of.code.sources or {}).items())]
     yield Table(source.says("Source files of the training, in stages/.", "sources"), ["File", "sha256"], rows)
+
+
+def _exports(m: Material) -> Iterator[Part]:
+    for export in m.exports:
+        if export.sources:
+            files = words.several([source.file for source in export.sources])
+            links = [source.at("text") for source in export.sources]
+            yield Sentence(f"This folder has {export.what}: {files}.", "recorded", links)
+        else:
+            text = f"There is no export of {export.what}: {export.why.rstrip('.')}."
+            yield m.answer.says(text, "facts", word="cannot tell")

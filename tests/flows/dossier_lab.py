@@ -118,8 +118,10 @@ class DossierLab:
         if stage.startswith("ingest"):
             terms = [{"licence": "CC-BY-4.0", "consent": "given", "pictures": 8}]
             facts["notes"] = {"kept": 8, "rejected": {"too small": 2}, "terms": terms}
-        told = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "seconds": 60.0,
-                "peak_memory_mib": 1234, "packages": {"imported": {"torch": "2.15.0"}, "installed": "e" * 64}}  # fmt: skip
+        told = {
+            "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "seconds": 60.0,
+            "peak_memory_mib": 1234, "packages": {"imported": {"torch": "2.15.0"}, "installed": "e" * 64},
+        }  # fmt: skip
         return record.write(self.records, stage, facts, told, git.State(self.git("rev-parse", "HEAD"), [], b""))
 
     @property
