@@ -136,7 +136,9 @@ def signatures(m: Material) -> Iterator[Part]:
         )
         yield source.says(f"{text}.", "notes", "ended", word=one.fact.word)
     if not m.tests:
-        yield m.answer.says("Nobody has signed its scores.", "facts", word="not recorded")
+        scored = m.scored or m.other_scores
+        text = "Nobody has signed its scores." if scored else "Git knows no dvc.lock here that has scores of it."
+        yield m.answer.says(text, "facts", word="not recorded")
 
 
 def selections(m: Material) -> Iterator[Part]:
