@@ -185,10 +185,12 @@ def digest_of(root: Path, asked: str) -> str:
 
 
 def known_as(root: Path, asked: str) -> tuple[str, str]:
-    """The same, and its path; of a file, its name. Raises InputError where there is none."""
+    """The same, and its path; of a file that no `dvc.lock` knows, its name. Raises InputError where there is none."""
     if (file := Path(asked)).is_file():
         Header(file, "name a checkpoint's file")
-        return record.digest(file), file.name
+        md5 = record.digest(file)
+        made = next(entries.making(locks.every(root), md5), None)
+        return md5, made.at(md5)[0] if made else file.name
     git = Git(root)
     return named(root, git, asked, history.read(git, fetched=True))
 

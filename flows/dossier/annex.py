@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flows.audit import evidence
 from flows.dossier import data, tests_made, words
 from flows.dossier.material import Material
-from flows.dossier.sources import Part, Rests, Row, Section, Sentence, Table
+from flows.dossier.sources import Part, Rests, Row, Section, Sentence, Table, recorded
 from flows.exports.materials import Run
 from flows.lineage.entries import plain
 
@@ -160,7 +160,7 @@ def _weights(m: Material) -> Iterator[Part]:
         yield Sentence(text, "not recorded", [source.at(None) for _, source in old])
     if m.of.weights == {}:
         links = [source.at("weights") for _, source in known]
-        yield Sentence("No weights of others were read, neither by its training nor before it.", "recorded", links)
+        yield recorded("No weights of others were read, neither by its training nor before it.", links)
 
 
 def _code(m: Material) -> Iterator[Part]:
@@ -210,11 +210,11 @@ def _compute(m: Material) -> Iterator[Part]:
             m.shelf.record(run.found).row(
                 [
                     run.stage,
-                    words.span(record["seconds"]) if "seconds" in record else "not recorded",
+                    words.span(record.get("seconds")),
                     f"{env.get('cores')}" + (f", {threads} threads" if threads else ""),
                     str(env.get("processor")),
                     str(env.get("accelerator") or "none"),
-                    f"{record['peak_memory_mib']:,} MiB" if "peak_memory_mib" in record else "not recorded",
+                    f"{record['peak_memory_mib']} MiB" if "peak_memory_mib" in record else "not recorded",
                 ],
                 "seconds", "environment", "peak_memory_mib",
             )
@@ -224,12 +224,13 @@ def _compute(m: Material) -> Iterator[Part]:
     sources = [m.shelf.record(run.found).at("seconds") for run in known if run.found]
     lacking = len(m.of.runs) - len(known)
     rest = f"; of {words.count(lacking, 'run')} no record is here" if lacking else ""
-    total = words.span(sum(run.record.get("seconds", 0) for run in known))
+    taken = [run.record.get("seconds") for run in known]
+    total = words.span(sum(each for each in taken if isinstance(each, int | float)))
     text = f"Its training and the {words.count(len(known) - 1, 'run')} before it took {total}{rest}."
     if known[0] is not m.of.runs[0]:
         text = f"The {words.count(len(known), 'run')} before its training took {total}{rest}."
     head = ["Stage", "Time", "Cores", "Processor", "GPU", "Memory at most"]
-    yield Table(Sentence(text, "recorded", sources), head, rows)
+    yield Table(recorded(text, sources), head, rows)
 
 
 def _integrity(m: Material) -> Iterator[Part]:

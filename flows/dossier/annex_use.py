@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from flows.dossier import tests_made, words
 from flows.dossier.annex import handovers, said, started_from
 from flows.dossier.material import Material
-from flows.dossier.sources import Part, Row, Section, Table
+from flows.dossier.sources import Part, Row, Section, Table, recorded
 
 
 def sections(m: Material) -> list[Section]:
@@ -53,8 +53,7 @@ def _decisions(m: Material) -> Iterator[Part]:
         for one, source in m.decisions
     ]
     if rows:
-        caption = m.decisions[0][1].says("What retrain has decided about it.")
-        caption = caption._replace(links=[source.at("outcome") for _, source in m.decisions])
+        caption = recorded("What retrain has decided about it.", [source.at("outcome") for _, source in m.decisions])
         yield Table(caption, ["Time", "Outcome", "Why", "By", "Commit"], rows)
     else:
         yield m.answer.says("No decision of retrain is about it.", "facts", word="not recorded")

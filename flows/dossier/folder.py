@@ -53,17 +53,28 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             atomic_file.write(draft / name, data)
         atomic_file.write(draft / LISTING, json.dumps(listing, indent=1) + "\n")
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-        if folder.exists():
-            folder.rename(old)  # onto an empty folder
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _exchange(draft, folder)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name another folder with -o") from None
     finally:
         if draft:
             with contextlib.suppress(OSError):
                 shutil.rmtree(draft)
+
+
+def _exchange(draft: Path, folder: Path) -> None:
+    """Put the draft in the folder's place; if that fails, the folder stays as it was."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    try:
+        if folder.exists():
+            folder.rename(old)  # onto an empty one
+        draft.rename(folder)
+    except BaseException:
+        if not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _listed(folder: Path) -> set[str] | None:

@@ -87,7 +87,7 @@ def gather(root: Path, asked: str, say: Say) -> Material:
     files = checkpoint.score_files(every, md5, damaged)
     now = history.current(root)
     return Material(
-        root, shelf, of, _answer(shelf, of), name, said.of(name), said.datasets, shelf.owner(said, name),
+        root, shelf, of, _answer(shelf, of), name, of.said_by(said), said.datasets, shelf.owner(said, of),
         [_data(shelf, of, each, say) for each in of.datasets or []],
         [*evaluations.of(root, shelf, of, every, damaged)],
         [*evaluations.others(root, shelf, of, files)],

@@ -30,14 +30,11 @@ def counted(files: Sequence[Path], read: Collection[str] | None) -> dict[str, An
 
     sizes, formats, sides, columns = 0, Counter[str](), dict[str, list[Any]](), dict[str, Counter[Any]]()
     rows, missing = 0, set[str]()
+    ids = None if read is None else pa.array(read, pa.string())
     for file in files:
         part = read_table(file, COLUMNS, MORE)  # one at a time: it holds the pictures' bytes
         missing |= {name for name in MORE if name not in part.column_names}
-        chosen = (
-            pc.equal(part["split"], "train")
-            if read is None
-            else pc.is_in(part["image_id"], pa.array(read, pa.string()))
-        )
+        chosen = pc.equal(part["split"], "train") if ids is None else pc.is_in(part["image_id"], ids)
         part = part.filter(pc.and_(pc.equal(part["status"], "kept"), chosen))
         rows += len(part)
         formats.update(PurePosixPath(path).suffix.lower() or "none" for path in part["path"].to_pylist())

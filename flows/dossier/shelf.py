@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from flows.audit import evidence
 from flows.checkout.git import Git
 from flows.dossier.sources import UNSAFE, Rests, Source, name
-from flows.exports.materials import Run
+from flows.exports.materials import Materials, Run
 from flows.exports.pieces import Piece
 from flows.lineage import attestation, owner, signatures
 from flows.lineage.owner import Owner
@@ -74,17 +75,25 @@ class Shelf:
         file = f"exports/{UNSAFE.sub('-', said).lstrip('.-')}"
         return self._known.setdefault(file, Source(file, title, content, {"bytes": len(content), "text": text}))
 
-    def owner(self, said: Owner, model: str | None) -> Source | None:
-        """Of what the owner says; None where there is no such file."""
+    def owner(self, said: Owner, found: Materials) -> Source | None:
+        """Of what the owner says of this checkpoint and its datasets; None where there is no such file.
+
+        What it says of others is not for those who get this dossier.
+        """
         file = self._root / owner.FILE
         if not file.exists():
             return None
         content = file.read_bytes()
         committed = self.git.file("HEAD", owner.FILE) if self.git.commit("HEAD") else None
         same = committed is not None and committed.splitlines() == content.decode(errors="replace").splitlines()
-        title = f"{owner.FILE} of the working copy, {'as it is committed' if same else 'not committed'}"
-        values = said.of(model) | {f"datasets.{each}": vars(about) for each, about in said.datasets.items()}
-        return self._known.setdefault(owner.FILE, Source(owner.FILE, title, content, values, "said by the owner"))
+        names = {one.name for one in found.datasets or []}
+        values = {
+            **found.said_by(said),
+            **{f"datasets.{name}": vars(about) for name, about in said.datasets.items() if name in names},
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        title = f"what {owner.FILE} says of it, {'as it is committed' if same else 'which is not committed'}"
+        return self.values("answers", "audit-yaml", title, values, "said by the owner")
 
     def attestations(self, sources: list[Source]) -> dict[str, bytes]:
         """The attestations of those that are records, by their files' names."""

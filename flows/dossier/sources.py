@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -74,11 +74,25 @@ class Sentence(NamedTuple):
     links: Sequence[Link]
 
 
+def recorded(text: str, links: Sequence[Link]) -> Sentence:
+    """A sentence that rests on several records; on one that was altered, and it is not as it was recorded."""
+    return Sentence(text, "DIFFERS" if altered(links) else "recorded", links)
+
+
+def altered(links: Iterable[Link]) -> bool:
+    """Whether one of the records was altered."""
+    return any(link.source.word == "DIFFERS" for link in links)
+
+
 class Row(NamedTuple):
     """A row of a table, and the records behind it."""
 
     cells: Sequence[str]
     links: Sequence[Link]
+
+    @property
+    def altered(self) -> bool:
+        return altered(self.links)
 
 
 class Table(NamedTuple):

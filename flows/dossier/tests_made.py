@@ -9,7 +9,7 @@ from flows.dossier import words
 from flows.dossier.by_group import METRICS
 from flows.dossier.evaluations import Scored
 from flows.dossier.material import Material
-from flows.dossier.sources import Part, Row, Table
+from flows.dossier.sources import Part, Row, Table, recorded
 from flows.lineage.entries import plain
 from stages.metrics.means import OVERALL
 
@@ -213,4 +213,4 @@ def metrics(m: Material) -> Iterator[Part]:
         text = "Decisions of retrain rest on the mean gain over the promoted checkpoint, and on its interval."
         links = [source.at("gate") for _, source in m.decisions]
         head = ["Outcome", "Metric", "Gain", "Confidence", "Above margin"]
-        yield Table(m.decisions[0][1].says(text)._replace(links=links), head, rows)
+        yield Table(recorded(text, links), head, rows)

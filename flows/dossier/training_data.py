@@ -8,7 +8,7 @@ from flows.dossier import words
 from flows.dossier.annex import said, started_from
 from flows.dossier.data import rejected, why_and_when
 from flows.dossier.material import Data, Material
-from flows.dossier.sources import Part, Section, Sentence, Table
+from flows.dossier.sources import Part, Section, Sentence, Table, recorded
 
 # By kind in `audit.yaml`: where the European Commission's template has it.
 KINDS = {
@@ -85,7 +85,7 @@ def _drawn(m: Material, data: Data) -> Sentence | None:
             if draw.outputs.items() & ingest.inputs.items():
                 text = f"{data.dataset.name} was drawn by the program (stage draw)."
                 links = [m.shelf.entry(draw).at("outputs"), m.shelf.entry(ingest).at("inputs")]
-                return Sentence(text, "recorded", links)
+                return recorded(text, links)
     return None
 
 
@@ -141,8 +141,7 @@ def _tables(m: Material) -> Iterator[Part]:
         cells = [one.name, one.table.md5, number, licences, one.sensitivity or "not recorded"]
         rows.append(data.source.row(cells, "md5", "kept", "terms", "sensitivity"))
     if rows:
-        caption = m.data[0].source.says("The datasets, as they were ingested.")
-        caption = caption._replace(links=[data.source.at("md5") for data in m.data])
+        caption = recorded("The datasets, as they were ingested.", [data.source.at("md5") for data in m.data])
         yield Table(caption, ["Dataset", "md5 of its table", "Pictures", "Licences", "Sensitivity"], rows)
     for path, md5 in m.answer.values["members"].items():
         text = f"The list of the pictures that {path} was trained on has the md5 {md5}."
@@ -186,7 +185,7 @@ def _exports(m: Material) -> Iterator[Part]:
         if export.sources:
             files = words.several([source.file for source in export.sources])
             links = [source.at("text") for source in export.sources]
-            yield Sentence(f"This folder has {export.what}: {files}.", "recorded", links)
+            yield recorded(f"This folder has {export.what}: {files}.", links)
         else:
             text = f"There is no export of {export.what}: {export.why.rstrip('.')}."
             yield m.answer.says(text, "facts", word="cannot tell")

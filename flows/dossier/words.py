@@ -27,8 +27,10 @@ def size(number: int) -> str:
     return f"{number / 1e6:,.1f} MB" if number >= 1e5 else f"{number:,} bytes"
 
 
-def span(seconds: float) -> str:
-    """As `49 s`, `12 min` or `3.4 h`."""
+def span(seconds: Any) -> str:
+    """As `49 s`, `12 min` or `3.4 h`; what is no number is not recorded."""
+    if not isinstance(seconds, int | float):
+        return "not recorded"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -17,16 +17,19 @@ from pydantic import TypeAdapter
 from safetensors.numpy import save_file
 
 from flows.audit.facts import machine
+from flows.checkout.git import Git
 from flows.dossier import compose, folder, pictures
 from flows.lineage import owner
+from flows.registry import decisions
+from flows.registry.history import Decision
 from stages.runs.errors import InputError
 
 OWNER = """
 owner: A & B <laboratory>
 purpose: all pictures
 misuse: <script src="https://example.org/x.js"></script>
-checkpoints: {net: {purpose: "old photos: see https://example.org"}}
-datasets: {faces: {kind: licensed, about: from a shoot}}
+checkpoints: {net: {purpose: "old photos: see https://example.org"}, more: {purpose: a secret}}
+datasets: {faces: {kind: licensed, about: from a shoot}, dogs: {about: a secret}}
 """
 
 
@@ -141,8 +144,12 @@ def test_what_the_owner_says_is_never_shown_as_recorded(full: tuple) -> None:
     page = Page(where / "index.html")
     for words in ("A & B <laboratory>", "old photos: see https://example.org", '<script src="https', "from a shoot"):
         assert {one["word"] for one in page.said if words in one["text"]} == {"said by the owner"}
-    assert "all pictures" not in (where / "index.html").read_text()  # of this checkpoint it is said otherwise
-    others = [data for name, data in files(where).items() if name.startswith(("records/", "answers/", "tables/"))]
+    found = files(where)
+    assert not [
+        name for name, data in found.items() if b"all pictures" in data
+    ]  # of this checkpoint it is said otherwise
+    assert not [name for name, data in found.items() if b"a secret" in data]  # that is about others
+    others = [data for name, data in found.items() if name.startswith(("records/", "locks/", "tables/"))]
     assert not [data for data in others if b"laboratory" in data]
 
 
@@ -216,7 +223,42 @@ def test_an_altered_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file.write_text(file.read_text().replace("A processor", "Another"))
     where, done = made(lab)
     assert done.found
-    assert Page(where / "index.html").find("The record of its training is altered")["word"] == "DIFFERS"
+    page = Page(where / "index.html")
+    assert page.find("The record of its training is altered")["word"] == "DIFFERS"
+    assert page.find("Its training and the 2 runs before it took")["word"] == "DIFFERS"
+    assert page.find("60 s4, 2 threadsAnothernone")["word"] == "DIFFERS"  # its row
+    assert page.find("ingest@faces60 s")["word"] is None
+
+
+def test_it_says_what_was_decided_and_on_which_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = DossierLab(tmp_path / "lab")
+    monkeypatch.chdir(lab.home)
+    for key, value in (("user.name", "Ada"), ("user.email", "ada@example.org")):
+        lab.git("config", key, value)
+    gate = {
+        "pictures": 3,
+        "metric": "psnr_hole",
+        "gain": 1.5,
+        "low": 1.0,
+        "high": 2.0,
+        "confidence": 0.95,
+        "margin": 0.25,
+    }
+    git, head = Git(lab.home), lab.git("rev-parse", "HEAD")
+    md5 = lab.digests(NET)[NET]
+    said = Decision("promoted", "psnr_hole better by 1.5 dB [1.0, 2.0]", "net", "net", NET, md5, head, None, gate)
+    commit = decisions.record(git, lab.git("rev-parse", "HEAD^{tree}"), said, [], head)
+    lab.git("tag", "-a", "-m", "v", "net@v2.0.0", commit)
+    where, _ = made(lab)
+    page = Page(where / "index.html")
+    texts = [one["text"].strip() for one in page.said]
+    assert "As net it has the version v2.0.0." in texts
+    assert "Retrain compared it by psnr_hole on 3 validation pictures: psnr_hole better by 1.5 dB [1.0, 2.0]." in texts
+    assert "promotedpsnr_hole1.5  [1, 2]0.950.25" in texts  # a row
+    assert page.find("It is the promoted one of net, since")["word"] == "recorded"
+    assert [one for one in page.said if not one["links"]] == []
+    (file,) = (where / "decisions").iterdir()
+    assert json.loads(file.read_text())["commit"] == commit
 
 
 def test_the_same_records_give_the_same_bytes_and_a_dossier_is_replaced(
