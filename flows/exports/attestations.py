@@ -62,5 +62,5 @@ def bundle(materials: Materials, counting: Iterable[tuple[Attestation, bytes]]) 
 
 
 def _about(one: Attestation, run: Run) -> bool:
-    """Whether an attestation is about a run with these outputs."""
-    return run.outputs.items() <= one.outputs.items()
+    """Whether an attestation is about a run with all of these outputs."""
+    return bool(run.outputs) and run.outputs.items() <= one.outputs.items()

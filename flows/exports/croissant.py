@@ -8,6 +8,7 @@ https://www.w3.org/TR/prov-o/.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -98,6 +99,7 @@ def texts(materials: Materials, said: Owner) -> dict[str, str]:
     for dataset in materials.datasets:
         twice = sum(one.name == dataset.name for one in materials.datasets) > 1
         name = f"{dataset.name}.{dataset.table.md5[:10]}" if twice else dataset.name
+        name = re.sub(r"[^\w.-]", "_", name)  # a fetched dvc.lock may have a stranger's
         found[f"{name}{END}"] = json.dumps(of(materials, dataset, said), indent=1, ensure_ascii=False) + "\n"
     return found
 
@@ -124,9 +126,10 @@ def of(materials: Materials, dataset: Dataset, said: Owner) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS,
         "name": dataset.name,
-        "description": own.description or words.describe(dataset),
+        "description": " ".join([*_said(own.description), words.describe(dataset)]),
         "url": own.url,
         "license": [_licence(one) for one in licences],
+        # The format wants to know whether it is a person; nobody has said so.
         "creator": {"@type": "sc:Organization", "name": own.creator},
         "datePublished": own.published,
         "identifier": [
@@ -141,6 +144,10 @@ def of(materials: Materials, dataset: Dataset, said: Owner) -> dict[str, Any]:
             for number, piece in enumerate(dataset.files)
         ],
     }
+
+
+def _said(text: str | None) -> list[str]:
+    return [f"{text} (said by the owner)"] if text else []
 
 
 def _licence(name: str) -> Any:
@@ -162,8 +169,7 @@ def _responsible(materials: Materials, dataset: Dataset, own: owner.Dataset) -> 
         if each.dataset == dataset.name
     ]
     return {
-        "rai:dataCollection": "; ".join([*words.origins(dataset), *([own.about] if own.about else [])])
-        or "not recorded",
+        "rai:dataCollection": "; ".join([*words.origins(dataset), *_said(own.about)]) or "not recorded",
         "rai:dataPreprocessingProtocol": [f"{run.stage if run else 'ingest'}: {params}", *words.rejected(dataset)],
         "rai:personalSensitiveInformation": [known, *dataset.why, *words.consents(dataset)],
         "rai:dataUseCases": uses,
@@ -210,7 +216,7 @@ def _file(piece: Piece) -> dict[str, Any]:
         "@id": name,
         "name": name,
         "description": "A part of the table of pictures, which holds their files; made by ingest.",
-        "contentUrl": piece.path,
+        "contentUrl": words.place(piece.path),
         "contentSize": f"{piece.size} B",
         "encodingFormat": PARQUET,
         "sha256": piece.sha256,
@@ -223,8 +229,12 @@ def _records(piece: Piece, name: str) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     file = PurePosixPath(piece.path).name
+    try:
+        schema = pq.read_schema(piece.here)
+    except (pa.ArrowException, OSError):
+        raise InputError(f"{piece.path}: not a table of pictures; remove it and run `dvc repro`") from None
     fields = []
-    for column in pq.read_schema(piece.here):
+    for column in schema:
         if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
             continue  # a perceptual hash: the format has no type of it that would be read back
         kind, what = COLUMNS.get(column.name, (_kind(column.type), ""))

@@ -18,7 +18,7 @@ from stages.runs.errors import InputError
 ALIGNED = tables.ALIGNED
 NOBODY = "not a person"  # the consent of a picture that shows nobody
 PEOPLE = ("celeba", "celeba_hq", "lfw")  # sources whose pictures are photos of persons
-ORIGINS = 20  # that are named, those of most pictures; pictures.csv may give every picture its own
+ORIGINS = 20  # that are named, those of most pictures: pictures.csv may give every picture its own
 
 Sensitivity = Literal["personal data", "no personal data"]
 

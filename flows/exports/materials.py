@@ -180,7 +180,8 @@ def _behind(root: Path, every: list[locks.Lock], answer: checkpoint.Checkpoint, 
 
 
 def _run(records: Records, entry: Entry) -> Run:
-    found = next((records.of(path, md5, entry.deps) for path, md5 in entry.outs.items()), None)  # a stage may have none
+    out = next(iter(entry.outs.items()), None)
+    found = records.of(*out, entry.deps) if out else None
     params = found.body.get("params", {}) if found else entry.params
     return Run(entry.stage, entry.lock.commit, entry.deps, entry.outs, params, found)
 

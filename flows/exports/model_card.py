@@ -5,6 +5,7 @@ https://github.com/huggingface/hub-docs/blob/main/modelcard.md
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Mapping
@@ -23,9 +24,17 @@ TASK = {"type": "image-to-image", "name": "Image inpainting"}
 
 # What the owner may say that a reader of the card wants first, by its heading.
 SAID = {
-    "owner": "Owner", "contact": "Contact", "purpose": "Purpose", "intended_use": "Intended use", "misuse": "Not for",
-    "limits": "Limits", "risks": "Risks", "oversight": "Oversight", "instructions": "Instructions",
+    "owner": "Owner", "contact": "Contact", "url": "Page", "purpose": "Purpose", "intended_use": "Intended use",
+    "misuse": "Not for", "limits": "Limits", "risks": "Risks", "oversight": "Oversight", "instructions": "Instructions",
 }  # fmt: skip
+
+# What a card tells of the lines of `audit checkpoint`; and those of them that name files, or pictures behind a colon.
+ABOUT = (
+    "bytes", "made by", "gone on from", "trained on", "evaluated on", "selected on", "record", "code", "environment",
+    "seeds", "weights", "comes from", "terms", "rejected", "network", "rebuilt", "promoted", "rolled back",
+    "tests signed",
+)  # fmt: skip
+FILES = ("bytes", "trained on", "evaluated on", "selected on")
 
 KIND = Kind("model card of this command", lambda content: MARK.encode() in content)
 
@@ -50,16 +59,19 @@ def text(materials: Materials, said: Mapping[str, str]) -> str:
 
 
 def _facts(materials: Materials) -> list[Fact]:
-    """The lines of `audit checkpoint` for strangers: without names of pictures, which may be people's, and without
-    places on this machine."""
-    own = [fact for fact in materials.answer.facts if fact.about not in ("bytes", "trained on", "selected on")]
-    many = [
-        Fact("trained on", f"{len(one.pictures)} pictures, by {one.stage}", one.fact.word)
-        for one in materials.answer.trainings
-        if one.pictures is not None
+    """The lines of `audit checkpoint` for strangers: without names of pictures, which may be people's, without places
+    on this machine, and without those to whom it was handed over."""
+    return [
+        dataclasses.replace(fact, said=_for_strangers(fact)) for fact in materials.answer.facts if fact.about in ABOUT
     ]
-    bytes_ = [Fact("bytes", "those whose digests stand above", "verified")] if materials.model.file.here else []
-    return [*bytes_, *many, *own]
+
+
+def _for_strangers(fact: Fact) -> str:
+    if fact.about not in FILES or fact.word == "cannot tell":
+        return fact.said
+    if fact.word == "DIFFERS":
+        return "what lies there is not what is recorded"
+    return "those whose digests stand above" if fact.about == "bytes" else fact.said.partition(": ")[0]
 
 
 class Front(str):

@@ -53,7 +53,9 @@ def write(root: Path, kind: Kind, texts: Mapping[Path, str], passphrase: str | N
     ready: dict[Path, tuple[Path, str | None]] = {}
     for file, text in texts.items():
         signature = file.with_name(f"{file.name}{bundle.END}")
-        if os.path.lexists(file) and not (file.is_file() and kind.is_one(file.read_bytes())):
+        if os.path.lexists(file) and not (
+            file.is_file() and os.access(file, os.R_OK) and kind.is_one(file.read_bytes())
+        ):
             raise InputError(f"{file}: exists, and is no {kind.what}; name another file with -o")
         sign.refuse_another(signature)
         digest = hashlib.sha256(text.encode()).hexdigest()

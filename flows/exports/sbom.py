@@ -53,12 +53,15 @@ def text(materials: Materials, said: Mapping[str, str]) -> str:
 
 def _bom(materials: Materials, said: Mapping[str, str]) -> tuple[Bom, dict[str, dict[str, Any]]]:
     """It without what the library does not know, and that, by `bom-ref`."""
+    from cyclonedx.model import ExternalReference, ExternalReferenceType, XsUri
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.model.contact import OrganizationalEntity
 
     licence = [said["licence"]] if "licence" in said else []
     model = _model(materials.model, "model", licence, _noted(materials))
+    if "url" in said:
+        model.external_references.add(ExternalReference(type=ExternalReferenceType.WEBSITE, url=XsUri(said["url"])))
     before = [_model(one, f"model:{one.file.md5}") for one in materials.before]
     datasets = [(f"data:{one.name}:{one.table.md5}", one) for one in materials.datasets or []]
     parts = [
@@ -117,7 +120,7 @@ def _dataset(reference: str, dataset: Dataset) -> Component:
 
     terms = {
         f"terms:{number}": json.dumps([one.licence, one.consent, one.pictures])
-        for number, one in enumerate(dataset.terms)
+        for number, one in enumerate(dataset.terms[: words.SHOWN])
     }
     return Component(
         type=ComponentType.DATA,

@@ -21,6 +21,7 @@ from stages.runs.params import STRICT
 FILE = "audit.yaml"  # in the project's folder
 
 Words = Annotated[str, Field(min_length=1)]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,7 +52,7 @@ class Said:
     reserved_rights: Words | None = None  # how reservations of rights against text and data mining were kept
     unlawful: Words | None = None  # how unlawful content was kept out of the data
     licence: Words | None = None  # of the checkpoint itself; best an identifier of https://spdx.org/licenses
-    url: Words | None = None  # the page of the model
+    url: Url | None = None  # the page of the model
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,7 +64,7 @@ class Dataset:
     about: Words | None = None  # what else there is to say of its source: address, licensor, period
     # Croissant requires these; docs/exports.md tells more
     description: Words | None = None  # what it is; where this is not said, an export says what is recorded
-    url: Words | None = None  # its page
+    url: Url | None = None  # its page
     creator: Words | None = None  # the person or organisation that has made it
     published: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None  # the day, as "2026-11-27"
 

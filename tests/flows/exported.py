@@ -23,8 +23,9 @@ OWNER = """
 owner: "Ada | Lovelace"
 purpose: to complete <b>portraits</b>
 licence: Apache-2.0
+checkpoints: {net: {url: "https://example.org/net"}}
 datasets:
-  faces: {url: "https://example.org/faces", creator: Ada Lovelace, published: "2026-11-27"}
+  faces: {url: "https://example.org/faces", creator: Ada Lovelace, published: "2026-11-27", description: Five}
 """
 ENVIRONMENT = {"processor": "a test's", "python": "3.11.7", "libraries": {}}
 SOURCE = "0" * 64
@@ -67,6 +68,12 @@ class Project:
         self._ran("train_net@net", ["data/aligned/faces/train.arrow"], models, {"train_net.net": {"seed": 1}})
         scores = ["data/scores/net.parquet", "data/scores/net.means.parquet"]
         self._ran("evaluate@net", ["data/aligned/faces", MODEL], scores, {"evaluate": {}})
+        more = ["data/models/more.safetensors", "data/models/more.members.arrow"]  # has gone on from the other one
+        save_file({"network.w": np.ones((3, 4), np.float32)}, home / more[0], {"palimpsest": json.dumps(inputs)})
+        (home / more[1]).write_bytes((home / models[1]).read_bytes())
+        self._ran("train_net@more", ["data/aligned/faces/train.arrow", MODEL], more, {"train_net.more": {"seed": 2}})
+        self._write("data/scores/more.parquet", _parquet(scored))
+        self._ran("evaluate@more", ["data/aligned/faces", more[0]], ["data/scores/more.parquet"], {"evaluate": {}})
         (home / "dvc.lock").write_text(self._lock)
         (home / "audit.yaml").write_text(OWNER)
         (home / ".gitignore").write_text("/data/\n/.palimpsest/\n/scratch/\n/own/\n")

@@ -1,6 +1,7 @@
 """What stands behind a checkpoint in the formats of others, held against their own readers and validators."""
 
 import base64
+import dataclasses
 import itertools
 import json
 import re
@@ -65,6 +66,24 @@ def test_the_materials_are_the_files_and_what_is_recorded(project: Project, foun
     assert (dataset.identified, dataset.sensitivity) == (1, "personal data")
     (evaluation,) = found.evaluations
     assert {score.blending: score.mean for score in evaluation.scores or []} == SCORES
+
+
+def test_what_a_checkpoint_has_gone_on_from_is_among_its_materials_and_what_has_gone_on_from_it_is_not(
+    project: Project, found: materials.Materials
+) -> None:
+    more = materials.of(project.home, "more")
+    assert [one.file.sha256 for one in more.before] == [digest(project.home / MODEL)]
+    assert more.runs[0].stage == "train_net@more"
+    assert {run.stage for run in more.runs[1:]} == {"align@faces", "ingest@faces", "train_net@net"}
+    assert len(more.runs) == 4
+    assert [each.system for each in more.evaluations] == ["more"]
+    assert [each.system for each in found.evaluations] == ["net"]
+    assert found.before == []
+    text = sbom.text(more, {})
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    (before,) = (one for one in json.loads(text)["components"] if one["name"] == "net")
+    assert {one["content"] for one in before["hashes"]} >= {digest(project.home / MODEL)}
+    assert digest(project.home / MODEL) in model_card.text(more, {})
 
 
 def test_without_bytes_records_tell_and_without_records_nothing_is_invented(tmp_path: Path) -> None:
@@ -145,7 +164,7 @@ def test_mlcroissant_reads_the_table_and_refuses_another_file(
         "https://spdx.org/licenses/MIT.html",
         {"@type": "sc:CreativeWork", "name": "as Ada says"},
     ]
-    assert "5 pictures" in made["description"]
+    assert made["description"].startswith("Five (said by the owner) 5 pictures")
     assert "personal data" in made["rai:personalSensitiveInformation"]
     assert made["prov:wasGeneratedBy"]["prov:label"] == "ingest@faces"
     assert "/home/ada" not in text
@@ -169,11 +188,24 @@ def test_mlcroissant_reads_the_table_and_refuses_another_file(
     written.unlink()
 
 
+def test_each_version_of_a_dataset_has_a_file_whose_name_leads_nowhere_else(
+    found: materials.Materials, said: owner.Owner
+) -> None:
+    (dataset,) = found.datasets or []
+    other = dataclasses.replace(dataset, table=dataclasses.replace(dataset.table, md5="0" * 32 + ".dir"))
+    both = croissant.texts(dataclasses.replace(found, datasets=[dataset, other]), said)
+    assert [*both] == [f"faces.{dataset.table.md5[:10]}.croissant.json", "faces.0000000000.croissant.json"]
+    strange = dataclasses.replace(found, datasets=[dataclasses.replace(dataset, name="../../x")])
+    (name,) = croissant.texts(strange, owner.Owner(datasets={"../../x": said.datasets["faces"]}))
+    assert "/" not in name
+
+
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
         ("{}", "audit.yaml: datasets.faces: url, creator, published: Croissant requires it"),
-        ("datasets: {faces: {url: x, creator: y}}", "datasets.faces: published: Croissant requires it"),
+        ('datasets: {faces: {url: "https://x", creator: y}}', "datasets.faces: published: Croissant requires it"),
+        ("datasets: {faces: {url: x}}", "audit.yaml: datasets.faces.url: "),
         ("datasets: {faces: {published: soon}}", "audit.yaml: datasets.faces.published: "),
         ("datasets: {faces: {licence: MIT}}", "audit.yaml: unknown key 'datasets.faces.licence'; one of: .*creator"),
     ],
@@ -230,6 +262,7 @@ def test_the_bill_of_materials_is_valid_and_has_every_digest(
     assert data["data"][0]["classification"] == "personal data"
     licences = [one["license"] for one in data["licenses"]]
     assert sorted(one.get("id", one.get("name")) for one in licences) == ["CC0-1.0", "MIT", "as Ada says"]
+    assert model["externalReferences"] == [{"type": "website", "url": "https://example.org/net"}]
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": data["bom-ref"]}]
     metrics = model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     assert {one["value"] for one in metrics} == {"20.5", "21.25"}
@@ -279,9 +312,14 @@ def test_signed_exports_are_accepted_by_model_signing_and_a_changed_one_is_not(
         assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 0, 0, 1], done.stderr
     unsigned = _all(project, found, out, signed=False)
     assert [one.signature for one in unsigned] == [None] * 3
-    assert {file.name for file in out.glob("*.sig")} == {f"{bundle.name}.sig"}, (
-        "the signature of what was before is gone"
-    )
+    assert not list(out.glob("[!n]*.sig")), "the signature of what was there before is gone"
+    (record,) = (project.home / ".palimpsest/records/train_net@net").iterdir()
+    record.write_text(record.read_text().replace('"seed":1', '"seed":3'))
+    words[5:7] = ["sbom", "net"]
+    done = subprocess.run(words, cwd=project.home, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "net: something is not as it is recorded; `palimpsest audit checkpoint net` says what\n",
+    )  # fmt: skip
 
 
 def _all(project: Project, found: materials.Materials, out: Path, signed: bool) -> list[output.Written]:
