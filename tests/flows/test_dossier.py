@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from audited import Laboratory
 from dossier_lab import NET, DossierLab
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,6 +282,19 @@ def test_the_same_records_give_the_same_bytes_and_a_dossier_is_replaced(
         made(lab)
     assert files(where) == {**again, "locks/mine.txt": b"notes"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lab", "out"]
+
+
+def test_the_command_writes_it_and_says_what(lab: Laboratory, tmp_path: Path) -> None:
+    first, *_ = lab.run("audit", "dossier", "net", "-o", f"{tmp_path}/out")
+    page = Page(tmp_path / "out" / "index.html")
+    assert first.startswith(
+        f"{tmp_path}/out/index.html: {sum(one['word'] is not None for one in page.said)} sentences, "
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    said = lab.run("audit", "dossier", "net", "-o", f"{tmp_path}/mine", code=2)
+    assert said == [f"audit dossier: {tmp_path}/mine: exists, and is no dossier; name another folder with -o"]
+    assert files(tmp_path / "mine") == {"index.html": b"mine"}
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
