@@ -15,6 +15,7 @@ import typer
 
 import flows.dossier.commands  # noqa: F401  # adds its commands to `audit`
 from flows.audit.commands import audit
+from flows.erasure import commands as _erasure  # noqa: F401 (adds `audit erase`)
 from flows.exports.commands import export
 from flows.operations.command_line import for_people, key_passphrase
 from flows.process.words import say as _say

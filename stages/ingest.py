@@ -32,7 +32,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
-from stages.images import phash, png, sources, splits, table
+from stages.images import phash, png, sources, splits, table, withdrawn
 from stages.images.decode.picture import MAX_PIXELS, BadPicture
 from stages.images.decode.read import read
 from stages.images.sources import Item
@@ -70,6 +70,9 @@ SCHEMA = pa.schema(
         ("licence", pa.string()),
         ("consent", pa.string()),
         ("origin", pa.string()),
+        ("group", pa.string()),  # by which scores are compared; these three by pictures.csv alone
+        ("purpose", pa.string()),  # why it was collected
+        ("collected", pa.string()),  # when, as 2026-11-27, 2026-11 or 2026
         ("status", pa.string()),  # kept or rejected
         ("reason", pa.string()),  # why it was rejected, or what is odd about a kept picture
     ]
@@ -164,19 +167,27 @@ class Verdict(NamedTuple):
     split: str | None = None  # None: rejected
     reason: str | None = None  # why it is rejected
     moved: str | None = None  # why it, or the copy of it that is kept, lies on another side than it would alone
+    withdrawn: bool = False
 
 
 def judge(
-    items: Sequence[Item], examined: Sequence[Examined], withdrawn: frozenset[str], params: Params
+    items: Sequence[Item], examined: Sequence[Examined], tombstones: withdrawn.Tombstones, params: Params
 ) -> list[Verdict]:
     """Who is kept, and where. Rejected inputs have no say in it, copies of a kept one apart.
 
-    `withdrawn` holds image_ids; a picture with the pixels of one of them is withdrawn too, else it would step in.
+    A picture with the pixels of a withdrawn one, or nearly its look, is withdrawn too, else it would step in.
     """
-    gone = withdrawn | {each.pixel_sha256 for each in examined if each.image_id in withdrawn and each.pixel_sha256}
-    verdicts = [
-        Verdict(None, "withdrawn" if {each.image_id, each.pixel_sha256} & gone else each.reason) for each in examined
-    ]
+    gone = tombstones.digests | {
+        each.pixel_sha256 for each in examined if each.image_id in tombstones.digests and each.pixel_sha256
+    }
+    verdicts = []
+    for each, near in zip(examined, tombstones.near([each.hashes for each in examined]), strict=True):
+        if {each.image_id, each.pixel_sha256} & gone:
+            verdicts.append(Verdict(None, "withdrawn", withdrawn=True))
+        elif near:
+            verdicts.append(Verdict(None, withdrawn.reason(*near), withdrawn=True))
+        else:
+            verdicts.append(Verdict(None, each.reason))
     usable = [index for index, verdict in enumerate(verdicts) if verdict.reason is None]
     members = [
         Member(
@@ -201,7 +212,18 @@ def judge(
 def to_row(
     item: Item, examined: Examined, verdict: Verdict, near: str | None, data: bytes | None, params: Params
 ) -> dict[str, Any]:
-    """The table's row for one input; `near` is an image_id; `data` are the file's bytes, None for a rejected one."""
+    """The table's row for one input; `near` is an image_id; `data` are the file's bytes, None for a rejected one.
+
+    Of a withdrawn picture only its digests and the reason are kept: no path, no name.
+    """
+    if verdict.withdrawn:
+        return dict.fromkeys(SCHEMA.names) | {
+            "image": {"bytes": None, "path": None},
+            "image_id": examined.image_id,
+            "pixel_sha256": examined.pixel_sha256,
+            "status": "rejected",
+            "reason": verdict.reason,
+        }
     remarks = "; ".join(filter(None, (verdict.moved, *examined.remarks))) if verdict.split else None
     return {
         "image": {"bytes": data, "path": item.path},
@@ -219,25 +241,12 @@ def to_row(
         "licence": item.licence or params.licence,
         "consent": item.consent or params.consent,
         "origin": item.origin or params.origin,
+        "group": item.group,
+        "purpose": item.purpose,
+        "collected": item.collected,
         "status": "kept" if verdict.split else "rejected",
         "reason": verdict.reason or remarks or None,
     }
-
-
-def read_tombstones(file: Path) -> frozenset[str]:
-    """The withdrawn image_ids: one a line, `#` begins a comment. Raises InputError for any other line or no text."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{file}: cannot be read as UTF-8 text; restore it with: git checkout {file}") from None
-    found = set()
-    for number, line in enumerate(lines, 1):
-        entry = line.partition("#")[0].strip().lower()
-        if entry and not re.fullmatch("[0-9a-f]{64}", entry):
-            raise InputError(f"{file}, line {number}: an image_id has 64 hexadecimal digits (got {entry[:70]!r})")
-        if entry:
-            found.add(entry)
-    return frozenset(found)
 
 
 class Shards:
@@ -284,14 +293,14 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
     meanwhile, or none can be used.
     """
     items = sources.find(params.source, root)
-    withdrawn = read_tombstones(tombstones)
+    gone = withdrawn.read(tombstones)
     workers = min(os.cpu_count() or 1, 8)
     with tqdm(total=len(items), desc=f"ingest {name}", unit="picture", mininterval=1, disable=None) as progress:
         examined = []
         for each in in_order(examine, items, workers):
             examined.append(each)
             progress.update()
-    verdicts = judge(items, examined, withdrawn, params)
+    verdicts = judge(items, examined, gone, params)
     rejected = Counter(kind(verdict.reason or "") for verdict in verdicts if not verdict.split)
     kept = len(items) - rejected.total()
     why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())

@@ -10,7 +10,7 @@ from typing import Any
 from flows.audit import evidence, statements
 from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
 from flows.checkout.git import Git
-from flows.lineage import cache, entries, locks
+from flows.lineage import cache, entries, erasures, locks
 from flows.lineage.records import REBUILT, Records
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import upstream
@@ -104,6 +104,9 @@ def ask(root: Path, asked: str) -> Checkpoint:
     files = score_files(every, md5, damaged)
     facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, files)]
     facts += [each.fact for each in statements.handovers(records, vouchers, md5)]
+    if erased := erasures.of_checkpoint(erasures.every(root), md5):
+        said = f"removed on {erased['ended'][:10]}, because a picture was erased on which it was trained"
+        facts.append(Fact("erased", said, "recorded"))
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
@@ -133,7 +136,7 @@ def _rebuilt(vouchers: Vouchers, records: Records, md5: str) -> list[Fact]:
 def _selection(git: Git, entry: history.Entry) -> tuple[list[dict[str, Any]] | None, list[Fact]]:
     """The pictures that a decision rests on, and a line about them; none where nothing was measured."""
     gate, about = entry.decision.gate, "selected on"
-    if not gate or entry.decision.outcome == "rolled back":
+    if not gate or entry.decision.outcome in history.UNMEASURED:
         return None, []
     count = f"{gate.get('pictures')} validation pictures"
     try:

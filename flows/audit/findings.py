@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Findings:
     unsigned: list[str] = dataclasses.field(default_factory=list)  # records that nobody has signed
 
     wanted: set[str] = dataclasses.field(default_factory=set)  # objects of DVC's that a remote may have whole
+    replaced: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digests that erasures have made others of
+    removed: Collection[str] = ()  # digests of what erasures have removed
 
     def fault(self, file: str, said: str, should: str | None = None, found: str | None = None) -> None:
         """Something is not as it is promised; the same file with the same words is named once."""
@@ -35,13 +38,20 @@ class Findings:
             self.faults.append(Fault(file, said, should, found))
 
     def altered(self, file: str, said: str, should: str, found: str | None = None) -> None:
-        """A fault of bytes that DVC keeps."""
+        """A fault of bytes that DVC keeps; none where an erasure has altered them."""
+        if found is not None and self.replaced.get(should) == found:
+            self.cannot_tell(file, "a picture that it had was erased; `dvc repro` makes it anew")
+            return
         self.fault(file, said, should, found)
         self.wanted.add(should)
 
     def cannot_tell(self, about: str, why: str) -> None:
         """Something could not be checked; `why` names the remedy."""
         self.unknown.append((about, why))
+
+    def erased(self, md5: str) -> bool:
+        """Whether an erasure has removed this, or made something else of it."""
+        return md5 in self.replaced or md5 in self.removed
 
     def gone(self, about: str, what: list[str], why: str) -> None:
         """Several things of one kind are missing: one line with their number and an example."""

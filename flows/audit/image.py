@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from flows.audit import copies, crop_hashes, crops, members, sheet
 from flows.audit.copies import BYTES, CROP_NEAR, CROP_PIXELS, NEAR, PIXELS, POSSIBLE, Copy, Query
 from flows.audit.facts import page, since
-from flows.lineage import entries, locks
+from flows.lineage import entries, erasures, locks
 from flows.lineage.digests import FILE, Digests
 from flows.lineage.tables import ALIGNED
 from flows.registry import history
@@ -34,6 +35,16 @@ HOW = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Erased:
+    """That a picture was erased."""
+
+    image_id: str  # of its tombstone
+    time: str | None  # None: no record is here; tombstones.txt says that it is withdrawn
+    checkpoints: list[str]  # that were trained on it and were removed: path and md5
+    bits: int  # of 256 in which what was asked differs from it; 0 where its file or its pixels are the same
+
+
+@dataclasses.dataclass(frozen=True)
 class Image:
     """Where a picture has been used."""
 
@@ -43,6 +54,7 @@ class Image:
     why: str | None  # it cannot be decoded
     copies: list[Copy]  # pictures that it is, or looks like, or whose crop it is; the surest first
     uses: list[dict[str, Any]]  # `checkpoint`, `md5`, `kind` and `path` of the picture, `commit`, `time`
+    erased: Erased | None = None  # it, or a picture that it is a copy of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +114,8 @@ def ask(root: Path, asked: str) -> Answer:
     wanted |= {copy.image_id for found in near for copy in found if copy.kind != POSSIBLE}
     trained = members.search(root, every, wanted, digest)
     digest.save()
-    images = [_image(query, found, trained) for query, found in zip(queries, near, strict=True)]
+    gone = _erased(root, queries)
+    images = [_image(*each, trained) for each in zip(queries, near, gone, strict=True)]
     answer = Answer(
         asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, seen.aligned, seen.crops,
         seen.kept, seen.weights, digest.remembered, [*trained.missing, *seen.missing],
@@ -127,13 +140,33 @@ def _folder(place: Path) -> list[Query]:
     return list(tqdm(copies.read(named), "read", len(named), unit="picture", mininterval=1, disable=None))
 
 
-def _image(query: Query, found: list[Copy], trained: members.Search) -> Image:
+def _erased(root: Path, queries: list[Query]) -> list[Erased | None]:
+    """Of each query, the erased picture that it is or looks like."""
+    from stages.images import withdrawn
+
+    records = erasures.every(root)
+    with contextlib.suppress(InputError):
+        stones = withdrawn.read(root / "tombstones.txt")
+        near = stones.near([query.hashes for query in queries])
+        found = []
+        for query, copy in zip(queries, near, strict=True):
+            same = [one for one in (query.image_id, query.pixel_sha256) if one in stones.digests]
+            name, bits = (same[0], 0) if same else copy or (None, 0)
+            body = erasures.of_picture(records, name) if name else None
+            notes = (body or {}).get("notes") or {}
+            models = [f"{one['path']} {one['md5'][:10]}" for one in notes.get("checkpoints") or ()]
+            found.append(Erased(name, body["ended"] if body else None, models, bits) if name else None)
+        return found
+    return [None] * len(queries)
+
+
+def _image(query: Query, found: list[Copy], erased: Erased | None, trained: members.Search) -> Image:
     sure = [copy for copy in found if copy.kind != POSSIBLE]
     uses: dict[str, dict[str, Any]] = {}  # by the checkpoint's md5, for the surest copy
     for image_id, kind in [(query.image_id, BYTES), *((copy.image_id, copy.kind) for copy in sure)]:
         for use in trained.uses.get(image_id or "", []):
             uses.setdefault(use["md5"], {**use, "kind": kind})
-    return Image(query.asked, query.image_id, query.pixel_sha256, query.why, sure or found, list(uses.values()))
+    return Image(query.asked, query.image_id, query.pixel_sha256, query.why, sure or found, list(uses.values()), erased)
 
 
 def _sheet(root: Path, queries: list[Query], images: list[Image], seen: copies.Search) -> str | None:
@@ -163,6 +196,7 @@ def show(answer: Answer) -> None:
         what = "it or a near copy" if first.pixel_sha256 else "these bytes"
         print(f"{answer.asked}: no checkpoint was trained on {what} ({searched})")
     rows = _of_folder(answer) if answer.folder else _of_picture(first)
+    rows += [("erased", "recorded", _gone(one)) for one in answer.pictures if one.erased]
     if any(one.pixel_sha256 and not one.uses for one in answer.pictures):
         more = WEIGHTS.format(" and ".join(answer.weights)) if answer.weights else ""
         rows.append(("crops", "cannot tell", CROPS + more))
@@ -184,6 +218,15 @@ def show(answer: Answer) -> None:
         rows.append(("not hashed", "recorded", said))
     rows += _missing(answer)
     page(rows)
+
+
+def _gone(image: Image) -> str:
+    assert image.erased
+    erased = image.erased
+    when = f"on {erased.time[:10]}" if erased.time else "no record of that is here, but tombstones.txt has it"
+    what = "it" if not erased.bits else f"its original ({erased.bits} of 256 bits differ)"
+    models = f"; removed with it: {', '.join(erased.checkpoints[:SHOWN])}" if erased.checkpoints else ""
+    return f"{image.asked}: {what}, tombstone {erased.image_id[:10]}, {when}{models}"
 
 
 def _missing(answer: Answer) -> list[tuple[str, str, str]]:

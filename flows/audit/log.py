@@ -15,6 +15,7 @@ from rich.text import Text
 
 from flows.checkout.git import Git
 from flows.lineage import public_keys, signatures
+from flows.lineage.erasures import ERASED
 from flows.lineage.records import HANDED, REBUILT, TESTED, Records
 from flows.registry import history
 
@@ -37,7 +38,8 @@ class Event:
     """Something that happened."""
 
     time: datetime
-    kind: str  # "run", "rebuilt", "handed over", "tests signed", "promoted", "rejected" or "rolled back"
+    # "run", "rebuilt", "handed over", "tests signed", "erased", "promoted", "rejected", "rolled back" or "withdrawn"
+    kind: str
     about: str  # the stage, the checkpoint or the system
     said: str  # one line
     where: str  # the record, or the commit of the decision
@@ -65,6 +67,10 @@ def _run(record: dict[str, Any], where: str, signed: str | None) -> Event:
     if record.get("stage") in PEOPLE:
         kind, words = PEOPLE[record["stage"]]
         return Event(time, kind, str(notes.get("checkpoint")), words(notes), where, signed)
+    if record.get("stage") == ERASED:
+        count = len(notes.get("pictures") or ())
+        said = f"{notes.get('removed')} things removed, {notes.get('rewritten')} tables written anew"
+        return Event(time, "erased", f"{count} picture{'s' * (count != 1)}", said, where, signed)
     outputs = [f"{path} {md5[:10]}" for path, md5 in record["outputs"].items()]
     more = f" and {len(outputs) - 1} more" if len(outputs) > 1 else ""
     took = f" in {record['seconds']:.0f} s" if "seconds" in record else ""

@@ -5,6 +5,7 @@ What is missing is no fault: it cannot be told, and each line names the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from flows.audit.hashing import Digests
 from flows.audit.verify_contents import Contents
 from flows.audit.verify_files import Output
 from flows.checkout.git import Git, GitError
-from flows.lineage import cache, entries, locks
+from flows.lineage import cache, entries, erasures, locks
 from flows.lineage.locks import Lock
 from flows.lineage.records import Records
 from stages.runs.errors import InputError
@@ -45,6 +46,8 @@ class Verification:
 def ask(root: Path) -> Verification:
     """Check the working copy, DVC's cache, every `dvc.lock` in Git's history and the records against each other."""
     findings = Findings()
+    with contextlib.suppress(GitError):  # of a damaged branch of records, which is named below
+        findings.replaced, findings.removed = erasures.replaced(root), erasures.gone(root)
     verify_locks.git(root, findings)
     every = _locks(root, findings)
     own = _own(root, every)
@@ -70,7 +73,11 @@ def ask(root: Path) -> Verification:
     verify_files.absent(root, paths, {*present, *(out.md5 for out in outs)}, digests, findings)
     findings.gone(
         "files in folders",
-        [f"{path} {md5[:10]}" for md5, path in inside.items() if md5 not in present and not digests.having(md5)],
+        [
+            f"{path} {md5[:10]}"
+            for md5, path in inside.items()
+            if md5 not in present and not digests.having(md5) and not findings.erased(md5)
+        ],
         f"neither in DVC's cache nor in the working copy; {verify_files.FETCH}",
     )
     noted = verify_locks.runs(root, findings)

@@ -58,7 +58,7 @@ def outputs(root: Path, outs: list[Output], digests: Digests, known: Known, find
     absent = []
     for out in outs:
         if not out.files and not out.folder:
-            if not digests.having(out.md5):
+            if not digests.having(out.md5) and not findings.erased(out.md5):
                 absent.append(f"{out.path} {out.md5[:10]}")
             continue
         if any(file in digests.unread for file in out.files):
@@ -138,7 +138,13 @@ def objects(
 
 def absent(root: Path, named: dict[str, str], answered: set[str], digests: Digests, findings: Findings) -> None:
     """Count what locks name and nothing here has; `answered` are the digests of what the lines above speak of."""
-    gone = {md5: path for md5, path in named.items() if md5 not in answered and not digests.having(md5)}
+    gone = {
+        md5: path
+        for md5, path in named.items()
+        if md5 not in answered and not digests.having(md5) and not findings.erased(md5)
+    }
+    erased = [f"{path} {md5[:10]}" for md5, path in named.items() if findings.erased(md5)]
+    findings.gone("erased", erased, "pictures that they had were erased, so nothing is to be fetched")
     in_git = Sources(root).versions(sorted(set(gone.values()))) if gone else {}  # DVC leaves some outputs to Git
     gone = {md5: path for md5, path in gone.items() if md5 not in in_git}
     findings.gone(

@@ -19,7 +19,7 @@ def sections(m: Material) -> list[Section]:
         Section("4", "Whether the metrics are the right ones", [*tests_made.metrics(m), *said(m, "metrics")]),
         Section("5", "Risk management", [*said(m, "risks")]),
         Section("6", "Changes through the lifecycle", [
-            *started_from(m), *_decisions(m), *_descendants(m), *said(m, "planned_changes"),
+            *started_from(m), *_decisions(m), *_erased(m), *_descendants(m), *said(m, "planned_changes"),
         ]),
         Section("7", "Standards that were applied", [*said(m, "standards")]),
         Section("8", "EU declaration of conformity", [*said(m, "conformity")]),
@@ -57,6 +57,12 @@ def _decisions(m: Material) -> Iterator[Part]:
         yield Table(caption, ["Time", "Outcome", "Why", "By", "Commit"], rows)
     else:
         yield m.answer.says("No decision of retrain is about it.", "facts", word="not recorded")
+
+
+def _erased(m: Material) -> Iterator[Part]:
+    for fact in m.of.answer.facts:
+        if fact.about == "erased":
+            yield m.answer.says(f"It was {fact.said}.", "facts", word=fact.word)
 
 
 def _descendants(m: Material) -> Iterator[Part]:

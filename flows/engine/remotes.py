@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flows.engine.repository import opened
@@ -61,3 +61,63 @@ def stages(root: Path) -> set[str]:
     """The names of the stages in the `dvc.yaml` at `root`. Raises DvcException where it cannot be read."""
     with opened(root) as repo:
         return {stage.name for stage in repo.index.stages if stage.path == str(root / "dvc.yaml")}
+
+
+class Store:
+    """The objects of one DVC remote, by their digests (of a folder's listing with `.dir` behind it)."""
+
+    def __init__(self, repo: object, name: str) -> None:
+        """`name` is the remote's. Raises an error of its kind where it cannot be reached."""
+        self.name = name
+        self._odb = repo.cloud.get_remote_odb(name, "audit erase")  # type: ignore[attr-defined]
+
+    def objects(self) -> list[str]:
+        """The digests of all that it has."""
+        return sorted(self._odb.all())
+
+    def read(self, md5: str) -> bytes:
+        """The bytes of an object."""
+        with self._odb.fs.open(self._odb.oid_to_path(md5), "rb") as stream:
+            return bytes(stream.read())
+
+    def size(self, md5: str) -> int:
+        """The bytes that an object takes."""
+        return int(self._odb.fs.size(self._odb.oid_to_path(md5)))
+
+    def remove(self, md5: str) -> None:
+        """Delete an object."""
+        self._odb.fs.remove(self._odb.oid_to_path(md5))
+
+    def add(self, md5: str, file: Path) -> None:
+        """Put an object there."""
+        place = self._odb.oid_to_path(md5)
+        self._odb.fs.makedirs(self._odb.fs.parent(place), exist_ok=True)
+        self._odb.fs.put_file(str(file), place)
+
+
+@contextlib.contextmanager
+def stores(root: Path) -> Iterator[list[Store | str]]:
+    """The remotes of the working copy at `root`; in place of one that cannot be used, why, in one line."""
+    with opened(root) as repo:
+        found: list[Store | str] = []
+        for name in repo.config["remote"]:
+            try:
+                store = Store(repo, name)
+                store.objects()
+                found.append(store)
+            except Exception as error:  # each kind of remote has errors of its own
+                found.append(f"remote '{name}': {_line(error)}")
+        yield found
+
+
+def site_cache(root: Path) -> Path:
+    """Where DVC remembers the names of this repository's files; it is made anew as it is needed."""
+    with opened(root) as repo:
+        return Path(repo.site_cache_dir)
+
+
+@contextlib.contextmanager
+def held(root: Path) -> Iterator[None]:
+    """DVC's lock on the working copy at `root`: no other DVC command works there meanwhile."""
+    with opened(root) as repo, repo.lock:
+        yield

@@ -62,7 +62,8 @@ def place(root: Path, md5: str) -> Path:
 def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record.digest) -> Path | None:
     """Where the bytes of a file with this digest lie: in the working copy, else in the cache; None where in neither.
 
-    They are hashed now, or by a `digest` that remembers. Raises Altered where the cache has other bytes under this
+    They are hashed now, or by a `digest` that remembers. Of a table from which a picture was erased, it is what stands
+    in its place. Raises Altered where the cache has other bytes under this
     digest.
     """
     file = root / path
@@ -70,7 +71,7 @@ def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record
         return file
     kept = place(root, md5)
     if not kept.is_file():
-        return None
+        return _without_erased(root, md5, file, digest)
     # Of a folder the cache has the listing, whose digest is the folder's.
     if (found := digest(kept)) != md5.removesuffix(".dir"):
         raise Altered(
@@ -78,3 +79,14 @@ def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record
             "`dvc fetch --all-commits` brings it from a remote"
         )
     return kept
+
+
+def _without_erased(root: Path, md5: str, file: Path, digest: Callable[[Path], str]) -> Path | None:
+    """What stands in the place of a table or listing that had a picture which was erased, if that is here."""
+    from flows.lineage import erasures
+
+    new = erasures.replaced(root).get(md5)
+    for found in (file, place(root, new)) if new else ():
+        if found.is_file() and digest(found) == str(new).removesuffix(".dir"):
+            return found
+    return None

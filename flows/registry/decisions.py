@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from flows.checkout.git import Git, GitError
@@ -26,7 +26,7 @@ class Moved(Exception):
 def record(git: Git, tree: str, decision: Decision, log: Sequence[Entry], also: str) -> str:
     """Add a decision about `tree` to the log as it was read, with `also` as another parent: the new commit.
 
-    A promotion or rollback moves `promoted` in the same transaction: either all of it has happened or nothing.
+    All but a rejection moves `promoted` in the same transaction: either all of it has happened or nothing.
 
     Raises Moved where the log is no longer what was read.
     """
@@ -70,6 +70,33 @@ def rollback(root: Path) -> str:
             break
     settle(root)
     return promoted_now(root)
+
+
+def withdraw(root: Path, md5s: Collection[str], why: str) -> list[Entry]:
+    """Let promotions of these checkpoints stand no more: those that did. What stood before the last of them is promoted
+    again, if anything did.
+
+    Raises InputError where a decision could not be committed.
+    """
+    git = Git(root)
+    gone: list[Entry] = []
+    while True:
+        log = history.read(git)
+        live = active(log)
+        wrong = [entry for entry in live if entry.decision.md5 in md5s]
+        if not wrong:
+            break
+        ready(git)
+        entry = wrong[-1]
+        left = [each for each in live if each.decision.md5 != entry.decision.md5]
+        back = left[-1] if left else entry
+        decision = dataclasses.replace(entry.decision, outcome="withdrawn", why=why, against=entry.commit, gate=None)
+        decision = dataclasses.replace(decision, attested=signatures.newest(git))
+        with contextlib.suppress(Moved):
+            record(git, git("rev-parse", f"{back.commit}^{{tree}}"), decision, log, back.commit)
+            gone.append(entry)
+    settle(root)
+    return gone
 
 
 def ready(git: Git) -> None:
@@ -116,7 +143,7 @@ def _tag(git: Git, artifact: str, live: Sequence[Entry]) -> None:
     if belongs and assigned != belongs:
         gto.assign(git, artifact, belongs, live[-1].decision.why)
     elif assigned and not belongs:
-        gto.unassign(git, artifact, assigned, "rolled back")
+        gto.unassign(git, artifact, assigned, "rolled back or withdrawn")
 
 
 def _nothing(commit: str) -> str:

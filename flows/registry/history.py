@@ -37,9 +37,10 @@ COLUMNS = ("image_id", "candidate", "promoted")
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What has become of a candidate, or of a rollback: then the rest tells of what was returned to."""
+    """What has become of a candidate; or of a rollback, where the rest tells of what was returned to; or that a
+    checkpoint was withdrawn, because a picture was erased on which it was trained: it is never returned to."""
 
-    outcome: Literal["promoted", "rejected", "rolled back"]
+    outcome: Literal["promoted", "rejected", "rolled back", "withdrawn"]
     why: str  # one line
     system: str  # an entry of `search` or `infer`
     artifact: str  # its checkpoint's name in dvc.yaml
@@ -65,6 +66,7 @@ class Branches(NamedTuple):
         return cls(*(f"{folder}/{name}" if folder else name for name in cls._fields))
 
 
+UNMEASURED = ("rolled back", "withdrawn")  # decisions about a candidate that another one has measured
 FIELDS = {field.name for field in dataclasses.fields(Decision)}
 
 
@@ -157,18 +159,20 @@ def read(git: Git, fetched: bool = False) -> list[Entry]:
 
 
 def active(log: Sequence[Entry]) -> list[Entry]:
-    """The promotions that no rollback has undone, oldest first; the last one is what is promoted."""
+    """The promotions that stand, oldest first: none was undone by a rollback or withdrawn. The last one is promoted."""
     stack: list[Entry] = []
     for entry in log:
         if entry.decision.outcome == "promoted":
             stack.append(entry)
         elif entry.decision.outcome == "rolled back":
             stack.pop()
+        elif entry.decision.outcome == "withdrawn":
+            stack = [one for one in stack if one.decision.md5 != entry.decision.md5]
     return stack
 
 
 def last_move(log: Sequence[Entry]) -> Entry:
-    """The last promotion or rollback: where branch `promoted` belongs."""
+    """The last promotion, rollback or withdrawal: where branch `promoted` belongs."""
     return next(entry for entry in reversed(log) if entry.decision.outcome != "rejected")
 
 
@@ -178,7 +182,7 @@ def validation(git: Git, entry: Entry) -> list[dict[str, Any]] | None:
     Raises InputError where they are not those that the decision names.
     """
     gate = entry.decision.gate
-    if not gate or "validation" not in gate or entry.decision.outcome == "rolled back":
+    if not gate or "validation" not in gate or entry.decision.outcome in UNMEASURED:
         return None
     text = git.file(entry.commit, VALIDATION)
     where = f"{VALIDATION} of commit {entry.commit[:10]}"
@@ -190,7 +194,7 @@ def validation(git: Git, entry: Entry) -> list[dict[str, Any]] | None:
 
 def candidate(log: Sequence[Entry]) -> Entry | None:
     """The last candidate, whatever became of it."""
-    return next((entry for entry in reversed(log) if entry.decision.outcome != "rolled back"), None)
+    return next((entry for entry in reversed(log) if entry.decision.outcome not in UNMEASURED), None)
 
 
 def lock(git: Git, commit: str) -> dict[str, Any]:

@@ -31,7 +31,8 @@ LANDMARKS = tuple(
     f"{point}_{axis}" for point in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
 )
 PICTURES = "pictures.csv"  # optional, in any source's root: what is known of single pictures
-COLUMNS = ("licence", "consent", "origin", "identity", "split")
+COLUMNS = ("licence", "consent", "origin", "identity", "split", "group", "purpose", "collected")
+DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")  # ISO 8601: a day, a month or a year
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,9 @@ class Item:
     licence: str | None = None  # these three where they differ from the dataset's
     consent: str | None = None
     origin: str | None = None
+    group: str | None = None  # by which scores are compared
+    purpose: str | None = None  # why it was collected
+    collected: str | None = None  # when, as DATE
     reason: str | None = None  # why it is refused unread
 
 
@@ -270,6 +274,10 @@ def _annotated(root: Path, items: list[Item]) -> list[Item]:
         path = note.pop("path", "")
         if note.get("split", "test") not in SPLITS:
             raise InputError(f"{file}: {path!r}: split must be one of {', '.join(SPLITS)} (got {note['split']!r})")
+        if not DATE.fullmatch(note.get("collected", "2026")):
+            raise InputError(
+                f"{file}: {path!r}: collected must be a date as 2026-11-27, 2026-11 or 2026 (got {note['collected']!r})"
+            )
         notes[path] = note
     strangers = sorted(notes.keys() - {item.path for item in items})
     if strangers:

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from stages import ingest
-from stages.images import phash, sources
+from stages.images import phash, sources, withdrawn
 from stages.images.decode.picture import ORIENTATION
 from stages.images.decode.read import decode
 from stages.images.splits import Split, split_of
@@ -60,15 +60,20 @@ def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def rows_of(root: Path, withdrawn: str = "", **changes: Any) -> dict[str, dict[str, Any]]:
+def rows_of(root: Path, tombstones: str = "", **changes: Any) -> dict[str, dict[str, Any]]:
     """The table of `root`, by path, in its order."""
+    return {row["path"]: row for row in table_of(root, tombstones, **changes)}
+
+
+def table_of(root: Path, lines: str = "", **changes: Any) -> list[dict[str, Any]]:
+    """The rows of the table of `root`, where these lines are the tombstones."""
     with tempfile.TemporaryDirectory() as scratch:
         tombstones = Path(scratch, "tombstones.txt")
-        tombstones.write_text(withdrawn)
+        tombstones.write_text(lines)
         out = Path(scratch, "out")
         ingest.ingest(root, tombstones, out, dataclasses.replace(PARAMS, **changes), "x")
         shards = [pq.read_table(shard) for shard in sorted(out.iterdir())]
-    return {row["path"]: row for row in pa.concat_tables(shards).to_pylist()}
+    return pa.concat_tables(shards).to_pylist()
 
 
 def write(root: Path, files: dict[str, bytes]) -> Path:
@@ -140,7 +145,10 @@ def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None
             "a.jpg": stream.getvalue(),
             "b.png": png(2),
             "landmarks.csv": f"path,{points}\na.jpg,1,2,3,4,5,6,7,8,9,10\n".encode(),
-            "pictures.csv": b"path,consent,identity,split\na.jpg,signed 2024-05-01,Ada,val\n",
+            "pictures.csv": (
+                b"path,consent,identity,split,group,purpose,collected\n"
+                b"a.jpg,signed 2024-05-01,Ada,val,men,a study,2024-05\n"
+            ),
         },
     )
     rows = rows_of(root)
@@ -165,6 +173,9 @@ def test_a_kept_row_holds_the_file_and_all_that_is_known(tmp_path: Path) -> None
         "licence": "CC0-1.0",
         "consent": "signed 2024-05-01",
         "origin": "a test",
+        "group": "men",
+        "purpose": "a study",
+        "collected": "2024-05",
         "status": "kept",
         "reason": None,
     }
@@ -297,7 +308,7 @@ def test_an_unknown_picture_goes_to_a_known_copy_and_is_named(tmp_path: Path) ->
 def test_a_withdrawn_pictures_pixels_keep_its_copies_out_when_its_file_is_gone(tmp_path: Path) -> None:
     write(tmp_path, {"b.png": png(1, compress_level=1), "d.png": png(2)})
     lines = f"{sha(png(1))}\n{ingest.pixel_digest(np.asarray(picture(1)))}\n"
-    assert [row["reason"] for row in rows_of(tmp_path, lines).values()] == ["withdrawn", None]
+    assert [row["reason"] for row in table_of(tmp_path, lines)] == ["withdrawn", None]
 
 
 def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
@@ -319,12 +330,12 @@ def test_log_and_record_name_who_moved(tmp_path: Path) -> None:
 def test_rejected_pictures_have_no_say(tmp_path: Path) -> None:
     labels = [("1.png", 1, "Ada", "train"), ("2.png", 2, "Ada", "test"), ("3.png", 3, "Ada", "test")]
     labelled(tmp_path, labels)
-    withdrawn = sha((tmp_path / "3.png").read_bytes())
+    tombstone = sha((tmp_path / "3.png").read_bytes())
     write(tmp_path, {"2.png": png(2)[:300]})
-    assert split_and_reason(rows_of(tmp_path, withdrawn)) == {
+    assert split_and_reason(rows_of(tmp_path, tombstone)) == {
         "1.png": ("train", None),
         "2.png": (None, "truncated"),
-        "3.png": (None, "withdrawn"),
+        None: (None, "withdrawn"),
     }
 
 
@@ -364,12 +375,52 @@ def test_evaluate_puts_everything_into_the_test(tmp_path: Path) -> None:
 def test_a_withdrawn_picture_takes_its_copies_along(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": png(1, compress_level=1), "b.png": png(1), "c.png": png(1), "d.png": png(2)})
     line = f"# asked for on paper\n{sha(png(1)).upper()}  # b and c\n"
-    assert {path: row["reason"] for path, row in rows_of(tmp_path, line).items()} == {
-        "a.png": "withdrawn",
-        "b.png": "withdrawn",
-        "c.png": "withdrawn",
-        "d.png": None,
+    assert [row["reason"] for row in table_of(tmp_path, line)] == ["withdrawn", "withdrawn", "withdrawn", None]
+
+
+def photo(seed: int) -> Image.Image:
+    """A smooth picture, whose copies are as near as those of photos are."""
+    return picture(seed, 32).resize((160, 128), Image.Resampling.BICUBIC)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_a_copy_that_was_saved_anew_is_withdrawn_too_and_names_the_tombstone(tmp_path: Path) -> None:
+    gone, stranger = photo(1), photo(2)
+    copies = {
+        "half.jpg": saved(gone.resize((80, 64)), "JPEG", quality=50),
+        "mirrored.jpg": saved(ImageOps.mirror(gone), "JPEG", quality=80),
+        "stranger.jpg": saved(stranger, "JPEG"),
     }
+    hashed = phash.hashes(np.asarray(gone))
+    assert hashed
+    line = withdrawn.line(sha(saved(gone)), ingest.pixel_digest(np.asarray(gone)), hashed.upright)
+    half, mirrored, other = table_of(write(tmp_path, copies), f"# none\n{line}\n")
+    for row in (half, mirrored):
+        assert row["reason"].startswith(f"withdrawn: a near copy of tombstone {sha(saved(gone))[:10]} (")
+        assert ingest.kind(row["reason"]) == "withdrawn"
+    assert (other["path"], other["status"]) == ("stranger.jpg", "kept")
+    # Without its hash, only the same bytes and pixels are refused.
+    assert [row["status"] for row in table_of(tmp_path, line.rpartition(" ")[0])] == ["kept"] * 3
+
+
+def test_the_row_of_a_withdrawn_picture_has_its_digests_and_the_reason_alone(tmp_path: Path) -> None:
+    labelled(tmp_path, [("Ada Lovelace.png", 1, "Ada Lovelace", "train"), ("other.png", 2, None, None)])
+    tombstone = sha((tmp_path / "Ada Lovelace.png").read_bytes())
+    gone, other = table_of(tmp_path, tombstone)
+    pixels = ingest.pixel_digest(np.asarray(picture(1, 8)))
+    assert {key: value for key, value in gone.items() if value is not None} == {
+        "image": {"bytes": None, "path": None},
+        "image_id": tombstone,
+        "pixel_sha256": pixels,
+        "status": "rejected",
+        "reason": "withdrawn",
+    }
+    assert other["path"] == "other.png"
 
 
 def test_a_faulty_tombstone_is_named(tmp_path: Path) -> None:
@@ -382,7 +433,29 @@ def test_a_faulty_tombstone_is_named(tmp_path: Path) -> None:
 def test_tombstones_that_are_no_text_are_one_line(make: Callable[[Path], object], tmp_path: Path) -> None:
     make(tmp_path / "tombstones.txt")
     with pytest.raises(InputError, match=r"tombstones\.txt: cannot be read as UTF-8 text"):
-        ingest.read_tombstones(tmp_path / "tombstones.txt")
+        withdrawn.read(tmp_path / "tombstones.txt")
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.booleans(), st.booleans()), unique=True))
+def test_tombstones_are_read_as_they_were_written(pictures: list[tuple[bytes, bool, bool]]) -> None:
+    lines, digests, hashes = [], set(), {}
+    for name, pixels, hashed in pictures:
+        image_id, pixel = name.hex(), sha(name)
+        digests |= {image_id, pixel} if pixels else {image_id}
+        if pixels and hashed:
+            hashes[image_id] = name
+        lines.append(withdrawn.line(image_id, pixel if pixels else None, name if hashed else None))
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "tombstones.txt")
+        file.write_text("\n".join(lines))
+        assert withdrawn.read(file) == (digests, hashes)
+
+
+def test_a_tombstone_of_too_many_words_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tombstones.txt").write_text(" ".join([sha(b"")] * 4))
+    with pytest.raises(InputError, match=r"tombstones\.txt, line 1: has 4 words; a line has image_id, pixel_sha256"):
+        withdrawn.read(tmp_path / "tombstones.txt")
 
 
 # The table's files.

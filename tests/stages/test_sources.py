@@ -112,6 +112,8 @@ def test_landmarks_and_notes_of_single_pictures(tmp_path: Path) -> None:
         ("landmarks.csv", f"path,{POINTS}\na.png,1,2,3,4,5,6,7,8,9,nan\n", "finite"),
         ("landmarks.csv", "path,x,y\n", "header must end in lefteye_x"),
         ("pictures.csv", "path,license\na.png,MIT\n", "unknown column 'license'"),
+        ("pictures.csv", "path,collected\na.png,27.11.2026\n", "'a.png': collected must be a date as 2026-11-27"),
+        ("pictures.csv", "path,collected\na.png,2026-13\n", "got '2026-13'"),
         ("pictures.csv", "name\na.png\n", "unknown column 'name'"),
         ("pictures.csv", "licence\nMIT\n", "no column 'path'"),
         ("pictures.csv", "path,licence\nb.png,MIT\n", "no picture 'b.png'"),

@@ -1,0 +1,75 @@
+"""The command `palimpsest audit erase`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.audit.commands import audit
+from flows.operations.command_line import for_people, key_passphrase
+from flows.process.words import say
+from stages.runs.errors import InputError
+
+
+@audit.command("erase")
+def audit_erase(
+    what: Annotated[
+        list[str] | None, typer.Argument(help="Pictures: files, or the sha256 of their files (the first digits do).")
+    ] = None,
+    identity: Annotated[str | None, typer.Option("--identity", help="All pictures of this person.")] = None,
+    purge: Annotated[bool, typer.Option("--purge", help="Remove them. Without it, only look.")] = False,
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", help="Write a signed letter for the person into this file.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Leave pictures that only look the same; do not refuse them later.")
+    ] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Remove it also where others may use it: outside of the repository.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Take pictures out of everything that the repository keeps, and show that they are out.
+
+    Without --purge it changes nothing, and lists what it would do. A picture gets a tombstone, so that no copy of it
+    comes back. Run it again if it was interrupted. Exit code 1 where something in reach is left; 0 otherwise.
+    """
+    with for_people("audit erase"):
+        from flows.audit import facts
+        from flows.checkout.root import repository
+        from flows.erasure import erase
+        from flows.erasure import purge as purging
+        from flows.erasure import receipt as letter
+
+        root = repository()
+        passphrase = key_passphrase(ask=sys.stdin.isatty()) if receipt else None
+        if receipt:
+            letter.check(root, receipt, passphrase)
+            if not purge:
+                letter.write(root, what or [], identity, receipt, passphrase, say)
+                return
+        if not purge:
+            answer = erase.look(root, what or [], identity, exact, shared, say)
+            print(facts.machine(answer)) if json else erase.show(answer)
+            return
+        with purging.turn(root, say):
+            wanted = erase.seek(root, what or [], identity, exact, say)
+            if not yes:
+                _ask([picture.image_id[:10] for picture in wanted.pictures])
+            done = erase.do(root, wanted, shared, say)
+        print(facts.machine(done)) if json else erase.show_done(done)
+        if receipt and not done.left:
+            letter.write(root, [picture.image_id for picture in wanted.pictures], None, receipt, passphrase, say)
+        raise typer.Exit(int(bool(done.left)))
+
+
+def _ask(names: list[str]) -> None:
+    """Raise InputError unless the user says yes."""
+    if not sys.stdin.isatty():
+        raise InputError("--purge asks before it removes anything; add --yes where nobody can answer")
+    if not typer.confirm(f"Erase {len(names)} pictures ({', '.join(names[:5])}) for good?", err=True):
+        raise InputError("nothing was changed")

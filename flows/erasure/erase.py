@@ -1,0 +1,129 @@
+"""`palimpsest audit erase`: what would be done, or its doing, as an answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from flows.audit.facts import page
+from flows.erasure import plan, purge
+from flows.erasure.journal import Journal
+from flows.erasure.plan import Plan, Sought
+from flows.erasure.purge import Done
+from flows.erasure.scan import Held, total
+from flows.lineage.erasures import ERASED
+from flows.process.command import Say
+from stages.runs import record
+from stages.runs.errors import InputError
+
+SHOWN = 12  # things that people see of each kind; `--json` has all
+
+
+def look(root: Path, asked: Sequence[str], identity: str | None, exact: bool, shared: bool, say: Say) -> Plan:
+    """What an erasure would do; nothing is changed. Raises InputError as `plan.sought` does."""
+    return plan.make(root, seek(root, asked, identity, exact, say), shared, say)
+
+
+def seek(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> Sought:
+    """What to look for: that of an erasure which was interrupted, if there is one, else what is asked."""
+    if pending := Journal(root).pending():
+        say(f"an erasure of {len(pending.pictures)} pictures was interrupted: it goes on first")
+        return pending
+    if not asked and identity is None:
+        raise InputError("nothing to erase: name pictures by a file or sha256, or a person by --identity")
+    return plan.sought(root, asked, identity, exact)
+
+
+def do(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
+    """Erase, and leave a record. Raises InputError as `purge.purge` does."""
+    done = purge.purge(root, wanted, shared, say)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = {
+        "inputs": {},
+        "outputs": {},
+        "params": {},
+        "environment": record.environment(),
+        "notes": {**dataclasses.asdict(done), "at": now},
+    }
+    record.write(root / record.home(), ERASED, facts, {"ended": now})
+    if not done.left:
+        Journal(root).end()
+    return done
+
+
+def show(answer: Plan) -> None:
+    """What would be done, on the terminal."""
+    pictures = answer.pictures
+    count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
+    print(
+        f"{count}: held in {len(answer.held)} places, {_size(total(answer.held))}; nothing is changed without --purge"
+    )
+    rows = [(picture.image_id[:10], "", _said(picture)) for picture in pictures]
+    for kind in dict.fromkeys(one.kind for one in answer.removed):
+        rows += _of_kind(kind, [one for one in answer.removed if one.kind == kind])
+    rows += [("training", "remove", f"{state}: interrupted, and has read it") for state in answer.states]
+    rows += [(each.path, "remove", _trained(each)) for each in answer.checkpoints]
+    if answer.promoted:
+        now = answer.promoted
+        stands = answer.instead
+        then = f"then {stands['path']} {stands['md5'][:10]} is promoted" if stands else "then nothing is promoted"
+        rows.append(("promoted", "withdraw", f"{now.artifact} {now.version or ''} {now.md5[:10]}; {then}"))
+    if any(each.current for each in answer.checkpoints):
+        took = "not known how long" if answer.seconds is None else f"about {answer.seconds / 60:.1f} minutes"
+        rows.append(("retraining", "", f"the next `dvc repro` trains anew what has seen it: {took}, as recorded"))
+    rows += [("stays", "", f"{one.shown}: {one.remedy}") for one in answer.kept]
+    rows += [("cannot tell", "", line) for line in dict.fromkeys(answer.unread)]
+    page(rows)
+
+
+def _said(picture: plan.Picture) -> str:
+    names = ", ".join(f"{path} of {dataset}" for dataset, path in picture.names[:3])
+    people = f"; shows {', '.join(picture.identities)}" if picture.identities else ""
+    return f"{picture.why}; {names or 'in no table'}{people}"
+
+
+def _trained(each: plan.Trained) -> str:
+    how = f"has gone on from {each.after[:10]}" if each.after else "was trained on it"
+    now = "; it is the present one" if each.current else ""
+    return f"{each.md5[:10]}, by {each.stage}: {how}{now}"
+
+
+def _of_kind(kind: str, held: list[Held]) -> list[tuple[str, str, str]]:
+    words = {"remove": "remove", "rewrite": "rewrite", "clean": "remove rows"}
+    rows = [
+        (kind, words[one.action], f"{one.what or one.where}{_rows(one)}, {_size(one.size)} ({', '.join(one.how)})")
+        for one in held[:SHOWN]
+    ]
+    if len(held) > SHOWN:
+        rows.append((kind, "", f"and {len(held) - SHOWN} more, {_size(total(held[SHOWN:]))} (--json lists them)"))
+    return rows
+
+
+def _rows(one: Held) -> str:
+    return f" without {len(one.rows)} row{'s' * (len(one.rows) != 1)}" if one.action == "rewrite" else ""
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.3g} GB"
+
+
+def show_done(done: Done) -> None:
+    """What was done, on the terminal."""
+    searched = done.searched
+    what = f"{searched['files']} files, {searched['objects']} objects on remotes and {searched['blobs']} of Git"
+    if done.left:
+        print(f"erased in part: {len(done.left)} things are left; mend what is named, and run it again")
+    else:
+        print(f"erased: {done.removed} things removed, {done.rewritten} tables written anew; nothing is left in {what}")
+    rows = [("left", "DIFFERS", line) for line in done.left]
+    rows += [("removed", "", f"{each['path']} {each['md5'][:10]}, trained on it") for each in done.checkpoints]
+    rows += [("withdrawn", "", f"the promotion of commit {commit[:10]}") for commit in done.withdrawn]
+    rows += [("stays", "", f"{one['kind']}: {one['remedy']}") for one in done.kept]
+    rows.append(("next", "", "`git add tombstones.txt` and commit, then `dvc repro` makes the rest anew"))
+    page(rows)

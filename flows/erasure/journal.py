@@ -1,0 +1,90 @@
+"""What an erasure keeps while it is going on, so that it can be taken up again if it is killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flows.erasure import places
+from flows.erasure.checkpoints import Trained
+from flows.erasure.needles import Needles
+from flows.erasure.pictures import Picture
+from flows.erasure.plan import Sought
+from flows.process import atomic_file, private_folder
+from stages.runs.errors import InputError
+
+SOUGHT, NEEDLES, CHANGES = "sought.json", "needles.npz", "changes.jsonl"
+
+
+class Journal:
+    """The folder of an erasure that is going on; it is removed at its end. It has pieces of pictures: nobody else may
+    read it."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / places.STATE
+        self.changed: dict[str, str] = {}  # digests of tables and listings, and of what stands in their place
+        self.gone: set[str] = set()  # digests of what was removed
+        file = self.folder / CHANGES
+        for line in file.read_text().splitlines() if file.is_file() else ():
+            if line.endswith("}"):  # else a kill has cut it off, and what it tells of was not done yet
+                self._note(**json.loads(line))
+
+    def pending(self) -> Sought | None:
+        """What an erasure that was interrupted sought; None where there is none."""
+        file = self.folder / SOUGHT
+        if not file.is_file():
+            return None
+        try:
+            said = json.loads(file.read_text())
+            return Sought(
+                [Picture(**{**one, "identities": tuple(one["identities"]),
+                            "names": tuple(tuple(name) for name in one["names"])}) for one in said["pictures"]],
+                Needles.load(self.folder / NEEDLES),
+                tuple(said["scales"]),
+                [_trained(one) for one in said["trained"]],
+                {int(count): set(rows) for count, rows in said["rows"].items()},
+                said["untold"],
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError, OSError):
+            raise InputError(
+                f"{self.folder}: not as an erasure leaves it; remove it and name the pictures again"
+            ) from None
+
+    def begin(self, wanted: Sought) -> None:
+        """Keep what is sought. The last file makes it whole."""
+        private_folder.make(self.folder)
+        self.folder.chmod(0o700)
+        wanted.needles.save(self.folder / NEEDLES)
+        said = {
+            "pictures": [dataclasses.asdict(one) for one in wanted.pictures],
+            "scales": wanted.scales,
+            "trained": [dataclasses.asdict(one) for one in wanted.trained],
+            "rows": {str(count): sorted(rows) for count, rows in wanted.rows.items()},
+            "untold": wanted.untold,
+        }
+        atomic_file.write(self.folder / SOUGHT, json.dumps(said, default=str))
+
+    def note(self, old: str, new: str | None) -> None:
+        """Write down that something is to be removed, or replaced, before that is done."""
+        with (self.folder / CHANGES).open("a") as file:
+            file.write(f"{json.dumps({'old': old, 'new': new})}\n")
+        self._note(old, new)
+
+    def _note(self, old: str, new: str | None) -> None:
+        if new is None:
+            self.gone.add(old)
+        else:
+            self.changed[old] = new
+
+    def end(self) -> None:
+        """Forget it all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _trained(said: dict[str, Any]) -> Trained:
+    time = datetime.fromisoformat(said["time"]) if said["time"] else None
+    return Trained(**{**said, "pictures": tuple(said["pictures"]), "time": time})

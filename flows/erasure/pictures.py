@@ -1,0 +1,178 @@
+"""Which pictures are to be erased: those that are named, those of a person, and every copy that was taken in."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.audit import copies
+from flows.audit.facts import read_table
+from flows.lineage import locks, tables
+from flows.lineage.digests import Digests
+from stages.runs.errors import InputError
+
+DIGITS = 6  # of a sha256 that is cut short; fewer fit too many
+COLUMNS = ("image_id", "path", "pixel_sha256", "identity", "status")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture that is to be erased."""
+
+    image_id: str  # sha256 of its file
+    pixel_sha256: str | None  # None: it could not be decoded
+    phash: str | None  # hexadecimal; None: it is not known, or no copies are to be refused by their look
+    why: str  # it was named, or what of it is like one that was
+    identities: tuple[str, ...]
+    names: tuple[tuple[str, str], ...]  # dataset and path, in every table that has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What an ingested table says of a picture."""
+
+    dataset: str
+    image_id: str
+    path: str | None  # None: it was withdrawn already
+    pixel_sha256: str | None
+    identity: str | None
+    phash: bytes | None
+    file: Path  # where the row stands, with its bytes where it was kept
+
+
+def rows(root: Path, digest: Digests) -> list[Row]:
+    """Every row of every ingested table that a `dvc.lock` which Git knows names, as far as the table is here."""
+    damaged: list[str] = []
+    every = [tables.among(lock.files()) for lock in locks.every(root)]
+    parts, _ = tables.parts(root, {table: None for named in every for table in named.items()}, digest)
+    found: dict[tuple[Any, ...], Row] = {}
+    for part in parts:
+        dataset = Path(part.path).parts[2]
+        try:
+            table = read_table(part.file, COLUMNS, ["phash"])
+        except InputError as error:
+            damaged.append(str(error))
+            continue
+        for row in table.to_pylist():
+            if row["image_id"]:
+                key = (dataset, row["image_id"], row["path"])
+                row.pop("status")
+                if key not in found or (row.get("phash") and not found[key].phash):
+                    found[key] = Row(dataset, **{"phash": None, **row}, file=part.file)
+    return list(found.values())
+
+
+def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, known: Sequence[Row]) -> list[Picture]:
+    """The pictures that `asked` names (files, or a sha256, maybe cut short) and those of a person, with all copies.
+
+    A copy has the same pixels or, unless `exact`, nearly the same look. `known` are the `rows`.
+
+    Raises InputError for a picture that was never held, for a name that fits several, and for a person of whom there
+    is none.
+    """
+    from stages.images import phash
+    from stages.images.decode.read import decode
+
+    reasons: dict[str, str] = {}  # by image_id
+    pixels: dict[str, str | None] = {}
+    hashes: dict[str, Any] = {}  # of what was named: `phash.Hashes`
+    for name in asked:
+        query = _query(name)
+        if query is None:
+            fitting = sorted({row.image_id for row in known if row.image_id.startswith(name.lower())})
+            if len(fitting) > 1:
+                some = ", ".join(one[: len(name) + 4] for one in fitting[:5])
+                raise InputError(f"{name}: fits {len(fitting)} pictures ({some} ...); name more digits")
+            if not fitting:
+                raise InputError(f"{name}: no picture with this sha256 is in a table that Git knows here; {_LOOK}")
+            reasons[fitting[0]] = "named"
+        else:
+            reasons[str(query.image_id)] = f"named ({name})"
+            pixels[str(query.image_id)] = query.pixel_sha256
+            hashes[str(query.image_id)] = query.hashes
+    if identity is not None:
+        of = [row.image_id for row in known if row.identity == identity]
+        if not of:
+            raise InputError(f"--identity {identity}: nobody of this name is in a table that Git knows here")
+        reasons |= {one: f"of {identity}" for one in of if one not in reasons}
+    named = len(reasons)
+    _add_pixels(reasons, pixels, known)
+    if not exact:
+        for one, data in contents([*reasons], known):
+            hashes.setdefault(one, phash.hashes(decode(data)))
+        _add_near(reasons, hashes, known)
+        _add_pixels(reasons, pixels, known)
+    found = [_picture(one, why, known, pixels, None if exact else hashes.get(one)) for one, why in reasons.items()]
+    if named == len(found) and not any(picture.names or _withdrawn(picture, known) for picture in found):
+        raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it; {_LOOK}")
+    return found
+
+
+def _withdrawn(picture: Picture, known: Sequence[Row]) -> bool:
+    return any(row.image_id == picture.image_id for row in known)
+
+
+_LOOK = "`palimpsest audit image` looks further, also for possible copies"
+
+
+def _query(name: str) -> copies.Query | None:
+    """What a file is; None for a sha256. Raises InputError for anything else."""
+    if (file := Path(name)).is_file():
+        query = next(iter(copies.read([(name, file, None)])))
+        if query.image_id is None:
+            raise InputError(f"{name}: cannot be read ({query.why})")
+        return query
+    if not re.fullmatch("[0-9a-fA-F]{1,64}", name):
+        raise InputError(f"{name}: neither a file nor the sha256 of a picture")
+    if len(name) < DIGITS:
+        raise InputError(f"{name}: name at least {DIGITS} digits of the sha256")
+    return None
+
+
+def _add_near(reasons: dict[str, str], hashes: dict[str, Any], known: Sequence[Row]) -> None:
+    """Add the pictures that look nearly the same, as they are or mirrored."""
+    from stages.images import phash
+
+    queries = [(one, way) for one, each in hashes.items() if each for way in each]
+    others = [row for row in known if row.phash and row.image_id not in reasons]
+    if not queries or not others:
+        return
+    stacked = phash.stacked([row.phash for row in others if row.phash])
+    for one, other, bits in phash.pairs(phash.stacked([way for _, way in queries]), stacked, phash.NEAR):
+        for query, place, differ in zip(one.tolist(), other.tolist(), bits.tolist(), strict=True):
+            why = f"a near copy of {queries[query][0][:10]} ({differ} of {8 * phash.BYTES} bits differ)"
+            reasons.setdefault(others[place].image_id, why)
+
+
+def _add_pixels(reasons: dict[str, str], pixels: dict[str, str | None], known: Sequence[Row]) -> None:
+    same = {row.pixel_sha256: row.image_id for row in known if row.image_id in reasons and row.pixel_sha256}
+    same |= {pixel: one for one, pixel in pixels.items() if pixel}
+    for row in known:
+        if row.pixel_sha256 in same:
+            reasons.setdefault(row.image_id, f"the same pixels as {same[row.pixel_sha256][:10]}")
+
+
+def _picture(image_id: str, why: str, known: Sequence[Row], pixels: dict[str, str | None], hashes: Any) -> Picture:
+    mine = [row for row in known if row.image_id == image_id]
+    pixel = next((row.pixel_sha256 for row in mine if row.pixel_sha256), pixels.get(image_id))
+    hashed = next((row.phash for row in mine if row.phash), hashes.upright if hashes else None)
+    names = sorted({(row.dataset, row.path) for row in mine if row.path})
+    people = sorted({row.identity for row in mine if row.identity})
+    return Picture(image_id, pixel, hashed.hex() if hashed else None, why, tuple(people), tuple(names))
+
+
+def contents(image_ids: Sequence[str], known: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
+    """The files' bytes by image_id, as ingested tables keep them; none of a picture that every table has rejected."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    done = set()
+    for file in {row.file: None for row in known if row.image_id in image_ids}:
+        table = read_table(file, ["image_id", "image"])
+        for row in table.filter(pc.is_in(table["image_id"], pa.array(image_ids, pa.string()))).to_pylist():
+            if (data := (row["image"] or {}).get("bytes")) and row["image_id"] not in done:
+                done.add(row["image_id"])
+                yield row["image_id"], data

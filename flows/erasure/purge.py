@@ -1,0 +1,328 @@
+"""Removing pictures from everything that a repository keeps, and showing that nothing is left.
+
+What is removed is a list of single things, from the search: no garbage collector decides. A table of other pictures is
+written anew without the rows. Each step may be done again, so an erasure that was killed begins at its first one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.checkout.git import Git
+from flows.engine import remotes
+from flows.erasure import git_objects, lists, places, plan, rewriting
+from flows.erasure.contents import LONG, Search, _array
+from flows.erasure.journal import Journal
+from flows.erasure.plan import Plan, Sought
+from flows.erasure.scan import Held
+from flows.lineage import cache
+from flows.process import atomic_file, file_lock
+from flows.process.command import Runner, Say
+from flows.registry import decisions
+from stages.images import withdrawn
+from stages.runs.errors import InputError
+
+TOMBSTONES = "tombstones.txt"
+ROUNDS = 3  # searches until nothing is found; the second finds nothing, unless somebody writes meanwhile
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What an erasure has done."""
+
+    pictures: list[dict[str, Any]]  # `image_id`, `pixel_sha256`, `why`
+    held: dict[str, int]  # how many things there were, by where: working copy, cache, remote ...
+    removed: int  # things
+    rewritten: int  # tables, in all places
+    bytes: int  # that were taken away or written anew
+    checkpoints: list[dict[str, Any]]  # `path`, `md5`, `stage`, `seconds`, `current`
+    withdrawn: list[str]  # commits of promotions that stand no more
+    changed: dict[str, str]  # digests of tables and listings, and of what stands in their place
+    gone: list[str]  # digests of what was removed
+    kept: list[dict[str, str]]  # what is out of reach: `kind` and `remedy`
+    left: list[str]  # what is left in reach: nothing, or it could not be removed
+    searched: dict[str, int]  # in the last search: `files`, `objects`, `blobs`, `bytes`
+
+
+@contextlib.contextmanager
+def turn(root: Path, say: Say) -> Iterator[None]:
+    """This working copy for this process alone: a rebuild or another DVC command is waited for."""
+    with contextlib.ExitStack() as stack:
+        for tree in places.trees(root):
+            tmp = tree.top / Git(root).prefix / ".dvc" / "tmp"
+            if tree.kind in ("working copy", "worktree") and tmp.is_dir():
+                waiting = functools.partial(_waiting, say, tree.top)
+                stack.enter_context(file_lock.lock(tmp / "palimpsest.lock", waiting))
+        yield
+
+
+def _waiting(say: Say, top: Path, pid: str) -> None:
+    say(f"waiting for a rebuild, or another erasure, in {top} (PID {pid})")
+
+
+def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
+    """Erase what is sought. To be called in `turn`.
+
+    Raises InputError where a key step cannot be done; what was done until then stays done, and it can be run again.
+    """
+    journal = Journal(root)
+    journal.begin(wanted)
+    _bury(root, wanted)
+    why = f"trained on a picture that was erased ({', '.join(one[:10] for one in wanted.ids[:3])})"
+    undone = decisions.withdraw(root, [each.md5 for each in wanted.trained], why)
+    removed: list[Held] = []
+    with remotes.held(root):
+        for _ in range(ROUNDS):
+            found = plan.make(root, wanted, shared, say)
+            failed = _remove(root, wanted, found, journal, say)
+            removed += found.removed
+            if not found.removed and not found.states:
+                break
+        left = [one.shown for one in found.removed] + [f"{line}" for line in failed]
+    _tracked(root, journal, say)
+    return Done(
+        [{"image_id": one.image_id, "pixel_sha256": one.pixel_sha256, "why": _nameless(one.why)}
+         for one in wanted.pictures],
+        dict(Counter(one.kind for one in removed)),
+        sum(one.action != "rewrite" for one in removed),
+        sum(one.action == "rewrite" for one in removed),
+        sum(one.size for one in removed),
+        [{"path": each.path, "md5": each.md5, "stage": each.stage, "seconds": each.seconds, "current": each.current}
+         for each in wanted.trained],
+        [entry.commit for entry in undone],
+        journal.changed,
+        sorted(journal.gone),
+        [{"kind": one.kind, "remedy": str(one.remedy)} for one in found.kept],
+        [*left, *found.unread],
+        {"files": found.files, "objects": found.objects, "blobs": found.blobs, "bytes": found.bytes},
+    )  # fmt: skip
+
+
+def _nameless(why: str) -> str:
+    """A reason without a file's or a person's name."""
+    return "named" if why.startswith("named") else "of the person" if why.startswith("of ") else why
+
+
+def _bury(root: Path, wanted: Sought) -> None:
+    """Add the tombstones that are not there yet."""
+    file = root / TOMBSTONES
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    there = {line.partition("#")[0].strip().lower() for line in text.splitlines()}
+    lines = [
+        withdrawn.line(one.image_id, one.pixel_sha256, bytes.fromhex(one.phash) if one.phash else None)
+        for one in wanted.pictures
+    ]
+    if new := [line for line in lines if line not in there]:
+        between = "" if not text or text.endswith("\n") else "\n"
+        atomic_file.write(file, text + between + "".join(f"{line}\n" for line in new))
+
+
+def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, say: Say) -> list[str]:
+    """Take away all that was found: what failed, a line each."""
+    failed: list[str] = []
+    say(f"{len(found.removed)} things to be removed or written anew")
+    for one in found.removed:
+        if one.place == "file":
+            try:
+                _from_file(one, wanted, journal)
+            except OSError as error:
+                failed.append(f"{one.where}: {error.strerror}; remove it, or mend its permissions, and run this again")
+    failed += _from_remotes(root, [one for one in found.removed if one.place == "remote"], journal)
+    for folder in _caches(root):
+        _listings(folder, journal)
+        _runs(folder, journal)
+    if stashed := {one.where for one in found.removed if one.kind == "stash"}:
+        git = Git(root)
+        git_objects.rewrite_stash(git, stashed)
+        if git_objects.left(git, stashed):
+            failed.append("a stash's files are in a pack of Git's; `git gc --prune=now` removes them")
+    for state in found.states:
+        shutil.rmtree(state, ignore_errors=True)
+    for tree in places.trees(root):
+        shutil.rmtree(tree.top / Git(root).prefix / places.MEMORY, ignore_errors=True)
+        if tree.kind in ("working copy", "worktree"):
+            lists.without(tree.top / Git(root).prefix, wanted.pictures)
+    shutil.rmtree(remotes.site_cache(root), ignore_errors=True)
+    for database in _databases(root):
+        failed += _compact(database)
+    return failed
+
+
+def _caches(root: Path) -> set[Path]:
+    """The folders that DVC caches lie in, and that something was removed from."""
+    found = {cache.folder(root).resolve()}
+    for tree in places.trees(root):
+        found |= {place.resolve() for place in tree.top.glob("**/.dvc/cache") if (place / "files").is_dir()}
+    return found
+
+
+def _from_file(one: Held, wanted: Sought, journal: Journal) -> None:
+    file = Path(one.where)
+    promised = places.object_of(file)
+    if one.action == "clean":
+        _clean(file, wanted)
+        return
+    new = rewriting.without(file, one.rows) if one.action == "rewrite" else None
+    if promised:
+        digest = hashlib.md5(new).hexdigest() if new is not None else None
+        journal.note(promised, digest)
+        if new is not None and digest is not None:
+            _store(file.parents[1] / digest[:2] / digest[2:], new)
+    elif new is not None:
+        journal.note(one.md5, hashlib.md5(new).hexdigest())
+        atomic_file.write(file, new)  # of a link, the link is replaced
+        return
+    file.unlink(missing_ok=True)
+
+
+def _store(place: Path, data: bytes) -> None:
+    """Put an object into a cache, as DVC does: not to be written."""
+    if not place.exists():
+        atomic_file.write(place, data)
+        place.chmod(0o444)
+
+
+def _from_remotes(root: Path, held: list[Held], journal: Journal) -> list[str]:
+    if not held and not journal.gone and not journal.changed:
+        return []
+    failed: list[str] = []
+    with remotes.stores(root) as stores:
+        for store in stores:
+            if isinstance(store, str):
+                failed.append(store)
+                continue
+            mine = {one.where.partition(":")[2]: one for one in held if one.where.startswith(f"{store.name}:")}
+            try:
+                for md5, one in mine.items():
+                    _from_remote(root, store, md5, one, journal)
+                for md5 in [md5 for md5 in store.objects() if md5.endswith(".dir")]:
+                    _listing_there(root, store, md5, journal)
+            except Exception as error:  # each kind of remote has errors of its own
+                said = " ".join(str(error).split()) or type(error).__name__
+                failed.append(f"remote '{store.name}' refuses: {said}; let it be written to, and run this again")
+    return failed
+
+
+def _from_remote(root: Path, store: remotes.Store, md5: str, one: Held, journal: Journal) -> None:
+    new = None
+    if one.action == "rewrite":
+        with _scratch(root, store.read(md5)) as file:
+            new = rewriting.without(file, one.rows)
+    digest = hashlib.md5(new).hexdigest() if new is not None else None
+    journal.note(md5, digest)
+    if new is not None and digest is not None:
+        with _scratch(root, new) as file:
+            store.add(digest, file)
+    store.remove(md5)
+
+
+def _listing_there(root: Path, store: remotes.Store, md5: str, journal: Journal) -> None:
+    with _scratch(root, store.read(md5)) as file:
+        try:
+            new = rewriting.listing(file, journal.gone, journal.changed)
+        except InputError:
+            return
+    if new is not None:
+        digest = f"{hashlib.md5(new).hexdigest()}.dir"
+        journal.note(md5, digest)
+        with _scratch(root, new) as file:
+            store.add(digest, file)
+        store.remove(md5)
+
+
+@contextlib.contextmanager
+def _scratch(root: Path, data: bytes) -> Iterator[Path]:
+    file = root / places.STATE / "object"
+    file.write_bytes(data)
+    try:
+        yield file
+    finally:
+        file.unlink()
+
+
+def _listings(folder: Path, journal: Journal) -> None:
+    """Write the listings of folders anew that name what is gone."""
+    for file in sorted((folder / "files" / "md5").glob("[0-9a-f][0-9a-f]/*.dir")):
+        try:
+            new = rewriting.listing(file, journal.gone, journal.changed)
+        except InputError:
+            continue
+        if new is not None:
+            digest = f"{hashlib.md5(new).hexdigest()}.dir"
+            journal.note(file.parent.name + file.name, digest)
+            _store(file.parents[1] / digest[:2] / digest[2:], new)
+            file.unlink()
+
+
+def _runs(folder: Path, journal: Journal) -> None:
+    """Remove the run-cache's entries that would bring back what is gone: they name digests, and bring nothing now."""
+    old = [md5.encode() for md5 in {*journal.gone, *journal.changed}]
+    for file in (folder / "runs").glob("*/*/*"):
+        text = file.read_bytes() if file.is_file() else b""
+        if any(md5 in text for md5 in old):
+            file.unlink()
+
+
+def _databases(root: Path) -> Iterator[Path]:
+    """Prefect's databases of this project."""
+    for tree in places.trees(root):
+        if tree.kind != "cache":
+            yield from (file for file in places.files(tree, root) if file.suffix == ".db" and _is_sqlite(file))
+
+
+def _is_sqlite(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(15) == b"SQLite format 3"
+
+
+def _clean(file: Path, wanted: Sought) -> None:
+    """Delete the rows of a database that show a picture."""
+    search = Search(wanted.needles, wanted.ids, wanted.scales)
+    with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
+        database.text_factory = bytes
+        names = [row[0].decode() for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        for name in names:
+            quoted = name.replace('"', '""')
+            gone = [
+                row[0]
+                for row in database.execute(f'SELECT rowid, * FROM "{quoted}"')
+                if any(
+                    isinstance(value, bytes) and len(value) >= LONG and search.array(_array(value)).pictures
+                    for value in row[1:]
+                )
+            ]
+            database.executemany(f'DELETE FROM "{quoted}" WHERE rowid = ?', [(one,) for one in gone])
+        database.commit()
+
+
+def _compact(file: Path) -> list[str]:
+    """Write a database anew, so that nothing is left of rows that were deleted: what failed, if it did."""
+    try:
+        with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
+            database.execute("VACUUM")
+            busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.Error as error:
+        return [f"{file}: {error}; stop Prefect's server that uses it, and run this again"]
+    return [f"{file}: in use; stop Prefect's server that uses it, and run this again"] if busy else []
+
+
+def _tracked(root: Path, journal: Journal, say: Say) -> None:
+    """Bring the `.dvc` files of folders up to date that have lost a picture."""
+    for file in sorted(root.rglob("*.dvc")):
+        if not file.is_file() or file.is_relative_to(root / ".dvc"):
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if any(md5 in text for md5 in {*journal.gone, *journal.changed}):
+            relative = os.path.relpath(file, root)
+            Runner().run([sys.executable, "-m", "dvc", "commit", "--force", relative], say, cwd=root)

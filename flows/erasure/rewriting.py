@@ -1,0 +1,75 @@
+"""Tables and listings written anew without some rows: the same rows always give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from flows.lineage import cache
+
+
+def without(file: Path, rows: Collection[int]) -> bytes | None:
+    """A table in Arrow or Parquet without these rows, in the form in which the stages write it; None: none is left."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with file.open("rb") as stream:
+        arrow = stream.read(6) == b"ARROW1"
+    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all() if arrow else pq.read_table(file)
+    kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
+    if not kept.num_rows:
+        return None
+    return _arrow(kept) if arrow else _parquet(kept, file)
+
+
+def _arrow(table: object) -> bytes:
+    import pyarrow as pa
+
+    from stages.images.table import ROWS
+
+    assert isinstance(table, pa.Table)
+    stream = io.BytesIO()
+    with pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=ROWS)
+    return stream.getvalue()
+
+
+def _parquet(table: object, like: Path) -> bytes:
+    """As the file before was written: its compression, its dictionaries and its statistics, column by column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from stages.ingest import SCHEMA
+
+    assert isinstance(table, pa.Table)
+    if "image" in table.column_names:  # an ingested table: reading has renamed what is inside of its lists
+        table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]))
+    before = pq.ParquetFile(like).metadata
+    group = before.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    names = {column.path_in_schema: column for column in columns}
+    stream = io.BytesIO()
+    pq.write_table(
+        table,
+        stream,
+        row_group_size=max(before.row_group(number).num_rows for number in range(before.num_row_groups)),
+        compression={name: one.compression.replace("UNCOMPRESSED", "NONE") for name, one in names.items()},
+        use_dictionary=[name for name, column in names.items() if column.has_dictionary_page],
+        write_statistics=[name for name, column in names.items() if column.is_stats_set],
+    )
+    return stream.getvalue()
+
+
+def listing(file: Path, gone: Collection[str], changed: Mapping[str, str]) -> bytes | None:
+    """DVC's listing of a folder without files (md5), and with others in place of some; None where it stays as it is."""
+    found = cache.listing(file)
+    if not any(md5 in gone or md5 in changed for md5 in found.values()):
+        return None
+    entries = [
+        {"md5": changed.get(md5, md5), "relpath": path}
+        for path, md5 in found.items()
+        if md5 in changed or md5 not in gone
+    ]
+    return json.dumps(entries, sort_keys=True).encode()  # as DVC writes it

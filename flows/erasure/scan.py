@@ -1,0 +1,240 @@
+"""Everything that a repository keeps, read and searched: what has a picture, and what is to become of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from flows.checkout.git import Git
+from flows.engine import remotes
+from flows.erasure import git_objects, places
+from flows.erasure.contents import Search, Seen
+from flows.lineage import cache, locks
+from flows.process.command import Say
+from stages.runs import record
+from stages.runs.errors import InputError
+
+Place = Literal["file", "remote", "Git"]
+Action = Literal["remove", "rewrite", "clean", "keep"]
+TRAINED = "trained on it"
+LISTED = "lists it"
+MOVED = "shows it, blended"
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """One thing that has a picture."""
+
+    place: Place
+    where: str  # a file's path; NAME:MD5 on a remote; a blob's digest in Git
+    kind: str  # working copy, worktree, worker's clone, cache, remote, Git ...
+    what: str  # its path in the project, as far as it is known
+    md5: str  # of its bytes
+    size: int
+    pictures: tuple[int, ...]  # by number
+    how: tuple[str, ...]  # file, pixels, crop, row, ...
+    action: Action
+    rows: tuple[int, ...] = ()  # of a table, which go
+    remedy: str | None = None  # where it is kept: what to do
+
+    @property
+    def shown(self) -> str:
+        """Where it is and what, in words."""
+        return f"{self.where} ({self.what})" if self.what and not self.where.endswith(self.what) else self.where
+
+
+@dataclasses.dataclass
+class Scan:
+    """What was found."""
+
+    held: list[Held] = dataclasses.field(default_factory=list)
+    files: int = 0  # that were read, on this machine; equal ones count as often as they are there
+    objects: int = 0  # that were read on remotes, because no file here has their bytes
+    blobs: int = 0  # of Git
+    bytes: int = 0  # that were searched; equal contents once
+    unread: list[str] = dataclasses.field(default_factory=list)  # what could not be read, a line each
+
+
+class Scanner:
+    """Searches everything for pictures; what has been searched once is known by its digest."""
+
+    def __init__(
+        self, root: Path, search: Search, trained: Mapping[str, tuple[int, ...]], shared: bool, say: Say
+    ) -> None:
+        """`trained`: the pictures that a checkpoint was trained on, by its md5; `shared`: what others use goes, too."""
+        self._root, self._search, self._trained, self._shared, self._say = root, search, trained, shared, say
+        self._prefix = Git(root).prefix
+        self._seen: dict[str, Seen] = {}
+        self._tables: dict[str, Any] = {}
+        self.scan = Scan()
+        self.names = names(root)
+
+    def run(self) -> Scan:
+        """Search working copies, worktrees, clones, caches, remotes and Git."""
+        self._files()
+        self._remotes()
+        self._git()
+        self._blended()
+        return self.scan
+
+    def _files(self) -> None:
+        from tqdm import tqdm
+
+        every = [(tree, file) for tree in places.trees(self._root) for file in places.files(tree, self._root)]
+        for tree, file in tqdm(every, "search", unit="file", mininterval=1, disable=None):
+            try:
+                md5 = record.digest(file)
+                seen = self._known(md5, functools.partial(self._search.file, file), file.stat().st_size)
+            except OSError as error:
+                self.scan.unread.append(f"{file}: {error.strerror}")
+                continue
+            self.scan.files += 1
+            promised = places.object_of(file)
+            kind = "cache" if promised else tree.kind
+            what = self._name(promised or md5) if promised else self._relative(tree, file)
+            self._note("file", str(file), kind, what, md5, file.stat().st_size, seen, tree.shared)
+
+    def _remotes(self) -> None:
+        with remotes.stores(self._root) as stores:
+            for store in stores:
+                if isinstance(store, str):
+                    self.scan.unread.append(store)
+                    continue
+                for md5 in store.objects():
+                    seen = self._seen.get(md5.removesuffix(".dir"))
+                    size = store.size(md5) if seen is not None else 0
+                    if seen is None:
+                        data = store.read(md5)
+                        size = len(data)
+                        actual = hashlib.md5(data).hexdigest()
+                        seen = self._known(actual, functools.partial(self._search.array, _array(data)), size)
+                        self.scan.objects += 1
+                    where = f"{store.name}:{md5}"
+                    self._note("remote", where, f"remote '{store.name}'", self._name(md5), md5, size, seen, False)
+
+    def _git(self) -> None:
+        git = Git(self._root)
+        found: dict[str, tuple[int, Seen]] = {}
+        for blob, data in git_objects.blobs(git):
+            self.scan.blobs += 1
+            md5 = hashlib.md5(data).hexdigest()
+            seen = self._known(md5, functools.partial(self._search.array, _array(data)), blob.size)
+            if seen.pictures or md5 in self._trained:
+                found[blob.sha] = blob.size, seen
+        if not found:
+            return
+        reached = git_objects.reachable(git)
+        stashed = {sha: path for one in git_objects.stashes(git) for sha, path in git_objects.stashed(git, one).items()}
+        for sha, (size, seen) in found.items():
+            if sha in reached:
+                path = reached[sha]
+                remedy = f"`git filter-repo --invert-paths --path {path}` writes Git's history anew without it"
+            elif sha in stashed:
+                path, remedy = stashed[sha], None
+            else:
+                path, remedy = "", "`git reflog expire --expire-unreachable=now --all && git gc --prune=now` removes it"
+            self._add("Git", sha, "stash" if remedy is None else "Git", path, "", size, seen, remedy)
+
+    def _blended(self) -> None:
+        """Rows of blended pictures whose hole was filled from a picture: its pixels are there, of other brightness."""
+        borrowed: dict[str, set[tuple[str, ...]]] = {}  # by system
+        for md5, seen in self._seen.items():
+            for path in self.names.get(md5, ()) if seen.keys else ():
+                if path.startswith("data/inpainted/"):
+                    borrowed.setdefault(path.split("/")[2], set()).update(seen.keys)
+        if not borrowed:
+            return
+        noted = {held.where: number for number, held in enumerate(self.scan.held)}
+        for tree in places.trees(self._root):
+            for file in places.files(tree, self._root):
+                promised = places.object_of(file)
+                paths = self.names.get(promised, ()) if promised else (self._relative(tree, file),)
+                systems = {path.split("/")[2] for path in paths if path.startswith("data/blended/")} & borrowed.keys()
+                rows = _having(file, set().union(*(borrowed[system] for system in systems))) if systems else ()
+                if not rows:
+                    continue
+                if (number := noted.get(str(file))) is not None:
+                    old = self.scan.held[number]
+                    self.scan.held[number] = dataclasses.replace(old, rows=tuple(sorted({*old.rows, *rows})))
+                else:
+                    seen = Seen({0: {MOVED}}, True, set(rows))
+                    kind = "cache" if promised else tree.kind
+                    self._note("file", str(file), kind, next(iter(paths)), record.digest(file), file.stat().st_size,
+                               seen, tree.shared)  # fmt: skip
+
+    def _known(self, md5: str, look: Callable[[], Seen], size: int) -> Seen:
+        if md5 not in self._seen:
+            self._seen[md5] = look()
+            self.scan.bytes += size
+        return self._seen[md5]
+
+    def _note(
+        self, place: Place, where: str, kind: str, what: str, md5: str, size: int, seen: Seen, shared: bool
+    ) -> None:
+        plain = md5.removesuffix(".dir")
+        if seen.pictures or plain in self._trained:
+            remedy = f"others may use {kind} {where}; --shared removes it there, too" if shared else None
+            self._add(place, where, kind, what, plain, size, seen, None if self._shared else remedy)
+
+    def _add(
+        self, place: Place, where: str, kind: str, what: str, md5: str, size: int, seen: Seen, remedy: str | None
+    ) -> None:
+        pictures = {*seen.pictures, *self._trained.get(md5, ())}
+        how = sorted({form for forms in seen.pictures.values() for form in forms})
+        how += [TRAINED] * (md5 in self._trained)
+        action: Action = "keep" if remedy else "rewrite" if seen.table else "remove"
+        if action == "remove" and where.endswith(".db"):
+            action = "clean"
+        held = Held(place, where, kind, what, md5, size, tuple(sorted(pictures)), tuple(how), action,
+                    tuple(sorted(seen.rows)), remedy)  # fmt: skip
+        self.scan.held.append(held)
+
+    def _name(self, md5: str) -> str:
+        return next(iter(sorted(self.names.get(md5, ()))), "")
+
+    def _relative(self, tree: places.Tree, file: Path) -> str:
+        return file.relative_to(tree.top).as_posix().removeprefix(self._prefix)
+
+
+def names(root: Path) -> dict[str, set[str]]:
+    """The paths that a digest has in any `dvc.lock`, and those of the files in folders whose listing is here."""
+    found: dict[str, set[str]] = {}
+    for lock in locks.every(root):
+        for path, md5 in lock.files().items():
+            found.setdefault(md5, set()).add(path)
+    for md5, paths in [*found.items()]:
+        place = cache.place(root, md5)
+        if md5.endswith(".dir") and place.is_file():
+            try:
+                listed = cache.listing(place)
+            except InputError:
+                continue
+            for path in paths:
+                for inside, one in listed.items():
+                    found.setdefault(one, set()).add(f"{path}/{inside}")
+    return found
+
+
+def _having(file: Path, keys: Collection[tuple[str, ...]]) -> list[int]:
+    """The rows of a table of completed pictures that have one of these keys."""
+    from stages.images.table import Table
+
+    try:
+        return [row for row, key in enumerate(Table(file).keys()) if tuple(map(str, key)) in keys]
+    except InputError:
+        return []
+
+
+def _array(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
+
+
+def total(held: Iterable[Held]) -> int:
+    """Bytes that these take."""
+    return sum(one.size for one in held)
