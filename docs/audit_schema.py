@@ -12,16 +12,20 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from flows.audit import checkpoint, collect, diff, file, image, log, rebuild, splits, verify
+from flows.dossier import compose, handover, sign_tests
 
 FILE = Path(__file__).with_name("audit.schema.json")
 ANSWERS = {
     "checkpoint": checkpoint.Checkpoint,
     "collect": collect.Collection,
     "diff": diff.Difference,
+    "dossier": compose.Dossier,
     "file": file.File,
+    "handover": handover.Handover,
     "image": image.Answer,
     "log": list[log.Event],
     "rebuild": rebuild.Rebuilt,
+    "sign-tests": sign_tests.SignedTests,
     "splits": splits.Splits,
     "verify": verify.Verification,
 }

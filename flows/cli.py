@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from flows.audit.commands import audit
+from flows.dossier.commands import dossier, handover, sign_tests
 from flows.erasure.commands import erase
 from flows.exports.commands import export
 from flows.operations.command_line import for_people, key_passphrase
@@ -34,7 +35,8 @@ REV = Annotated[
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 audit.add_typer(export, name="export")
-audit.command("erase")(erase)
+for command in (dossier, erase, handover, sign_tests):
+    audit.command()(command)
 app.add_typer(audit, name="audit")
 
 

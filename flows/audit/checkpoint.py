@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.audit import evidence
+from flows.audit import evidence, statements
 from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, erasures, locks
@@ -23,6 +23,7 @@ MODELS = "data/models/"
 CHECKPOINT = ".safetensors"
 TABLE = ".parquet"  # ends the table of a system's scores, a row per picture and hole
 MEANS = ".means.parquet"
+EVALUATION = "evaluate@"
 SHOWN = 5  # pictures of a list that people see; `--json` has all
 
 
@@ -100,6 +101,9 @@ def ask(root: Path, asked: str) -> Checkpoint:
         facts += [fact for each in known.values() for fact in evidence.of_dataset(vouchers, each)]
     facts += evidence.of_damaged(damaged)
     facts += _rebuilt(vouchers, records, md5)
+    files = score_files(every, md5, damaged)
+    facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, files)]
+    facts += [each.fact for each in statements.handovers(records, vouchers, md5)]
     if erased := erasures.of_checkpoint(erasures.every(root), md5):
         said = f"removed on {erased['ended'][:10]}, because a picture was erased on which it was trained"
         facts.append(Fact("erased", said, "recorded"))
@@ -120,13 +124,12 @@ def ask(root: Path, asked: str) -> Checkpoint:
 def _rebuilt(vouchers: Vouchers, records: Records, md5: str) -> list[Fact]:
     """What came of making the checkpoint again, each time."""
     found = []
-    for body, _ in records.every():
+    for body, _ in statements.of(records, REBUILT, md5):
         notes = body.get("notes") or {}
-        if body.get("stage") == REBUILT and notes.get("md5") == md5:
-            where = (body.get("environment") or {}).get("processor")
-            who = evidence.signer(vouchers, body) or "nobody"
-            said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
-            found.append(Fact("rebuilt", said, "recorded"))
+        where = (body.get("environment") or {}).get("processor")
+        who = evidence.signer(vouchers, body) or "nobody"
+        said = f"{notes.get('verdict')}, {body['ended']}, on {where}, signed by {who}: {notes.get('why')}"
+        found.append(Fact("rebuilt", said, "recorded"))
     return found
 
 
@@ -181,11 +184,18 @@ def named(root: Path, git: Git, asked: str, log: list[history.Entry]) -> tuple[s
 
 def digest_of(root: Path, asked: str) -> str:
     """The md5 of a checkpoint that is named as in `ask`. Raises InputError where there is none."""
+    return known_as(root, asked)[0]
+
+
+def known_as(root: Path, asked: str) -> tuple[str, str]:
+    """The same, and its path; of a file that no `dvc.lock` knows, its name. Raises InputError where there is none."""
     if (file := Path(asked)).is_file():
         Header(file, "name a checkpoint's file")
-        return record.digest(file)
+        md5 = record.digest(file)
+        made = next(entries.making(locks.every(root), md5), None)
+        return md5, made.at(md5)[0] if made else file.name
     git = Git(root)
-    return named(root, git, asked, history.read(git, fetched=True))[0]
+    return named(root, git, asked, history.read(git, fetched=True))
 
 
 def _trainings(root: Path, every: list[locks.Lock], md5: str, records: Records, damaged: list[str]) -> list[Training]:
@@ -262,10 +272,16 @@ def _evaluations(root: Path, every: list[locks.Lock], md5: str, damaged: list[st
     """A line for each table of scores that follows from the checkpoint."""
     return [
         _evaluation(root, entry.stage, path, digest)
-        for entry in following(every, md5, damaged) if entry.stage.startswith("evaluate@")
+        for entry in following(every, md5, damaged) if entry.stage.startswith(EVALUATION)
         for path, digest in entry.outs.items()
         if path.endswith(TABLE) and not path.endswith(MEANS)
     ]  # fmt: skip
+
+
+def score_files(every: list[locks.Lock], md5: str, damaged: list[str]) -> dict[str, str]:
+    """All files of scores that a checkpoint has now, tables and others: md5 by path."""
+    after = following(every, md5, damaged)
+    return {path: out for entry in after if entry.stage.startswith(EVALUATION) for path, out in entry.outs.items()}
 
 
 def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:

@@ -74,7 +74,7 @@ def audit_log(
     last: Annotated[int, typer.Option("--last", "-n", min=1, help="So many events.")] = 30,
     json: Annotated[bool, typer.Option("--json", help="For machines; all of them.")] = False,
 ) -> None:
-    """What has happened, in the order of time: stage runs, rebuilt checkpoints, promotions and rollbacks."""
+    """What has happened, in the order of time: stage runs, rebuilds, handovers, signed tests, decisions of retrain."""
     with for_people("audit log"):
         from flows.audit import facts, log
         from flows.checkout.root import repository

@@ -107,7 +107,7 @@ def of_training(git: Git, vouchers: Vouchers, ran: Run, params: Mapping[str, Any
         )  # fmt: skip
         yield Fact("code", why, "cannot tell")
     else:
-        yield _signature(vouchers, ran)
+        yield signature(vouchers, record, str(ran.where))
         yield _code(git, ran, record)
         yield Fact("environment", _environment(record.get("environment") or {}), "recorded")
     # The record has the parameters that params.yaml leaves out as well.
@@ -124,21 +124,22 @@ def of_training(git: Git, vouchers: Vouchers, ran: Run, params: Mapping[str, Any
             yield Fact("weights", said or "no foreign weights were read", "recorded")
 
 
-def _signature(vouchers: Vouchers, ran: Run) -> Fact:
+def signature(vouchers: Vouchers, record: Mapping[str, Any], where: str) -> Fact:
+    """The line about a record itself: who has signed it."""
     about = "record"
-    if not whole(ran.record or {}):
-        said = f"{ran.where}: altered since it was written: its name is the digest of something else"
+    if not whole(record):
+        said = f"{where}: altered since it was written: its name is the digest of something else"
         return Fact(about, said, "DIFFERS")
     try:
-        who = vouchers.of(record_text(ran.record or {}))
+        who = vouchers.of(record_text(record))
     except (Elsewhere, Untold) as error:
         return Fact(about, str(error), "cannot tell")
     except InputError as error:
         return Fact(about, str(error), "DIFFERS")
     if who is None:
-        said = f"{ran.where}: signed by nobody, so whether it was forged is not known; `palimpsest audit collect` signs"
+        said = f"{where}: signed by nobody, so whether it was forged is not known; `palimpsest audit collect` signs"
         return Fact(about, said, "cannot tell")
-    return Fact(about, f"{ran.where}: signed by {who}", "verified")
+    return Fact(about, f"{where}: signed by {who}", "verified")
 
 
 def signer(vouchers: Vouchers, record: Mapping[str, Any]) -> str | None:
@@ -151,7 +152,7 @@ def signer(vouchers: Vouchers, record: Mapping[str, Any]) -> str | None:
 def of_dataset(vouchers: Vouchers, dataset: Dataset) -> Iterator[Fact]:
     """The lines about a dataset: who vouches for its record, under which terms it is, and what was rejected."""
     if dataset.run.record:
-        yield _signature(vouchers, dataset.run)
+        yield signature(vouchers, dataset.run.record, str(dataset.run.where))
     notes = dataset.kept is not None
     terms = [f"licence {dataset.licence}", f"consent: {dataset.consent}", f"origin: {dataset.origin}"]
     if dataset.terms is not None and len(dataset.terms) > 1:

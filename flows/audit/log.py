@@ -1,9 +1,10 @@
-"""What has happened, in the order of time: stage runs, rebuilt checkpoints, decisions."""
+"""What has happened, in the order of time: stage runs, what people have done with checkpoints, decisions."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,21 @@ from rich.text import Text
 from flows.checkout.git import Git
 from flows.lineage import public_keys, signatures
 from flows.lineage.erasures import ERASED
-from flows.lineage.records import REBUILT, Records
+from flows.lineage.records import HANDED, REBUILT, TESTED, Records
 from flows.registry import history
+
+# What people have done with a checkpoint, by the folder of its records, and what the notes say of it.
+PEOPLE: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    REBUILT: ("rebuilt", lambda notes: f"{notes.get('verdict')}: {notes.get('why')}"),
+    HANDED: (
+        "handed over",
+        lambda notes: f"to {notes.get('to')}" + (f": {notes['note']}" if notes.get("note") else ""),
+    ),
+    TESTED: (
+        "tests signed",
+        lambda notes: f"{len(notes.get('scores') or ())} files of scores, by {notes.get('signer')}",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +38,8 @@ class Event:
     """Something that happened."""
 
     time: datetime
-    kind: str  # "run", "rebuilt", "erased", "promoted", "rejected", "rolled back" or "withdrawn"
+    # "run", "rebuilt", "handed over", "tests signed", "erased", "promoted", "rejected", "rolled back" or "withdrawn"
+    kind: str
     about: str  # the stage, the checkpoint or the system
     said: str  # one line
     where: str  # the record, or the commit of the decision
@@ -49,9 +64,9 @@ def ask(root: Path) -> list[Event]:
 def _run(record: dict[str, Any], where: str, signed: str | None) -> Event:
     time = datetime.fromisoformat(record["ended"]).astimezone(UTC)
     notes = record.get("notes") or {}
-    if record.get("stage") == REBUILT:
-        said = f"{notes.get('verdict')}: {notes.get('why')}"
-        return Event(time, "rebuilt", str(notes.get("checkpoint")), said, where, signed)
+    if record.get("stage") in PEOPLE:
+        kind, words = PEOPLE[record["stage"]]
+        return Event(time, kind, str(notes.get("checkpoint")), words(notes), where, signed)
     if record.get("stage") == ERASED:
         count = len(notes.get("pictures") or ())
         said = f"{notes.get('removed')} things removed, {notes.get('rewritten')} tables written anew"

@@ -57,7 +57,7 @@ def ask(root: Path, name: str | None, rev: str | None) -> Splits:
     if name is not None and name not in known:
         raise InputError(f"{name}: no {INGESTED}{name} in dvc.lock; it has: {', '.join(known) or 'no dataset'}")
     chosen = known if name is None else [name]
-    return Splits(commit, [_dataset(root, one, named[INGESTED + one]) for one in chosen])
+    return Splits(commit, [of_table(root, one, named[INGESTED + one]) for one in chosen])
 
 
 def _own(root: Path) -> bytes:
@@ -65,7 +65,8 @@ def _own(root: Path) -> bytes:
     return file.read_bytes() if file.is_file() else b""
 
 
-def _dataset(root: Path, name: str, md5: str) -> Dataset:
+def of_table(root: Path, name: str, md5: str) -> Dataset:
+    """What the splits of a dataset have in common, by its ingested table of this digest."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

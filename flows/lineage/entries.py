@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flows.lineage import dvc_lock
@@ -133,23 +133,36 @@ def making(locks: list[Lock], md5: str, path: str | None = None, damaged: list[s
 
     What is wrong with locks that name the digest and are damaged is added to `damaged`.
     """
+    # Most that name it have read it. DVC writes `outs` last; what stands before it need not be parsed.
+    for entry in _naming(locks, lambda block: md5.encode() in block[block.find(b"outs") :], md5, damaged):
+        if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
+            yield entry
+
+
+def reading(locks: list[Lock], md5: str, damaged: list[str] | None = None) -> Iterator[Entry]:
+    """The entries that have read a file of this digest, in the order of the locks; each once.
+
+    What is wrong with damaged locks is told as by `making`.
+    """
+    for entry in _naming(locks, lambda block: md5.encode() in block, md5, damaged):
+        if md5 in entry.deps.values():
+            yield entry
+
+
+def _naming(locks: list[Lock], wanted: Callable[[bytes], bool], md5: str, damaged: list[str] | None) -> Iterator[Entry]:
+    """The entries whose lines are `wanted`, of the locks that name a digest; those of others may be among them."""
     seen: set[bytes] = set()
     for lock in locks:
         if md5.encode() not in lock.text:
             continue
         blocks = split(lock.text)
-        # Most that name it have read it. DVC writes `outs` last; what stands before it need not be parsed.
-        new = [block for block in blocks if md5.encode() in block[block.find(b"outs") :] and block not in seen]
+        new = [block for block in blocks if wanted(block) and block not in seen]
         seen.update(new)
         try:
-            found = _of_blocks(lock, new) if blocks else of(lock)
+            yield from _of_blocks(lock, new) if blocks else of(lock)
         except InputError as error:
             if damaged is not None:
                 damaged.append(str(error))
-            continue
-        for entry in found:
-            if any(digest == md5 and path in (None, place) for place, digest in entry.outs.items()):
-                yield entry
 
 
 def of_stage(locks: Iterable[Lock], stage: str, damaged: list[str]) -> list[Entry]:

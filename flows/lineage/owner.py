@@ -37,6 +37,7 @@ class Said:
     interaction: Words | None = None  # hardware and software that it works with
     hardware: Words | None = None  # on which it is to run
     appearance: Words | None = None  # of a product that it is a part of: photographs, markings
+    interface: Words | None = None  # what its users see and set
     instructions: Words | None = None  # for those who use or install it, or where they are
     design: Words | None = None  # why it is built so, what was assumed, what was traded for what
     oversight: Words | None = None  # which people watch over it, and how

@@ -21,7 +21,10 @@ from stages.runs import git, record
 from stages.runs.errors import InputError
 
 PATCH = re.compile("diffs/[0-9a-f]{64}[.]patch")
-REBUILT = "audit_rebuild"  # the folder of what `palimpsest audit rebuild` has found, which are no stage's
+# The folders of what people have done with checkpoints, by `palimpsest audit ...`: these records are no stage's.
+REBUILT = "audit_rebuild"  # it was made again
+HANDED = "audit_handover"  # it was handed over
+TESTED = "audit_sign_tests"  # somebody has signed its scores
 
 
 def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:
@@ -86,12 +89,13 @@ class Records:
         """All of them as they are written, by where they are."""
         return self._all()
 
-    def every(self) -> list[Found]:
-        """All that can be read."""
+    def every(self, naming: str = "") -> list[Found]:
+        """All that can be read; those alone that have `naming` somewhere in their text."""
         found = []
         for where, text in self._all().items():
-            with contextlib.suppress(InputError):
-                found.append(Found(_parsed(text, where), where))
+            if naming.encode() in text:
+                with contextlib.suppress(InputError):
+                    found.append(Found(_parsed(text, where), where))
         return found
 
     def diff(self, body: Mapping[str, Any]) -> bytes | None:

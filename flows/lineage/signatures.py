@@ -14,6 +14,7 @@ from flows.checkout.git import Git
 from flows.lineage import attestation, keys, public_keys, record_branch
 from flows.lineage.attestation import Attestation, Forged
 from flows.lineage.public_keys import Trusted
+from flows.lineage.records import TESTED
 from flows.lineage.revocation import Elsewhere, Revoked, Signers
 from flows.process import atomic_file
 from stages.runs import record
@@ -54,10 +55,12 @@ def on_branch(git: Git) -> Branch:
     )
 
 
-def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Collected, int]:
+def collect(root: Path, passphrase: str | None = None, which: str | None = None) -> tuple[record_branch.Collected, int]:
     """Bring the records of the project at `root` to their branch; what that says, and how many were signed now.
 
-    Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones.
+    Where the user has a key, the records of this clone that nobody has signed are signed; not those of other clones. Of
+    the folder of records these are all but those by which a person answers for scores: they say more than that somebody
+    held them. `which`, a pattern, names others.
 
     Raises InputError where that cannot be written, or where the key cannot be used or is revoked.
     """
@@ -66,7 +69,8 @@ def collect(root: Path, passphrase: str | None = None) -> tuple[record_branch.Co
     if signer is None:
         return done, 0
     held = on_branch(Git(root))
-    own = {file.read_bytes() for file in (root / record.home()).glob("*/*.json")}
+    files = (root / record.home()).glob(which or "*/*.json")
+    own = {file.read_bytes() for file in files if which or file.parent.name != TESTED}
     mine = {path: text for path, text in held.records.items() if text.encode("utf-8", "surrogateescape") in own}
     made = sign_new(mine, held.attestations, signer, public_keys.trusted(root), public_keys.elsewhere(Git(root)))
     for name, data in made.items():

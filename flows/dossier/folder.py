@@ -1,0 +1,86 @@
+"""A dossier is a folder that appears whole or not at all, and that is replaced only where it is one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from flows.process import atomic_file
+from stages.runs.errors import InputError
+
+LISTING = "dossier.json"  # names every other file of a dossier, by which it is known
+FORMAT = "palimpsest dossier 1"
+
+
+def refuse(folder: Path) -> None:
+    """Raise InputError unless a dossier may be written there: the folder is new, empty, or nothing but a dossier."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name another one with -o")
+    listed = _listed(folder)
+    there = {
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir() or file.is_symlink()
+    }
+    if listed is None and there:
+        raise InputError(f"{folder}: exists, and is no dossier; name another folder with -o")
+    if strange := sorted(there - {LISTING, *(listed or ())}):
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise InputError(
+            f"{folder / strange[0]}{more}: not written by `audit dossier`; move it out of the folder first"
+        )
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files, by their paths in the folder, and their list. An older dossier there is replaced.
+
+    Raises InputError where the folder cannot be made, and as `refuse` does.
+    """
+    refuse(folder)
+    folder = folder.absolute()
+    listing = {"format": FORMAT, "files": {name: sha256(data).hexdigest() for name, data in sorted(files.items())}}
+    draft = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft.chmod(0o755)
+        for name, data in files.items():
+            atomic_file.write(draft / name, data)
+        atomic_file.write(draft / LISTING, json.dumps(listing, indent=1) + "\n")
+        _exchange(draft, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; name another folder with -o") from None
+    finally:
+        if draft:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(draft)
+
+
+def _exchange(draft: Path, folder: Path) -> None:
+    """Put the draft in the folder's place; if that fails, the folder stays as it was."""
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    try:
+        if folder.exists():
+            folder.rename(old)  # onto an empty one
+        draft.rename(folder)
+    except BaseException:
+        if not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _listed(folder: Path) -> set[str] | None:
+    """The files of the dossier in a folder; None where there is none."""
+    try:
+        listing = json.loads((folder / LISTING).read_bytes())
+        return set(listing["files"]) if listing["format"] == FORMAT else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
