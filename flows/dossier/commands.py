@@ -56,7 +56,7 @@ def sign_tests(what: CHECKPOINT, json: JSON = False) -> None:
     with for_people("audit sign-tests"):
         from flows.audit import facts
         from flows.checkout.root import repository
-        from flows.dossier import sign_tests
+        from flows.dossier import sign_tests as signing
 
-        done = sign_tests.sign(repository(), what, key_passphrase(ask=sys.stdin.isatty()))
-        print(facts.machine(done)) if json else sign_tests.show(done)
+        done = signing.sign(repository(), what, key_passphrase(ask=sys.stdin.isatty()))
+        print(facts.machine(done)) if json else signing.show(done)

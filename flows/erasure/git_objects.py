@@ -117,11 +117,17 @@ def _tree(git: Git, commit: str, gone: Collection[str]) -> str:
 
 
 def _forget(git: Git, commits: list[str]) -> None:
-    """Delete what only these commits led to, as far as it is not in a pack."""
-    words = [*commits, "--not", "--all", "--reflog", "--indexed-objects"]
-    for line in git("rev-list", "--objects", *words).splitlines():
-        sha = line.split()[0]
+    """Delete what only these commits led to, as far as it is not in a pack.
+
+    Both sets are listed whole: what Git lists behind `--not` may have trees that others need.
+    """
+    needed = _objects(git, "--all", "--reflog", "--indexed-objects")
+    for sha in _objects(git, *commits) - needed:
         (git.common() / "objects" / sha[:2] / sha[2:]).unlink(missing_ok=True)
+
+
+def _objects(git: Git, *words: str) -> set[str]:
+    return {line.split()[0] for line in git("rev-list", "--objects", *words).splitlines()}
 
 
 def left(git: Git, shas: Collection[str]) -> list[str]:
