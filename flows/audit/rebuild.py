@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from flows.checkout.git import Git
 from flows.checkout.worktree import Worktree
 from flows.engine import commands
 from flows.engine.repository import copy_configuration
-from flows.lineage import dvc_lock, entries, locks, records
+from flows.lineage import dvc_lock, entries, erasures, locks, records
 from flows.lineage.entries import Entry
 from flows.lineage.records import REBUILT, Records
 from flows.process import file_lock
@@ -33,6 +34,8 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 RECORDS = Path(".palimpsest/records")  # in the worktree, whatever the user's environment says
+
+MD5 = re.compile(r"[0-9a-f]{32}(?:\.dir)?")
 
 Verdict = Literal["identical", "different", "not comparable"]
 
@@ -74,7 +77,7 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
         say(f"{path} {md5[:10]} is made again in {tree.path}, {said}")
         failed = _run(tree, made.stage, say)
         again = dvc_lock.read(tree.path / locks.NAME)
-        outputs, verdict, why = compare(recorded, again, path)
+        outputs, verdict, why = compare(recorded, again, path, erasures.replaced(root))
         first = next((out for out in outputs if out["recorded"] != out["made"]), outputs[-1])
         where, reasons = _environments(root, tree.path, first)
     if failed:
@@ -89,12 +92,14 @@ def ask(root: Path, asked: str, say: Say) -> Rebuilt:
 
 
 def compare(
-    recorded: dict[str, Any], again: dict[str, Any], path: str
+    recorded: dict[str, Any], again: dict[str, Any], path: str, erased: Mapping[str, str] | None = None
 ) -> tuple[list[dict[str, str | None]], Verdict, str]:
     """Two `dvc.lock`s on the way to the output at `path`: its outputs, upstream first; the first thing that differs.
 
+    `erased`: digests of what had a picture that was erased since, and of what it is without.
     Where that is an input that no stage makes, a parameter or a command, nothing that follows is comparable.
     """
+    erased, altered = erased or {}, 0
     before, now = recorded.get("stages") or {}, again.get("stages") or {}
     every = dvc_lock.outputs(recorded)
     outputs: list[dict[str, str | None]] = []
@@ -104,23 +109,28 @@ def compare(
         if new is None:
             first = first or ("not comparable", f"{stage} did not run to its end")
         else:
-            first = first or _other_inputs(stage, old, new, every)
+            first = first or _other_inputs(stage, old, new, every, erased)
         made = dvc_lock.outputs({"stages": {stage: new}}) if new else {}
         for out in old.get("outs", []):
-            outputs.append({"stage": stage, "path": out["path"], "recorded": out["md5"], "made": made.get(out["path"])})
-            if new and made.get(out["path"]) != out["md5"]:
+            without = erased.get(out["md5"], out["md5"])
+            outputs.append({"stage": stage, "path": out["path"], "recorded": without, "made": made.get(out["path"])})
+            altered += without != out["md5"]
+            if new and made.get(out["path"]) != without:
                 first = first or ("different", f"{out['path']}, by {stage}, is the first output that differs")
     outputs.sort(key=lambda out: out["path"] == path)  # what was asked for comes last of its stage
-    count = len(outputs)
-    return outputs, *(first or ("identical", f"all {count} outputs on the way have the digests that are recorded"))
+    said = f"all {len(outputs)} outputs on the way have the digests that are recorded"
+    if altered:
+        said += f", {altered} of them without a picture that was erased since"
+    return outputs, *(first or ("identical", said))
 
 
 def _other_inputs(
-    stage: str, old: dict[str, Any], new: dict[str, Any], made: dict[str, str]
+    stage: str, old: dict[str, Any], new: dict[str, Any], made: dict[str, str], erased: Mapping[str, str]
 ) -> tuple[Verdict, str] | None:
     there = {dep["path"]: dep.get("md5") for dep in new.get("deps", [])}
     for dep in old.get("deps", []):
-        if dep["path"] not in made and there.get(dep["path"]) != dep.get("md5"):
+        should = dep.get("md5")
+        if dep["path"] not in made and there.get(dep["path"]) not in (should, erased.get(str(should), should)):
             return "not comparable", f"{dep['path']}, which {stage} reads, is not as it was when it ran"
     for key in ("params", "cmd"):
         if old.get(key) != new.get(key):
@@ -172,9 +182,21 @@ def _prepared(root: Path, home: Path, commit: str, patch: bytes | None, say: Say
             file.flush()
             Git(home)("apply", "--whitespace=nowarn", file.name)
     tree.link(say)
+    _without_erased(root, tree.path)
     commands.check_out_sources(tree.path, say)
     copy_configuration(root, tree.path, cache=tree.path / ".dvc" / "cache")
     return tree
+
+
+def _without_erased(root: Path, home: Path) -> None:
+    """Let `.dvc` files name folders as they are since pictures in them were erased."""
+    changed = erasures.replaced(root)
+    for file in home.rglob("*.dvc") if changed else ():
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            for old in set(MD5.findall(text)) & changed.keys():
+                text = text.replace(old, changed[old])
+            file.write_text(text, encoding="utf-8")
 
 
 def _remove(git: Git, home: Path) -> None:

@@ -36,8 +36,8 @@ class Seen:
     """What was found in a file."""
 
     pictures: dict[int, set[str]] = dataclasses.field(default_factory=dict)  # by number: in which forms
-    table: bool = False  # it is a table, so that it can be written without rows
-    rows: set[int] = dataclasses.field(default_factory=set)  # that have a picture
+    table: bool = False  # it is a table or a list, so that it can be written without rows
+    rows: set[int] = dataclasses.field(default_factory=set)  # that have a picture; of a list, lines
     keys: set[tuple[str, ...]] = dataclasses.field(default_factory=set)  # of rows of other pictures that show one
 
     def add(self, found: dict[int, set[str]]) -> bool:

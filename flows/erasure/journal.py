@@ -9,12 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.erasure import places
+from flows.erasure import lists, places
 from flows.erasure.checkpoints import Trained
 from flows.erasure.needles import Needles
 from flows.erasure.pictures import Picture
 from flows.erasure.plan import Sought
 from flows.process import atomic_file, private_folder
+from stages.runs import record
 from stages.runs.errors import InputError
 
 SOUGHT, NEEDLES, CHANGES = "sought.json", "needles.npz", "changes.jsonl"
@@ -25,9 +26,11 @@ class Journal:
     read it."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self.folder = root / places.STATE
         self.changed: dict[str, str] = {}  # digests of tables and listings, and of what stands in their place
         self.gone: set[str] = set()  # digests of what was removed
+        self.roots: dict[str, str] = {}  # digests of folders of original pictures, by path, as they were before
         file = self.folder / CHANGES
         for line in file.read_text().splitlines() if file.is_file() else ():
             if line.endswith("}"):  # else a kill has cut it off, and what it tells of was not done yet
@@ -55,9 +58,13 @@ class Journal:
             ) from None
 
     def begin(self, wanted: Sought) -> None:
-        """Keep what is sought. The last file makes it whole."""
+        """Keep what is sought, unless that was done before. The last file makes it whole."""
         private_folder.make(self.folder)
         self.folder.chmod(0o700)
+        if (self.folder / SOUGHT).is_file():
+            self.roots = json.loads((self.folder / SOUGHT).read_text())["roots"]
+            return
+        self.roots = {path: record.digest(folder) for path, folder in lists.roots(self._root).items()}
         wanted.needles.save(self.folder / NEEDLES)
         said = {
             "pictures": [dataclasses.asdict(one) for one in wanted.pictures],
@@ -65,6 +72,7 @@ class Journal:
             "trained": [dataclasses.asdict(one) for one in wanted.trained],
             "rows": {str(count): sorted(rows) for count, rows in wanted.rows.items()},
             "untold": wanted.untold,
+            "roots": self.roots,
         }
         atomic_file.write(self.folder / SOUGHT, json.dumps(said, default=str))
 

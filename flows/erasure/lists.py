@@ -1,49 +1,72 @@
-"""The lists beside original pictures, without the lines of those that are erased."""
+"""The lists beside original pictures (`pictures.csv`, landmarks, CelebA's): which of their lines are a picture's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from flows.erasure import places
 from flows.erasure.pictures import Picture
-from flows.process import atomic_file
 
-ENDS = ("csv", "txt")
-PLACES = ("", "Anno", "Eval")  # in a dataset's root, where CelebA has its lists
+ENDS = (".csv", ".txt")
 
 
-def without(home: Path, pictures: Sequence[Picture]) -> list[Path]:
-    """Take the lines of pictures out of `pictures.csv` and other lists of datasets inside of the project `home`.
+class Lists:
+    """Knows the lists of datasets by where they lie, and the lines of pictures in them."""
 
-    A line is a picture's if its first field is the picture's path, or the name of its file. The count that begins some
-    of CelebA's lists is lowered. Returns the lists that were changed.
-    """
-    changed = []
-    for dataset, root in places.originals(home).items():
-        names = {name for one in pictures for where, path in one.names if where == dataset for name in _both(path)}
-        if not names or not root.resolve().is_relative_to(home.resolve()):
-            continue
-        for file in sorted(
-            file for place in PLACES for end in ("csv", "txt") for file in (root / place).glob(f"*.{end}")
-        ):
-            lines = file.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if _first(line) not in names]
-            if len(kept) < len(lines):
-                if kept and kept[0].strip().isdigit():
-                    fewer = int(kept[0]) - (len(lines) - len(kept))
-                    kept[0] = kept[0].replace(kept[0].strip(), str(max(fewer, 0)).encode())
-                atomic_file.write(file, b"".join(kept))
-                changed.append(file)
-    return changed
+    def __init__(self, root: Path, pictures: Sequence[Picture]) -> None:
+        self._names: dict[Path, set[str]] = {}  # by the folder of a dataset: paths and file names of pictures
+        for dataset, folder in places.originals(root).items():
+            names = {name for one in pictures for where, path in one.names if where == dataset for name in _both(path)}
+            if names:
+                self._names.setdefault(folder.resolve(), set()).update(names)
+        self._root = root.resolve()
+
+    def names(self, paths: Collection[str], file: Path | None = None) -> set[str]:
+        """The names that a list may have: it lies at one of these paths in the project, or is this file outside."""
+        places_ = [self._root / path for path in paths] + ([file] if file else [])
+        return {
+            name
+            for place in places_
+            if place.suffix in ENDS
+            for folder, names in self._names.items()
+            if place.is_relative_to(folder)
+            for name in names
+        }
 
 
 def _both(path: str) -> tuple[str, str]:
-    return path, Path(path).name
+    return path, PurePosixPath(path).name
+
+
+def lines(data: bytes, names: Collection[str]) -> list[int]:
+    """The lines of a list, by number, whose first field is one of the names."""
+    return [number for number, line in enumerate(data.splitlines()) if _first(line) in names]
 
 
 def _first(line: bytes) -> str:
+    """The first field of a line: CSV, or parted by spaces as CelebA's lists are."""
     text = line.decode("utf-8-sig", "replace").strip()
     if text.startswith('"'):
         return text[1:].partition('"')[0]
-    return text.replace(",", " ").split(" ")[0] if "," not in text else text.partition(",")[0]
+    return text.partition("," if "," in text else " ")[0]
+
+
+def without(data: bytes, gone: Collection[int]) -> bytes:
+    """A list without these lines. The count that begins some of CelebA's is lowered."""
+    every = data.splitlines(keepends=True)
+    kept = [line for number, line in enumerate(every) if number not in gone]
+    if kept and (count := kept[0].strip()).isdigit():
+        kept[0] = kept[0].replace(count, str(max(0, int(count) - (len(every) - len(kept)))).encode())
+    return b"".join(kept)
+
+
+def roots(root: Path) -> Mapping[str, Path]:
+    """The folders of original pictures inside of the project, by their path in it."""
+    home = root.resolve()
+    found = {folder.resolve() for folder in places.originals(root).values()}
+    return {
+        folder.relative_to(home).as_posix(): folder
+        for folder in found
+        if folder.is_dir() and folder.is_relative_to(home)
+    }

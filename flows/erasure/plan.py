@@ -43,7 +43,7 @@ class Sought:
         """Search everything."""
         trained = {each.md5: each.pictures for each in self.trained}
         search = Search(self.needles, self.ids, self.scales)
-        return Scanner(root, search, trained, shared, say).run()
+        return Scanner(root, search, self.pictures, trained, shared, say).run()
 
 
 @dataclasses.dataclass(frozen=True)

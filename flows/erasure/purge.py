@@ -31,6 +31,7 @@ from flows.process import atomic_file, file_lock
 from flows.process.command import Runner, Say
 from flows.registry import decisions
 from stages.images import withdrawn
+from stages.runs import record
 from stages.runs.errors import InputError
 
 TOMBSTONES = "tombstones.txt"
@@ -91,6 +92,9 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
                 break
         left = [one.shown for one in found.removed] + [f"{line}" for line in failed]
     _tracked(root, journal, say)
+    for path, folder in lists.roots(root).items():
+        if (before := journal.roots.get(path)) and (now := record.digest(folder)) != before:
+            journal.note(before, now)
     return Done(
         [{"image_id": one.image_id, "pixel_sha256": one.pixel_sha256, "why": _nameless(one.why)}
          for one in wanted.pictures],
@@ -151,8 +155,6 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, say: Say)
         shutil.rmtree(state, ignore_errors=True)
     for tree in places.trees(root):
         shutil.rmtree(tree.top / Git(root).prefix / places.MEMORY, ignore_errors=True)
-        if tree.kind in ("working copy", "worktree"):
-            lists.without(tree.top / Git(root).prefix, wanted.pictures)
     shutil.rmtree(remotes.site_cache(root), ignore_errors=True)
     for database in _databases(root):
         failed += _compact(database)

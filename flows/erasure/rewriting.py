@@ -6,22 +6,41 @@ import io
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+from flows.erasure import lists
 from flows.lineage import cache
 
 
 def without(file: Path, rows: Collection[int]) -> bytes | None:
-    """A table in Arrow or Parquet without these rows, in the form in which the stages write it; None: none is left."""
+    """A table in Arrow or Parquet without these rows, in the form in which the stages write it; None: none is left.
+
+    Of any other file, without these lines.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with file.open("rb") as stream:
-        arrow = stream.read(6) == b"ARROW1"
+        head = stream.read(6)
+    if not head.startswith((b"ARROW1", b"PAR1")):
+        return lists.without(file.read_bytes(), rows)
+    arrow = head == b"ARROW1"
     table = pa.ipc.open_file(pa.memory_map(str(file))).read_all() if arrow else pq.read_table(file)
     kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
     if not kept.num_rows:
         return None
+    if "near" in kept.column_names:
+        kept = _without_near(kept, table.take(pa.array(sorted(rows), pa.int64()))["image_id"])
     return _arrow(kept) if arrow else _parquet(kept, file)
+
+
+def _without_near(table: Any, gone: Any) -> Any:
+    """An ingested table that names no picture as near that is gone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    near = pc.if_else(pc.is_in(table["near"], gone), pa.scalar(None, pa.string()), table["near"])
+    return table.set_column(table.column_names.index("near"), "near", near)
 
 
 def _arrow(table: object) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from flows.checkout.git import Git
 from flows.engine import remotes
-from flows.erasure import git_objects, places
+from flows.erasure import git_objects, lists, places
 from flows.erasure.contents import Search, Seen
+from flows.erasure.lists import Lists
+from flows.erasure.pictures import Picture
 from flows.lineage import cache, locks
 from flows.process.command import Say
 from stages.runs import record
@@ -65,7 +67,13 @@ class Scanner:
     """Searches everything for pictures; what has been searched once is known by its digest."""
 
     def __init__(
-        self, root: Path, search: Search, trained: Mapping[str, tuple[int, ...]], shared: bool, say: Say
+        self,
+        root: Path,
+        search: Search,
+        pictures: Sequence[Picture],
+        trained: Mapping[str, tuple[int, ...]],
+        shared: bool,
+        say: Say,
     ) -> None:
         """`trained`: the pictures that a checkpoint was trained on, by its md5; `shared`: what others use goes, too."""
         self._root, self._search, self._trained, self._shared, self._say = root, search, trained, shared, say
@@ -74,6 +82,7 @@ class Scanner:
         self._tables: dict[str, Any] = {}
         self.scan = Scan()
         self.names = names(root)
+        self._lists = Lists(root, pictures)
 
     def run(self) -> Scan:
         """Search working copies, worktrees, clones, caches, remotes and Git."""
@@ -98,6 +107,9 @@ class Scanner:
             promised = places.object_of(file)
             kind = "cache" if promised else tree.kind
             what = self._name(promised or md5) if promised else self._relative(tree, file)
+            paths = self.names.get(promised, ()) if promised else (what,)
+            if listed := self._lists.names(paths, file):
+                seen = _list(file.read_bytes(), listed)
             self._note("file", str(file), kind, what, md5, file.stat().st_size, seen, tree.shared)
 
     def _remotes(self) -> None:
@@ -115,6 +127,8 @@ class Scanner:
                         actual = hashlib.md5(data).hexdigest()
                         seen = self._known(actual, functools.partial(self._search.array, _array(data)), size)
                         self.scan.objects += 1
+                    if listed := self._lists.names(self.names.get(md5, ())):
+                        seen = _list(store.read(md5), listed)
                     where = f"{store.name}:{md5}"
                     self._note("remote", where, f"remote '{store.name}'", self._name(md5), md5, size, seen, False)
 
@@ -206,8 +220,8 @@ def names(root: Path) -> dict[str, set[str]]:
     """The paths that a digest has in any `dvc.lock`, and those of the files in folders whose listing is here."""
     found: dict[str, set[str]] = {}
     for lock in locks.every(root):
-        for path, md5 in lock.files().items():
-            found.setdefault(md5, set()).add(path)
+        for file in locks.FILE.finditer(lock.text):  # inputs, too: a folder of photos is nobody's output
+            found.setdefault(file["md5"].decode(), set()).add(file["path"].decode(errors="replace"))
     for md5, paths in [*found.items()]:
         place = cache.place(root, md5)
         if md5.endswith(".dir") and place.is_file():
@@ -219,6 +233,12 @@ def names(root: Path) -> dict[str, set[str]]:
                 for inside, one in listed.items():
                     found.setdefault(one, set()).add(f"{path}/{inside}")
     return found
+
+
+def _list(data: bytes, names: Collection[str]) -> Seen:
+    """What a list has of pictures, by their names."""
+    found = lists.lines(data, names)
+    return Seen({0: {LISTED}}, True, set(found)) if found else Seen()
 
 
 def _having(file: Path, keys: Collection[tuple[str, ...]]) -> list[int]:
