@@ -24,7 +24,7 @@ import numpy as np
 
 from flows.erasure.needles import ENOUGH, Needles
 
-DEPTH = 3  # archives in archives
+DEPTH = 5  # files in files
 EMBEDDED = re.compile(rb"data:image/[\w.+-]+;base64,([A-Za-z0-9+/=\s]+)")
 LONG = 200  # characters of a text that may have a picture embedded
 ROW = "row"  # beside the forms of needles: a table's row is the picture's by its image_id

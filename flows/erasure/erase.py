@@ -13,6 +13,7 @@ from flows.erasure.journal import Journal
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.purge import Done
 from flows.erasure.scan import Held, total
+from flows.lineage import erasures
 from flows.lineage.erasures import ERASED
 from flows.process.command import Say
 from stages.runs import record
@@ -48,6 +49,7 @@ def do(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
         "notes": {**dataclasses.asdict(done), "at": now},
     }
     record.write(root / record.home(), ERASED, facts, {"ended": now})
+    erasures.replaced.cache_clear()
     if not done.left:
         Journal(root).end()
     return done

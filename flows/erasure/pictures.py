@@ -10,7 +10,7 @@ from typing import Any
 
 from flows.audit import copies
 from flows.audit.facts import read_table
-from flows.lineage import locks, tables
+from flows.lineage import erasures, locks, tables
 from flows.lineage.digests import Digests
 from stages.runs.errors import InputError
 
@@ -86,6 +86,11 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
             if len(fitting) > 1:
                 some = ", ".join(one[: len(name) + 4] for one in fitting[:5])
                 raise InputError(f"{name}: fits {len(fitting)} pictures ({some} ...); name more digits")
+            if not fitting and (body := erasures.beginning(root, name.lower())):
+                raise InputError(
+                    f"{name}: was erased on {body['ended'][:10]}; --receipt FILE writes the letter, and to search "
+                    "everything again, name the picture's file"
+                )
             if not fitting:
                 raise InputError(f"{name}: no picture with this sha256 is in a table that Git knows here; {_LOOK}")
             reasons[fitting[0]] = "named"
@@ -98,7 +103,6 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
         if not of:
             raise InputError(f"--identity {identity}: nobody of this name is in a table that Git knows here")
         reasons |= {one: f"of {identity}" for one in of if one not in reasons}
-    named = len(reasons)
     _add_pixels(reasons, pixels, known)
     if not exact:
         for one, data in contents([*reasons], known):
@@ -106,13 +110,15 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
         _add_near(reasons, hashes, known)
         _add_pixels(reasons, pixels, known)
     found = [_picture(one, why, known, pixels, None if exact else hashes.get(one)) for one, why in reasons.items()]
-    if named == len(found) and not any(picture.names or _withdrawn(picture, known) for picture in found):
+    erased = erasures.every(root)
+    if not any(
+        picture.names
+        or any(row.image_id == picture.image_id for row in known)  # withdrawn
+        or erasures.of_picture(erased, picture.image_id, picture.pixel_sha256)
+        for picture in found
+    ):
         raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it; {_LOOK}")
     return found
-
-
-def _withdrawn(picture: Picture, known: Sequence[Row]) -> bool:
-    return any(row.image_id == picture.image_id for row in known)
 
 
 _LOOK = "`palimpsest audit image` looks further, also for possible copies"

@@ -26,7 +26,6 @@ from flows.erasure.contents import LONG, Search, _array
 from flows.erasure.journal import Journal
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.scan import Held
-from flows.lineage import cache
 from flows.process import atomic_file, file_lock
 from flows.process.command import Runner, Say
 from flows.registry import decisions
@@ -86,7 +85,7 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
     with remotes.held(root):
         for _ in range(ROUNDS):
             found = plan.make(root, wanted, shared, say)
-            failed = _remove(root, wanted, found, journal, say)
+            failed = _remove(root, wanted, found, journal, shared, say)
             removed += found.removed
             if not found.removed and not found.states:
                 break
@@ -132,7 +131,7 @@ def _bury(root: Path, wanted: Sought) -> None:
         atomic_file.write(file, text + between + "".join(f"{line}\n" for line in new))
 
 
-def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, say: Say) -> list[str]:
+def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, shared: bool, say: Say) -> list[str]:
     """Take away all that was found: what failed, a line each."""
     failed: list[str] = []
     say(f"{len(found.removed)} things to be removed or written anew")
@@ -143,7 +142,7 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, say: Say)
             except OSError as error:
                 failed.append(f"{one.where}: {error.strerror}; remove it, or mend its permissions, and run this again")
     failed += _from_remotes(root, [one for one in found.removed if one.place == "remote"], journal)
-    for folder in _caches(root):
+    for folder in _caches(root, shared):
         _listings(folder, journal)
         _runs(folder, journal)
     if stashed := {one.where for one in found.removed if one.kind == "stash"}:
@@ -161,10 +160,12 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, say: Say)
     return failed
 
 
-def _caches(root: Path) -> set[Path]:
-    """The folders that DVC caches lie in, and that something was removed from."""
-    found = {cache.folder(root).resolve()}
+def _caches(root: Path, shared: bool) -> set[Path]:
+    """The folders that DVC caches lie in, but for those that others may use, unless `shared`."""
+    found = set()
     for tree in places.trees(root):
+        if tree.kind == "cache" and shared:
+            found.add(tree.top)
         found |= {place.resolve() for place in tree.top.glob("**/.dvc/cache") if (place / "files").is_dir()}
     return found
 

@@ -49,6 +49,16 @@ def of_picture(erased: Iterable[Mapping[str, Any]], *digests: str | None) -> Map
     return found
 
 
+def beginning(root: Path, digits: str) -> Mapping[str, Any] | None:
+    """The record of the erasure of a picture whose sha256 begins so; the last of several, or None."""
+    found = None
+    for body in every(root):
+        for one in (body.get("notes") or {}).get("pictures") or ():
+            if str(one.get("image_id")).startswith(digits):
+                found = body
+    return found
+
+
 def of_checkpoint(erased: Iterable[Mapping[str, Any]], md5: str) -> Mapping[str, Any] | None:
     """The record of the erasure that has removed a checkpoint, because it was trained on a picture; or None."""
     found = None
