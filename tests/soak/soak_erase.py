@@ -393,13 +393,241 @@ def scene_(folder: Path) -> None:
         check(f"{kind}: byte for byte that of a clone that never held them", one.read_bytes() == two.read_bytes())
 
 
+class Index:
+    """What pictures each content shows: a hash of every six pixels side by side that it has, decoded."""
+
+    SIDE = 6
+    MIX = np.random.default_rng(7).integers(1, 1 << 63, 18, np.uint64) | np.uint64(1)
+
+    def __init__(self) -> None:
+        self.hashes: dict[str, np.ndarray] = {}
+        self.rows: dict[str, set[str]] = {}  # image_ids of a table's rows
+
+    def windows(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[1] < self.SIDE:
+            return np.empty(0, np.uint64)
+        rows = np.lib.stride_tricks.sliding_window_view(pixels.reshape(len(pixels), -1), 3 * self.SIDE, 1)[:, ::3]
+        total = np.zeros(rows.shape[:2], np.uint64)
+        for number, factor in enumerate(self.MIX):
+            total += rows[..., number].astype(np.uint64) * factor
+        return total.reshape(-1)
+
+    def add(self, data: bytes) -> str:
+        sha = hashlib.sha256(data).hexdigest()
+        if sha not in self.hashes:
+            found, self.rows[sha] = [np.empty(0, np.uint64)], set()
+            self._look(data, found, self.rows[sha])
+            self.hashes[sha] = np.unique(np.concatenate(found))
+        return sha
+
+    def _look(self, data: bytes, found: list[np.ndarray], rows: set[str]) -> None:
+        if data[:6] == b"ARROW1":
+            table = pa.ipc.open_file(io.BytesIO(data)).read_all()
+            if "image_id" in table.column_names:
+                rows.update(table["image_id"].to_pylist())
+            size = (table.schema.metadata or {}).get(b"size")
+            if "pixels" in table.column_names and size:
+                shape = (*map(int, size.split(b"x")), 3)
+                for value in table["pixels"].to_pylist():
+                    found.append(self.windows(np.frombuffer(value, np.uint8).reshape(shape)))
+        elif data[:4] == b"PAR1":
+            table = pq.read_table(io.BytesIO(data))
+            if "image_id" in table.column_names:
+                kept = [row for row in table.to_pylist() if row.get("status") != "rejected"]
+                rows.update(row["image_id"] for row in kept)
+                for row in kept:
+                    if (row.get("image") or {}).get("bytes"):
+                        self._look(row["image"]["bytes"], found, set())
+        elif data[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe1"):
+            pixels = Hunter.decode(data)
+            if pixels is not None:
+                found.append(self.windows(pixels))
+                for x in (0, 1):
+                    found.append(self.windows(np.ascontiguousarray(pixels[:, x::2])))
+        elif data[:13] == b"SQLite format":
+            with tempfile.NamedTemporaryFile(suffix=".db") as copy:
+                copy.write(data)
+                copy.flush()
+                with sqlite3.connect(copy.name) as database:
+                    database.text_factory = bytes
+                    for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall():
+                        for row in database.execute(f'SELECT * FROM "{name.decode()}"'):
+                            for value in row:
+                                if isinstance(value, bytes) and len(value) > 200:
+                                    self._embedded(value, found)
+        else:
+            self._embedded(data, found)
+
+    def _embedded(self, data: bytes, found: list[np.ndarray]) -> None:
+        for part in re.findall(rb"base64,([A-Za-z0-9+/=]{200,})", data):
+            self._look(base64.b64decode(part[: len(part) // 4 * 4]), found, set())
+
+    def shows(self, sha: str, wanted: np.ndarray, image_id: str) -> bool:
+        there = self.hashes[sha]
+        places = np.searchsorted(there, wanted)
+        places[places == len(there)] = 0
+        hits = int((there[places] == wanted).sum()) if len(there) else 0
+        return hits >= 6 or image_id in self.rows[sha]
+
+
+def contents(scene: Scene) -> Iterator[tuple[str, bytes]]:
+    for file in sorted(scene.folder.rglob("*")):
+        if file.is_file() and not file.is_symlink() and ".git" not in file.parts:
+            yield str(file.relative_to(scene.folder)), file.read_bytes()
+    said = scene.run("git", "cat-file", "--batch-all-objects", "--batch-check")
+    for line in said.splitlines():
+        sha, kind, size = line.split()
+        if kind == "blob" and int(size) > 2000:
+            words = ["git", "cat-file", "blob", sha]
+            yield f"git {sha}", subprocess.run(words, cwd=scene.home, capture_output=True, check=True).stdout
+
+
+# What may change without having a picture: lists of files, of what was remembered, logs, and the record of the erasure.
+OWN = (
+    ".dir",
+    ".dvc",
+    ".csv",
+    "tombstones.txt",
+    ".db",
+    ".db-shm",
+    ".db-wal",
+    "prefect.lock",
+    ".lock",
+    "rwlock",
+    "btime",
+)
+MEMORY = (".palimpsest/audit/", ".dvc/tmp/", "cache/palimpsest/dvc", "/runs/", ".palimpsest/state/")
+
+
+def erase_(folder: Path, count: int) -> None:
+    """`folder` holds a scene as `build` left it, beside it a copy of it, named with `.t` behind it."""
+    scene, template = Scene(folder), Path(f"{folder}.t")
+    index = Index()
+    before = {where: index.add(data) for where, data in contents(scene)}
+    print(f"erase: {len(before)} contents, {len(index.hashes)} different", flush=True)
+    rows = pq.read_table(scene.home / "data/ingested/faces").to_pylist()
+    kept = [row for row in rows if row["status"] == "kept"]
+    members = {
+        kind: set(pa.ipc.open_file(scene.home / f"data/models/{kind}.members.arrow").read_all()["image_id"].to_pylist())
+        for kind in KINDS
+    }
+    left_total = wrong_total = 0
+    took = []
+    for number in range(count):
+        row = kept[number * 7919 % len(kept)]
+        shutil.rmtree(folder)
+        subprocess.run(["cp", "-a", str(template), str(folder)], check=True)
+        pixels = Hunter.decode(row["image"]["bytes"])
+        assert pixels is not None
+        forms = [pixels, *crops_of(scene.home, {row["image_id"]})]
+        wanted = np.unique(np.concatenate([_textured(index, form) for form in forms]))
+        began = time.monotonic()
+        said = scene.run("palimpsest", "audit", "erase", row["image_id"], "--purge", "--yes", "--json")
+        took.append(time.monotonic() - began)
+        assert json.loads(said)["left"] == []
+        after = {where: index.add(data) for where, data in contents(scene)}
+        left = [where for where, sha in after.items() if index.shows(sha, wanted, row["image_id"])]
+        gone = {where: sha for where, sha in before.items() if after.get(where) != sha}
+        wrong = [
+            where
+            for where, sha in gone.items()
+            if not index.shows(sha, wanted, row["image_id"])
+            and not where.endswith(OWN)
+            and not any(part in where for part in MEMORY)
+            and not (where.endswith(".safetensors") and any(row["image_id"] in ids for ids in members.values()))
+            and not _checkpoint(where, sha, before, row["image_id"], members)
+            and not where.startswith("git ")
+        ]
+        left_total += bool(left)
+        wrong_total += len(wrong)
+        if left or wrong:
+            print(f"  {number} {row['path']} {row['split']}: left {left[:5]}, wrongly removed {wrong[:5]}", flush=True)
+        elif number % 10 == 9:
+            print(f"  {number + 1} of {count}: {len(gone)} contents gone or rewritten the last time", flush=True)
+    check(f"{count} erasures: nothing left", not left_total, left_total)
+    check(f"{count} erasures: nothing else removed", not wrong_total, wrong_total)
+    print(f"  an erasure takes {min(took):.1f} to {max(took):.1f} s")
+
+
+def _textured(index: Index, pixels: np.ndarray) -> np.ndarray:
+    """The hashes of windows with six different pixels, of every second row."""
+    part = np.ascontiguousarray(pixels[::2])
+    rows = np.lib.stride_tricks.sliding_window_view(part.reshape(len(part), -1), 3 * index.SIDE, 1)[:, ::3]
+    packed = rows.reshape(-1, index.SIDE, 3).astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
+    ordered = np.sort(packed, 1)
+    return index.windows(part)[(ordered[:, 1:] != ordered[:, :-1]).all(1)]
+
+
+def _checkpoint(where: str, sha: str, before: dict[str, str], image_id: str, members: dict[str, set[str]]) -> bool:
+    """Whether these are the bytes of a checkpoint that was trained on the picture, wherever they lie."""
+    trained = any(image_id in ids for ids in members.values())
+    return trained and any(other == sha and name.endswith(".safetensors") for name, other in before.items())
+
+
+def copies_(folder: Path) -> None:
+    """500 photos are withdrawn; copies of them, and 500 photos of others, are ingested."""
+    from stages import ingest
+    from stages.images import phash, withdrawn
+    from stages.images.decode.read import decode
+    from stages.runs.params import build
+
+    names = sorted((CELEBA / "img_align_celeba").glob("*.jpg"))
+    people = dict(line.split() for line in (CELEBA / "identity_CelebA.txt").read_text().splitlines())
+    first = names[:500]
+    gone = {people[file.name] for file in first}
+    others = [file for file in names[500:] if people[file.name] not in gone][:500]
+    lines = []
+    for file in first:
+        pixels = decode(file.read_bytes())
+        hashes = phash.hashes(pixels)
+        assert hashes
+        sha = hashlib.sha256(file.read_bytes()).hexdigest()
+        lines.append(withdrawn.line(sha, ingest.pixel_digest(pixels), hashes.upright))
+    (folder / "tombstones.txt").write_text("\n".join(lines))
+    root = folder / "copies"
+    root.mkdir()
+    ways = {
+        **{f"q{quality}": (1.0, quality, False) for quality in (50, 65, 80, 95)},
+        "half": (0.5, 90, False), "double": (2.0, 90, False), "mirrored": (1.0, 90, True),
+    }  # fmt: skip
+    for file in first:
+        picture = Image.open(file)
+        for way, (scale, quality, mirrored) in ways.items():
+            copy = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else picture
+            size = round(copy.width * scale), round(copy.height * scale)
+            copy.resize(size, Image.Resampling.BICUBIC).save(root / f"{file.stem}-{way}.jpg", quality=quality)
+    for file in others:
+        shutil.copy(file, root / f"stranger-{file.name}")
+    section = {"source": "folder", "root": "x", "use": "train", "licence": "x", "consent": "x", "origin": "x",
+               "split": {"val": 0.1, "test": 0.1}}  # fmt: skip
+    made = ingest.ingest(root, folder / "tombstones.txt", folder / "out", build(ingest.Params, section, "x"), "copies")
+    table = pq.read_table(folder / "out").to_pylist()
+    kept = [row["path"] for row in table if row["status"] == "kept"]
+    strangers = sum(path.startswith("stranger") for path in kept)
+    refused = 1 - (len(kept) - strangers) / (len(first) * len(ways))
+    named = all("tombstone" in row["reason"] for row in table if (row["reason"] or "").startswith("withdrawn"))
+    check(f"{len(first) * len(ways)} copies that come back: {refused:.2%} refused", refused >= 0.995)
+    check("each names its tombstone", named, made["rejected"])
+    check(f"strangers that were refused, of {len(others)}", strangers == len(others), len(others) - strangers)
+
+
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else "scene"
-    kept = os.environ.get("SOAK_FOLDER")  # to look at afterwards
+    kept = os.environ.get("SOAK_FOLDER")  # where a scene lies, or is to be left
     folder = Path(kept) if kept else Path(tempfile.mkdtemp())
     try:
-        {"scene": scene_}[what](folder)
+        if what == "erase":
+            if not (folder / "repository").exists():
+                Scene(folder).build()
+            if not Path(f"{folder}.t").exists():
+                subprocess.run(["cp", "-a", str(folder), f"{folder}.t"], check=True)
+            erase_(folder, int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+        elif what == "copies":
+            copies_(Path(tempfile.mkdtemp(dir=folder)))
+        else:
+            scene_(folder)
     finally:
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(f"{folder}.t", ignore_errors=True)
     sys.exit(bool(failed))
