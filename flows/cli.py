@@ -17,7 +17,7 @@ from flows.audit.commands import audit
 from flows.dossier.commands import dossier, handover, sign_tests
 from flows.erasure.commands import erase
 from flows.exports.commands import export
-from flows.operations.command_line import for_people, key_passphrase
+from flows.operations.command_line import for_people, share_records
 from flows.process.words import say as _say
 from stages.runs.errors import InputError
 
@@ -105,7 +105,7 @@ def rebuild(
                 job = Rebuild(work, jobs)
                 job.begin()
                 untold = launch(job, targets or [], ready)
-            _collect(plan.root, "rebuild")
+            share_records(plan.root, "rebuild")
             entry.end("failed" if job.failed else "completed", job.summary())
             if untold:
                 _say(f"rebuild: {untold} does not tell the end, dvc.lock does")
@@ -154,7 +154,7 @@ def retrain(
                 entry.end("failed" if job.trouble else "nothing changed", job.trouble or said)
                 _say(f"retrain: {job.trouble or said}", sys.stdout)
                 raise typer.Exit(int(bool(job.trouble)))
-            _collect(root, "retrain")
+            share_records(root, "retrain")
             failed = bool(job.error or job.trouble)
             outcome = job.decision.outcome if job.decision and not failed else "failed"
             decision = dataclasses.asdict(job.decision) if job.decision else None
@@ -233,21 +233,6 @@ def status(
         else:
             state.show(found)
     raise typer.Exit(int(bool(found.alarms)))
-
-
-def _collect(root: Path, command: str) -> None:
-    """Bring the records of what ran to their branch. A run does not fail for it."""
-    from flows.checkout.git import Git, GitError
-    from flows.lineage import signatures
-
-    try:
-        Git(root).top()
-    except GitError:
-        return  # a project without Git has no branches
-    try:
-        signatures.collect(root, key_passphrase())
-    except (InputError, OSError) as error:
-        _say(f"{command}: not all records are on their branch and signed: {error}; later, `palimpsest audit collect`")
 
 
 def _dask() -> ModuleType:

@@ -15,8 +15,7 @@ from rich.text import Text
 
 from flows.checkout.git import Git
 from flows.lineage import public_keys, signatures
-from flows.lineage.erasures import ERASED
-from flows.lineage.records import HANDED, REBUILT, TESTED, Records
+from flows.lineage.records import ERASED, HANDED, REBUILT, TESTED, Records
 from flows.registry import history
 
 # What people have done with a checkpoint, by the folder of its records, and what the notes say of it.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.operations.command_line import for_people, key_passphrase
+from flows.operations.command_line import for_people, key_passphrase, share_records
 from flows.process.words import say
 from stages.runs.errors import InputError
 
@@ -59,6 +59,7 @@ def erase(
             if not yes:
                 _ask([picture.image_id[:10] for picture in wanted.pictures])
             done = erasing.do(root, wanted, shared, say)
+        share_records(root, "audit erase")
         print(facts.machine(done)) if json else erasing.show_done(done)
         if receipt and not done.left:
             letter.write(root, [picture.image_id for picture in wanted.pictures], None, receipt, passphrase, say)

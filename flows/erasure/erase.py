@@ -14,7 +14,7 @@ from flows.erasure.plan import Plan, Sought
 from flows.erasure.purge import Done
 from flows.erasure.scan import Held, total
 from flows.lineage import erasures
-from flows.lineage.erasures import ERASED
+from flows.lineage.records import ERASED
 from flows.process.command import Say
 from stages.runs import record
 from stages.runs.errors import InputError

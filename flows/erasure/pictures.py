@@ -86,7 +86,7 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
             if len(fitting) > 1:
                 some = ", ".join(one[: len(name) + 4] for one in fitting[:5])
                 raise InputError(f"{name}: fits {len(fitting)} pictures ({some} ...); name more digits")
-            if not fitting and (body := erasures.beginning(root, name.lower())):
+            if not fitting and (body := erasures.beginning(erasures.every(root), name.lower())):
                 raise InputError(
                     f"{name}: was erased on {body['ended'][:10]}; --receipt FILE writes the letter, and to search "
                     "everything again, name the picture's file"

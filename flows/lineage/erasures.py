@@ -1,29 +1,53 @@
-"""What was erased, by the records that erasures leave: they have digests, and neither names nor pictures."""
+"""What was erased, by the records that erasures leave: they have digests, and neither names nor pictures.
+
+Where somebody's signatures count, those records alone count that have one: else a stranger's could say of a fault that
+it was an erasure.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.lineage.records import Records
+from flows.checkout.git import Git
+from flows.lineage import public_keys
+from flows.lineage.records import ERASED, Records
+from flows.lineage.signatures import Vouchers
+from stages.runs import record
+from stages.runs.errors import InputError
 
-ERASED = "erasure"  # the folder of their records, which are no stage's
+Erasure = Mapping[str, Any]  # a record
 
 
-def every(root: Path) -> list[Mapping[str, Any]]:
+def every(root: Path) -> list[Erasure]:
     """The records of erasures, the first one first."""
-    found = [one.body for one in Records(root).every() if one.body.get("stage") == ERASED]
+    found = [one.body for one in Records(root).every(ERASED) if one.body.get("stage") == ERASED]
     return sorted(found, key=lambda body: str(body["ended"]))
+
+
+def counted(root: Path) -> list[Erasure]:
+    """Those that count, when it is asked why something is not as it was."""
+    found, git = every(root), Git(root)
+    if not found or not public_keys.counted(git):
+        return found
+    vouchers = Vouchers(git)
+    signed = []
+    for body in found:
+        with contextlib.suppress(InputError):
+            if record.whole(body) and vouchers.of(record.text(body)):
+                signed.append(body)
+    return signed
 
 
 @functools.cache
 def replaced(root: Path) -> Mapping[str, str]:
     """What stands in the place of tables and listings that had an erased picture, by the digest that they had."""
     changed: dict[str, str] = {}
-    for body in every(root):
-        changed |= {str(old): str(new) for old, new in ((body.get("notes") or {}).get("changed") or {}).items()}
+    for body in counted(root):
+        changed |= {str(old): str(new) for old, new in (_notes(body).get("changed") or {}).items()}
     found = {}
     for old in changed:
         new, seen = old, {old}
@@ -36,33 +60,32 @@ def replaced(root: Path) -> Mapping[str, str]:
 
 def gone(root: Path) -> set[str]:
     """The digests of what erasures have removed."""
-    return {str(md5) for body in every(root) for md5 in (body.get("notes") or {}).get("gone") or ()}
+    return {str(md5) for body in counted(root) for md5 in _notes(body).get("gone") or ()}
 
 
-def of_picture(erased: Iterable[Mapping[str, Any]], *digests: str | None) -> Mapping[str, Any] | None:
+def of_picture(erased: Iterable[Erasure], *digests: str | None) -> Erasure | None:
     """The record of the erasure of a picture, by the sha256 of its file or its pixels; the last of several, or None."""
-    found = None
-    for body in erased:
-        for one in (body.get("notes") or {}).get("pictures") or ():
-            if {one.get("image_id"), one.get("pixel_sha256")}.intersection(filter(None, digests)):
-                found = body
-    return found
+    wanted = set(filter(None, digests))
+    return _last(erased, "pictures", lambda one: bool({one.get("image_id"), one.get("pixel_sha256")} & wanted))
 
 
-def beginning(root: Path, digits: str) -> Mapping[str, Any] | None:
+def beginning(erased: Iterable[Erasure], digits: str) -> Erasure | None:
     """The record of the erasure of a picture whose sha256 begins so; the last of several, or None."""
-    found = None
-    for body in every(root):
-        for one in (body.get("notes") or {}).get("pictures") or ():
-            if str(one.get("image_id")).startswith(digits):
-                found = body
-    return found
+    return _last(erased, "pictures", lambda one: str(one.get("image_id")).startswith(digits))
 
 
-def of_checkpoint(erased: Iterable[Mapping[str, Any]], md5: str) -> Mapping[str, Any] | None:
+def of_checkpoint(erased: Iterable[Erasure], md5: str) -> Erasure | None:
     """The record of the erasure that has removed a checkpoint, because it was trained on a picture; or None."""
-    found = None
-    for body in erased:
-        if any(one.get("md5") == md5 for one in (body.get("notes") or {}).get("checkpoints") or ()):
-            found = body
-    return found
+    return _last(erased, "checkpoints", lambda one: one.get("md5") == md5)
+
+
+def _last(erased: Iterable[Erasure], key: str, fits: Any) -> Erasure | None:
+    return next((body for body in reversed([*erased]) if any(map(fits, _listed(body, key)))), None)
+
+
+def _listed(body: Erasure, key: str) -> Iterator[Mapping[str, Any]]:
+    yield from (one for one in _notes(body).get(key) or () if isinstance(one, Mapping))
+
+
+def _notes(body: Erasure) -> Mapping[str, Any]:
+    return body.get("notes") or {}

@@ -25,6 +25,7 @@ PATCH = re.compile("diffs/[0-9a-f]{64}[.]patch")
 REBUILT = "audit_rebuild"  # it was made again
 HANDED = "audit_handover"  # it was handed over
 TESTED = "audit_sign_tests"  # somebody has signed its scores
+ERASED = "audit_erase"  # pictures were erased, and checkpoints that were trained on them
 
 
 def of_outputs(folder: Path, outputs: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
@@ -74,3 +75,18 @@ def key_passphrase(ask: bool = False) -> str | None:
     if (given := os.environ.get(keys.PASSPHRASE)) is not None or not (ask and keys.locked()):
         return given
     return str(typer.prompt(f"Passphrase of {keys.place()}", hide_input=True))
+
+
+def share_records(root: Path, command: str) -> None:
+    """Bring the records of what ran to their branch, signed if the user has a key. A run does not fail for it."""
+    from flows.checkout.git import Git, GitError
+    from flows.lineage import signatures
+
+    try:
+        Git(root).top()
+    except GitError:
+        return  # a project without Git has no branches
+    try:
+        signatures.collect(root, key_passphrase())
+    except (InputError, OSError) as error:
+        say(f"{command}: not all records are on their branch and signed: {error}; later, `palimpsest audit collect`")

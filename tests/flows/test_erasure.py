@@ -36,6 +36,7 @@ from flows.registry import decisions, history
 from flows.registry.history import Decision
 from stages.images import phash
 from stages.images import withdrawn as tombstones
+from stages.runs import record
 from stages.runs.errors import InputError
 
 SIDE = 64
@@ -411,6 +412,32 @@ def test_the_receipt_says_what_was_done_and_is_signed(lab: Lab) -> None:
     letter.write_text("something else")
     with pytest.raises(InputError, match="exists, and is no receipt"):
         receipt.check(lab.home, letter, "")
+
+
+def test_a_forged_erasure_hides_no_fault(lab: Lab) -> None:
+    """Whoever alters a file, and writes a record that it was an erasure: where signatures count, it has none."""
+    keys.new(lab.home, "Grace", "")
+    file = lab.home / "data/models/never.members.arrow"
+    old = hashlib.md5(file.read_bytes()).hexdigest()
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    new = hashlib.md5(file.read_bytes()).hexdigest()
+    cache.place(lab.home, old).unlink()
+    notes = {"pictures": [], "checkpoints": [], "changed": {old: new}, "gone": []}
+    facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+    record.write(lab.home / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
+    path = "data/models/never.members.arrow"
+
+    def found() -> tuple[list[str], Path | None]:
+        erasures.replaced.cache_clear()
+        return [fault.file for fault in verify.ask(lab.home).faults], cache.find(lab.home, old, path)
+
+    faults, there = found()
+    assert path in faults
+    assert there is None
+    signatures.collect(lab.home, "")  # Grace vouches for it
+    faults, there = found()
+    assert path not in faults
+    assert there == file
 
 
 def test_bad_names_are_one_line_each(lab: Lab, tmp_path: Path) -> None:

@@ -482,7 +482,7 @@ def contents(scene: Scene) -> Iterator[tuple[str, bytes]]:
             yield f"git {sha}", subprocess.run(words, cwd=scene.home, capture_output=True, check=True).stdout
 
 
-# What may change without having a picture: lists of files, of what was remembered, logs, and the record of the erasure.
+# What may change without having a picture: lists of files, what was remembered, logs, databases.
 OWN = (
     ".dir",
     ".dvc",
