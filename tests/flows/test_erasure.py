@@ -31,7 +31,8 @@ from flows.checkout.git import Git
 from flows.erasure import erase, git_objects, lists, places, receipt, rewriting
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
-from flows.lineage import cache, erasures, keys
+from flows.lineage import cache, erasures, keys, signatures
+from flows.lineage.records import ERASED
 from flows.registry import decisions, history
 from flows.registry.history import Decision
 from stages.images import phash
