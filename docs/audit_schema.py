@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from flows.audit import checkpoint, collect, diff, file, image, log, rebuild, splits, verify
 from flows.dossier import compose, handover, sign_tests
+from flows.erasure import plan, purge
 
 FILE = Path(__file__).with_name("audit.schema.json")
 ANSWERS = {
@@ -20,6 +21,7 @@ ANSWERS = {
     "collect": collect.Collection,
     "diff": diff.Difference,
     "dossier": compose.Dossier,
+    "erase": plan.Plan | purge.Done,  # without --purge, and with it
     "file": file.File,
     "handover": handover.Handover,
     "image": image.Answer,
