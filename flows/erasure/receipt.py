@@ -134,7 +134,10 @@ def _models(root: Path, notes: Mapping[str, Any]) -> list[str]:
             line += f" {_again(root, now, each, ids)}"
         lines.append(line)
     if notes["withdrawn"]:
-        lines.append(f"- {len(notes['withdrawn'])} of them had been promoted, and are in use no more.")
+        count = len(notes["withdrawn"])
+        lines.append(
+            f"- Of these, {count} had been chosen for use. {'They are' if count > 1 else 'It is'} in use no more."
+        )
     return lines
 
 
