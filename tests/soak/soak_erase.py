@@ -158,9 +158,9 @@ class Scene:
         self.run("dvc", "checkout", "-q", "-f")
         self.killed_experiment()
         self.killed_training()
+        self.worker()
         self.run("palimpsest", "audit", "collect")
         self.run("dvc", "push", "-q", "--all-commits", "--run-cache")
-        self.worker()
         self.stash()
         self.run("git", "worktree", "add", "-q", str(self.folder / "linked"), "HEAD")
         self.run("dvc", "config", "--local", "cache.dir", str(self.home / ".dvc/cache"), home=self.folder / "linked")
@@ -205,11 +205,22 @@ class Scene:
         raise AssertionError("it did not come")
 
     def worker(self) -> None:
-        """A Dask worker's clone, as `flows/cluster/worker.py` keeps one: with its own cache, and data checked out."""
-        clone = self.folder / "workspaces" / "0"
-        clone.parent.mkdir(mode=0o700)
-        self.run("git", "clone", "-q", str(self.home), str(clone))
-        self.run("dvc", "pull", "-q", home=clone)
+        """A rebuild on a Dask worker, whose clone and cache stay when it ends."""
+        file = self.folder / "scheduler.json"
+        words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+        log = subprocess.DEVNULL
+        scheduler = subprocess.Popen([*words, "--scheduler-file", str(file), "--no-dashboard"], stdout=log, stderr=log)
+        self.wait(lambda: file.exists() and file.read_text().endswith("}"))
+        address = json.loads(file.read_text())["address"]
+        words = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "2"]
+        words += ["--host", "127.0.0.1", "--local-directory", str(self.folder / "dask"), "--no-dashboard"]
+        worker = subprocess.Popen(words, env=ENV | self.env, stdout=log, stderr=log)
+        try:
+            self.run("palimpsest", "rebuild", "--force", "--runner", f"dask={address}", "infer@nearest", "blend@dcgan")
+        finally:
+            for process in (worker, scheduler):
+                process.kill()
+                process.wait()
 
     def stash(self) -> None:
         """Somebody has stashed what they were at: a photo in a note of theirs, and an edit."""
@@ -317,7 +328,7 @@ def everything(scene: Scene) -> Iterator[tuple[str, bytes]]:
                             for value in row:
                                 if isinstance(value, str | bytes) and len(value) > 200:
                                     yield f"{file}:{name}", value if isinstance(value, bytes) else value.encode()
-    for home in (scene.home, scene.folder / "workspaces" / "0"):
+    for home in (scene.home, *(scene.folder / "workspaces").glob("[0-9]")):
         said = scene.run("git", "cat-file", "--batch-all-objects", "--batch-check", home=home)
         for line in said.splitlines():
             sha, kind, _ = line.split()
