@@ -413,6 +413,7 @@ class Index:
     def __init__(self) -> None:
         self.hashes: dict[str, np.ndarray] = {}
         self.rows: dict[str, set[str]] = {}  # image_ids of a table's rows
+        self.lists: dict[str, bytes] = {}  # `pictures.csv`, which names pictures
 
     def windows(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[1] < self.SIDE:
@@ -429,6 +430,8 @@ class Index:
             found, self.rows[sha] = [np.empty(0, np.uint64)], set()
             self._look(data, found, self.rows[sha])
             self.hashes[sha] = np.unique(np.concatenate(found))
+            if data.startswith(b"path,"):
+                self.lists[sha] = data
         return sha
 
     def _look(self, data: bytes, found: list[np.ndarray], rows: set[str]) -> None:
@@ -537,7 +540,13 @@ def erase_(folder: Path, count: int) -> None:
         took.append(time.monotonic() - began)
         assert json.loads(said)["left"] == []
         after = {where: index.add(data) for where, data in contents(scene)}
-        left = [where for where, sha in after.items() if index.shows(sha, wanted, row["image_id"])]
+        named = {one["remedy"].split()[0] for one in json.loads(said)["kept"]}  # Git's own, with the command
+        left = [
+            where
+            for where, sha in after.items()
+            if (index.shows(sha, wanted, row["image_id"]) or row["path"].encode() in index.lists.get(sha, b""))
+            and not (where.startswith("git ") and named)
+        ]
         gone = {where: sha for where, sha in before.items() if after.get(where) != sha}
         wrong = [
             where
@@ -548,6 +557,7 @@ def erase_(folder: Path, count: int) -> None:
             and not (where.endswith(".safetensors") and any(row["image_id"] in ids for ids in members.values()))
             and not _checkpoint(where, sha, before, row["image_id"], members)
             and not where.startswith("git ")
+            and row["path"].encode() not in index.lists.get(sha, b"")
         ]
         left_total += bool(left)
         wrong_total += len(wrong)
