@@ -67,10 +67,12 @@ class Records:
     def of(self, path: str, md5: str, inputs: Mapping[str, str]) -> Found | None:
         """The record of the run that made this output at this path.
 
-        Of several, one whose inputs are these (md5 by path), and of those the first. None where there is none.
+        Of several, one whose inputs are these (md5 by path), of those one of the newest format, which says most, and of
+        those the first. None where there is none.
         """
         found = self.all_of(path, md5)
-        return min(found, key=lambda one: (not _fits(one.body, inputs), one.body["ended"]), default=None)
+        key = lambda one: (not _fits(one.body, inputs), -one.body.get("format", 1), one.body["ended"])  # noqa: E731
+        return min(found, key=key, default=None)
 
     def all_of(self, path: str, md5: str) -> list[Found]:
         """The records of all runs that made this output at this path."""
