@@ -15,24 +15,23 @@ class Lists:
     """Knows the lists of datasets by where they lie, and the lines of pictures in them."""
 
     def __init__(self, root: Path, pictures: Sequence[Picture]) -> None:
-        self._names: dict[Path, set[str]] = {}  # by the folder of a dataset: paths and file names of pictures
+        home = root.resolve()
+        self._names: dict[str, set[str]] = {}  # by a part of a path, `/photos/`: paths and file names of pictures
         for dataset, folder in places.originals(root).items():
             names = {name for one in pictures for where, path in one.names if where == dataset for name in _both(path)}
+            place = folder.resolve()
+            part = place.relative_to(home) if place.is_relative_to(home) else place
             if names:
-                self._names.setdefault(folder.resolve(), set()).update(names)
-        self._root = root.resolve()
+                self._names.setdefault(f"/{part.as_posix().strip('/')}/", set()).update(names)
 
-    def names(self, paths: Collection[str], file: Path | None = None) -> set[str]:
-        """The names that a list may have: it lies at one of these paths in the project, or is this file outside."""
-        places_ = [self._root / path for path in paths] + ([file] if file else [])
-        return {
-            name
-            for place in places_
-            if place.suffix in ENDS
-            for folder, names in self._names.items()
-            if place.is_relative_to(folder)
-            for name in names
-        }
+    def names(self, paths: Collection[str]) -> set[str]:
+        """The names that a list may have, by its paths: in the project, in a copy of the project, or absolute."""
+        found = set()
+        for path in paths:
+            if path.endswith(ENDS):
+                whole = f"/{path.lstrip('/')}"
+                found |= {name for part, names in self._names.items() if part in whole for name in names}
+        return found
 
 
 def _both(path: str) -> tuple[str, str]:

@@ -108,7 +108,7 @@ class Scanner:
             kind = "cache" if promised else tree.kind
             what = self._name(promised or md5) if promised else self._relative(tree, file)
             paths = self.names.get(promised, ()) if promised else (what,)
-            if listed := self._lists.names(paths, file):
+            if listed := self._lists.names([*paths, str(file)]):
                 seen = _list(file.read_bytes(), listed)
             self._note("file", str(file), kind, what, md5, file.stat().st_size, seen, tree.shared)
 
