@@ -413,6 +413,7 @@ class Index:
     def __init__(self) -> None:
         self.hashes: dict[str, np.ndarray] = {}
         self.rows: dict[str, set[str]] = {}  # image_ids of a table's rows
+        self.models: dict[str, bytes] = {}  # checkpoints
         self.lists: dict[str, bytes] = {}  # `pictures.csv`, which names pictures
 
     def windows(self, pixels: np.ndarray) -> np.ndarray:
@@ -430,6 +431,8 @@ class Index:
             found, self.rows[sha] = [np.empty(0, np.uint64)], set()
             self._look(data, found, self.rows[sha])
             self.hashes[sha] = np.unique(np.concatenate(found))
+            if data[8:9] == b"{" and b"palimpsest" in data[:4000]:
+                self.models[sha] = data
             if data.startswith(b"path,"):
                 self.lists[sha] = data
         return sha
@@ -521,10 +524,8 @@ def erase_(folder: Path, count: int) -> None:
     print(f"erase: {len(before)} contents, {len(index.hashes)} different", flush=True)
     rows = pq.read_table(scene.home / "data/ingested/faces").to_pylist()
     kept = [row for row in rows if row["status"] == "kept"]
-    members = {
-        kind: set(pa.ipc.open_file(scene.home / f"data/models/{kind}.members.arrow").read_all()["image_id"].to_pylist())
-        for kind in KINDS
-    }
+    trained = _checkpoints(scene)
+    md5s = {sha: hashlib.md5(data).hexdigest() for sha, data in index.models.items()}
     left_total = wrong_total = 0
     took = []
     for number in range(count):
@@ -554,8 +555,7 @@ def erase_(folder: Path, count: int) -> None:
             if not index.shows(sha, wanted, row["image_id"])
             and not where.endswith(OWN)
             and not any(part in where for part in MEMORY)
-            and not (where.endswith(".safetensors") and any(row["image_id"] in ids for ids in members.values()))
-            and not _checkpoint(where, sha, before, row["image_id"], members)
+            and row["image_id"] not in trained.get(md5s.get(sha, ""), ())
             and not where.startswith("git ")
             and row["path"].encode() not in index.lists.get(sha, b"")
         ]
@@ -579,10 +579,18 @@ def _textured(index: Index, pixels: np.ndarray) -> np.ndarray:
     return index.windows(part)[(ordered[:, 1:] != ordered[:, :-1]).all(1)]
 
 
-def _checkpoint(where: str, sha: str, before: dict[str, str], image_id: str, members: dict[str, set[str]]) -> bool:
-    """Whether these are the bytes of a checkpoint that was trained on the picture, wherever they lie."""
-    trained = any(image_id in ids for ids in members.values())
-    return trained and any(other == sha and name.endswith(".safetensors") for name, other in before.items())
+def _checkpoints(scene: Scene) -> dict[str, set[str]]:
+    """The pictures that each checkpoint in the history was trained on, by its md5: by the lists beside it."""
+    found: dict[str, set[str]] = {}
+    for commit in scene.run("git", "log", "--all", "--format=%H", "--", "dvc.lock").split():
+        lock = scene.run("git", "show", f"{commit}:dvc.lock")
+        md5 = dict(re.findall(r"path: (data/models/\S+)\n +hash: md5\n +md5: (\w+)", lock))
+        for kind in KINDS:
+            model, listed = md5.get(f"data/models/{kind}.safetensors"), md5.get(f"data/models/{kind}.members.arrow")
+            place = scene.home / ".dvc/cache/files/md5" / listed[:2] / listed[2:] if listed else None
+            if model and place and place.exists():
+                found[model] = set(pa.ipc.open_file(place).read_all()["image_id"].to_pylist())
+    return found
 
 
 def copies_(folder: Path) -> None:
