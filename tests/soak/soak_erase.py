@@ -1,4 +1,4 @@
-"""Erasure, tried on a repository of CelebA photos: `python tests/soak/soak_erase.py [scene | erase [COUNT] | copies]`.
+"""Erasure, tried on a repository of CelebA photos: `python tests/soak/soak_erase.py [scene | erase [COUNT [AT_ONCE]] | copies]`.
 
 scene: a repository with a DVC remote, five kinds of model, a retraining that was promoted, an experiment, a killed
 experiment, a killed training, a Dask worker's clone, Prefect's database, a stash and a linked worktree. One person is
@@ -516,57 +516,69 @@ OWN = (
 MEMORY = (".palimpsest/audit/", ".dvc/tmp/", "cache/palimpsest/dvc", "/runs/", ".palimpsest/state/")
 
 
-def erase_(folder: Path, count: int) -> None:
-    """`folder` holds a scene as `build` left it, beside it a copy of it, named with `.t` behind it."""
+def erase_(folder: Path, count: int, at_once: int) -> None:
+    """`count` photos are erased, `at_once` in one command, each time in a fresh copy of a scene as `build` left it.
+
+    `folder` holds the scene, and beside it, named with `.t` behind it, lies the copy.
+    """
     scene, template = Scene(folder), Path(f"{folder}.t")
-    index = Index()
+    index, rng = Index(), np.random.default_rng(1)
     before = {where: index.add(data) for where, data in contents(scene)}
     print(f"erase: {len(before)} contents, {len(index.hashes)} different", flush=True)
     rows = pq.read_table(scene.home / "data/ingested/faces").to_pylist()
     kept = [row for row in rows if row["status"] == "kept"]
     trained = _checkpoints(scene)
     md5s = {sha: hashlib.md5(data).hexdigest() for sha, data in index.models.items()}
-    left_total = wrong_total = 0
-    took = []
-    for number in range(count):
-        row = kept[number * 7919 % len(kept)]
-        shutil.rmtree(folder)
-        subprocess.run(["cp", "-a", str(template), str(folder)], check=True)
+    shown: dict[str, set[str]] = {}  # by picture: the contents that show it or name it
+
+    def shows(row: dict, sha: str, wanted: np.ndarray) -> bool:
+        return index.shows(sha, wanted, row["image_id"]) or row["path"].encode() in index.lists.get(sha, b"")
+
+    needles = {}
+    for row in kept:
         pixels = Hunter.decode(row["image"]["bytes"])
         assert pixels is not None
         forms = [pixels, *crops_of(scene.home, {row["image_id"]})]
-        wanted = np.unique(np.concatenate([_textured(index, form) for form in forms]))
+        needles[row["image_id"]] = np.unique(np.concatenate([_textured(index, form) for form in forms]))
+        shown[row["image_id"]] = {sha for sha in index.hashes if shows(row, sha, needles[row["image_id"]])}
+    known = set(index.hashes)
+    left_total = wrong_total = 0
+    took = []
+    for number in range(0, count, at_once):
+        chosen = [kept[place] for place in rng.permutation(len(kept))[:at_once]]
+        ids = [row["image_id"] for row in chosen]
+        shutil.rmtree(folder)
+        subprocess.run(["cp", "-a", str(template), str(folder)], check=True)
         began = time.monotonic()
-        said = scene.run("palimpsest", "audit", "erase", row["image_id"], "--purge", "--yes", "--json")
+        said = json.loads(scene.run("palimpsest", "audit", "erase", *ids, "--purge", "--yes", "--json"))
         took.append(time.monotonic() - began)
-        assert json.loads(said)["left"] == []
+        assert said["left"] == []
         after = {where: index.add(data) for where, data in contents(scene)}
-        named = {one["remedy"].split()[0] for one in json.loads(said)["kept"]}  # Git's own, with the command
+        for sha in set(index.hashes) - known:
+            for row in kept:
+                if shows(row, sha, needles[row["image_id"]]):
+                    shown[row["image_id"]].add(sha)
+        known = set(index.hashes)
+        held = set().union(*(shown[one] for one in ids))
         left = [
-            where
-            for where, sha in after.items()
-            if (index.shows(sha, wanted, row["image_id"]) or row["path"].encode() in index.lists.get(sha, b""))
-            and not (where.startswith("git ") and named)
+            where for where, sha in after.items() if sha in held and not (where.startswith("git ") and said["kept"])
         ]
-        gone = {where: sha for where, sha in before.items() if after.get(where) != sha}
         wrong = [
             where
-            for where, sha in gone.items()
-            if not index.shows(sha, wanted, row["image_id"])
+            for where, sha in before.items()
+            if after.get(where) != sha
+            and sha not in held
             and not where.endswith(OWN)
             and not any(part in where for part in MEMORY)
-            and row["image_id"] not in trained.get(md5s.get(sha, ""), ())
             and not where.startswith("git ")
-            and row["path"].encode() not in index.lists.get(sha, b"")
+            and trained.get(md5s.get(sha, ""), set()).isdisjoint(ids)
         ]
-        left_total += bool(left)
+        left_total += len(left)
         wrong_total += len(wrong)
-        if left or wrong:
-            print(f"  {number} {row['path']} {row['split']}: left {left[:5]}, wrongly removed {wrong[:5]}", flush=True)
-        elif number % 10 == 9:
-            print(f"  {number + 1} of {count}: {len(gone)} contents gone or rewritten the last time", flush=True)
-    check(f"{count} erasures: nothing left", not left_total, left_total)
-    check(f"{count} erasures: nothing else removed", not wrong_total, wrong_total)
+        say = f"  {number + len(chosen)} of {count}: {sum(after.get(w) != s for w, s in before.items())} things changed"
+        print(f"{say}, left {left[:5]}, wrongly removed {wrong[:5]}", flush=True)
+    check(f"{count} photos erased, {at_once} at once: nothing is left", not left_total, left_total)
+    check(f"{count} photos erased: nothing else was removed", not wrong_total, wrong_total)
     print(f"  an erasure takes {min(took):.1f} to {max(took):.1f} s")
 
 
@@ -584,8 +596,10 @@ def _checkpoints(scene: Scene) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for commit in scene.run("git", "log", "--all", "--format=%H", "--", "dvc.lock").split():
         lock = scene.run("git", "show", f"{commit}:dvc.lock")
-        md5 = dict(re.findall(r"path: (data/models/\S+)\n +hash: md5\n +md5: (\w+)", lock))
         for kind in KINDS:
+            block = re.search(rf"^  train_{kind}@{kind}:\n(?:   .*\n)+", lock, re.M)
+            outs = block[0].partition("    outs:")[2] if block else ""
+            md5 = dict(re.findall(r"path: (\S+)\n +hash: md5\n +md5: (\w+)", outs))
             model, listed = md5.get(f"data/models/{kind}.safetensors"), md5.get(f"data/models/{kind}.members.arrow")
             place = scene.home / ".dvc/cache/files/md5" / listed[:2] / listed[2:] if listed else None
             if model and place and place.exists():
@@ -650,7 +664,8 @@ if __name__ == "__main__":
                 Scene(folder).build()
             if not Path(f"{folder}.t").exists():
                 subprocess.run(["cp", "-a", str(folder), f"{folder}.t"], check=True)
-            erase_(folder, int(sys.argv[2]) if len(sys.argv) > 2 else 100)
+            count, at_once = [*map(int, sys.argv[2:4]), *([100, 1][len(sys.argv) - 2 :])][:2]
+            erase_(folder, count, at_once)
         elif what == "copies":
             copies_(Path(tempfile.mkdtemp(dir=folder)))
         else:
