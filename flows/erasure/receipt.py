@@ -112,7 +112,7 @@ def _one(root: Path, notes: Mapping[str, Any], time: datetime) -> list[str]:
         "",
         "## What remains, and where",
         "",
-        *dict.fromkeys(f"- {one['kind']}: {one['remedy']}" for one in notes["kept"]),
+        *dict.fromkeys(f"- {one['kind']}, `{one['digest']}`: {one['remedy']}." for one in notes["kept"]),
         "- Copies that were handed to others before: on backups, in other clones, on machines that were not reached.",
         "- In the version history: fingerprints in lists of what was measured. They name nobody.",
         "",

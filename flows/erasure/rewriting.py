@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.erasure import lists
+from flows.erasure.contents import STREAM, arrow_batches
 from flows.lineage import cache
 
 
@@ -22,16 +23,19 @@ def without(file: Path, rows: Collection[int]) -> bytes | None:
 
     with file.open("rb") as stream:
         head = stream.read(6)
-    if not head.startswith((b"ARROW1", b"PAR1")):
+    if not head.startswith((b"ARROW1", STREAM, b"PAR1")):
         return lists.without(file.read_bytes(), rows)
-    arrow = head == b"ARROW1"
-    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all() if arrow else pq.read_table(file)
+    arrow = not head.startswith(b"PAR1")
+    if arrow:
+        table = pa.Table.from_batches(arrow_batches(pa.memory_map(str(file)).read_buffer()))
+    else:
+        table = pq.ParquetFile(file).read()  # this file alone, whatever its folder is called
     kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
     if not kept.num_rows:
         return None
-    if "near" in kept.column_names:
+    if {"near", "image_id"} <= {*kept.column_names}:
         kept = _without_near(kept, table.take(pa.array(sorted(rows), pa.int64()))["image_id"])
-    return _arrow(kept) if arrow else _parquet(kept, file)
+    return _arrow(kept, head.startswith(STREAM)) if arrow else _parquet(kept, file)
 
 
 def _without_near(table: Any, gone: Any) -> Any:
@@ -43,14 +47,14 @@ def _without_near(table: Any, gone: Any) -> Any:
     return table.set_column(table.column_names.index("near"), "near", near)
 
 
-def _arrow(table: object) -> bytes:
+def _arrow(table: object, as_stream: bool) -> bytes:
     import pyarrow as pa
 
     from stages.images.table import ROWS
 
     assert isinstance(table, pa.Table)
     stream = io.BytesIO()
-    with pa.ipc.new_file(stream, table.schema) as writer:
+    with (pa.ipc.new_stream if as_stream else pa.ipc.new_file)(stream, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=ROWS)
     return stream.getvalue()
 
@@ -63,7 +67,7 @@ def _parquet(table: object, like: Path) -> bytes:
     from stages.ingest import SCHEMA
 
     assert isinstance(table, pa.Table)
-    if "image" in table.column_names:  # an ingested table: reading has renamed what is inside of its lists
+    if {"image", "pixel_sha256"} <= {*table.column_names}:  # ingested: reading has renamed what is in its lists
         table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]))
     before = pq.ParquetFile(like).metadata
     group = before.row_group(0)
