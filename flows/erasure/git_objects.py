@@ -20,6 +20,7 @@ IN_HISTORY = (
     "out, and all commits from that one on get other names"
 )
 IN_INDEX = "it is staged; `git rm --cached FILE`, then `git gc --prune=now`"
+STASHED = "it is stashed; `git stash drop` there"
 UNREACHED = (
     "`git -c gc.reflogExpireUnreachable=now -c 'gc.refs/exps/*.reflogExpireUnreachable=never' gc --prune=now` removes "
     "it, with all commits that no branch or tag leads to"

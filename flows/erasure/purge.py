@@ -62,13 +62,14 @@ class Done:
 
 @contextlib.contextmanager
 def turn(root: Path, say: Say) -> Iterator[None]:
-    """This working copy for this process alone: a rebuild or another DVC command is waited for."""
+    """This working copy and its worktrees for this process alone: a rebuild or another erasure is waited for."""
+    prefix = Git(root).prefix
+    trees = [tree.top for tree in places.trees(root) if tree.kind in ("working copy", "worktree")]
     with contextlib.ExitStack() as stack:
-        for tree in places.trees(root):
-            tmp = tree.top / Git(root).prefix / ".dvc" / "tmp"
-            if tree.kind in ("working copy", "worktree") and tmp.is_dir():
-                waiting = functools.partial(_waiting, say, tree.top)
-                stack.enter_context(file_lock.lock(tmp / "palimpsest.lock", waiting))
+        for top in sorted(trees):  # always in one order, so that two erasures do not wait for each other
+            if (own := top / prefix / ".dvc").is_dir():
+                waiting = functools.partial(_waiting, say, top)
+                stack.enter_context(file_lock.lock(own / "tmp" / "palimpsest.lock", waiting))
         yield
 
 
@@ -81,6 +82,8 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
 
     Raises InputError where a key step cannot be done; what was done until then stays done, and it can be run again.
     """
+    if (root / TOMBSTONES).is_file():
+        withdrawn.read(root / TOMBSTONES)  # what is no such list is not added to
     journal = Journal(root, wanted.ids)
     journal.begin(wanted)
     git_objects.finish_stash(Git(root), journal.folder / STASH)
@@ -296,7 +299,7 @@ def _databases(root: Path) -> Iterator[Path]:
     """Prefect's databases of this project. Rows that Prefect has deleted itself may still be in their files."""
     for tree in places.trees(root):
         if tree.kind == "Prefect's database":
-            yield from (file for file in places.files(tree, root) if _is_sqlite(file))
+            yield from (file for file in places.files(tree, root) if file.suffix == ".db" and _is_sqlite(file))
         elif tree.kind != "cache":
             yield from (file for file in tree.top.glob("**/.palimpsest/prefect/*.db") if _is_sqlite(file))
 

@@ -12,6 +12,8 @@ from flows.erasure import lists
 from flows.erasure.contents import STREAM, arrow_batches
 from flows.lineage import cache
 
+INGESTED = {"image", "image_id", "path", "near", "reason"}  # columns by which an ingested table is known
+
 
 def without(file: Path, rows: Collection[int]) -> bytes | None:
     """A table in Arrow or Parquet without these rows, in the form in which the stages write it; None: none is left.
@@ -33,18 +35,26 @@ def without(file: Path, rows: Collection[int]) -> bytes | None:
     kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
     if not kept.num_rows:
         return None
-    if {"near", "image_id"} <= {*kept.column_names}:
-        kept = _without_near(kept, table.take(pa.array(sorted(rows), pa.int64()))["image_id"])
+    if {*kept.column_names} >= INGESTED:
+        kept = _nameless(kept, table.take(pa.array(sorted(rows), pa.int64())))
     return _arrow(kept, head.startswith(STREAM)) if arrow else _parquet(kept, file)
 
 
-def _without_near(table: Any, gone: Any) -> Any:
-    """An ingested table that names no picture as near that is gone."""
+def _nameless(table: Any, gone: Any) -> Any:
+    """An ingested table whose rows name no picture that is gone: as near, or in a reason."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    near = pc.if_else(pc.is_in(table["near"], gone), pa.scalar(None, pa.string()), table["near"])
-    return table.set_column(table.column_names.index("near"), "near", near)
+    from stages.ingest import kind
+
+    near = pc.if_else(pc.is_in(table["near"], gone["image_id"]), pa.scalar(None, pa.string()), table["near"])
+    table = table.set_column(table.column_names.index("near"), "near", near)
+    names = tuple(f" {path}" for path in gone["path"].to_pylist() if path)
+    reasons = [
+        reason and "; ".join(kind(part) if part.endswith(names) else part for part in reason.split("; "))
+        for reason in table["reason"].to_pylist()
+    ]
+    return table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
 def _arrow(table: object, as_stream: bool) -> bytes:
@@ -67,7 +77,7 @@ def _parquet(table: object, like: Path) -> bytes:
     from stages.ingest import SCHEMA
 
     assert isinstance(table, pa.Table)
-    if {"image", "pixel_sha256"} <= {*table.column_names}:  # ingested: reading has renamed what is in its lists
+    if {*table.column_names} >= INGESTED:  # ingested: reading has renamed what is in its lists
         table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]))
     before = pq.ParquetFile(like).metadata
     group = before.row_group(0)

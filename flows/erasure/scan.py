@@ -133,7 +133,15 @@ class Scanner:
                     self._note("remote", where, f"remote '{store.name}'", self._name(md5), md5, size, seen, False)
 
     def _git(self) -> None:
-        git = Git(self._root)
+        self._repository(self._root, own=True)
+        for place in places.repositories(self._root):
+            try:
+                self._repository(place, own=False)
+            except InputError as error:
+                self.scan.unread.append(f"{place}: {error}")
+
+    def _repository(self, place: Path, own: bool) -> None:
+        git = Git(place)
         found: dict[str, tuple[int, Seen]] = {}
         for blob, data in git_objects.blobs(git):
             self.scan.blobs += 1
@@ -147,14 +155,18 @@ class Scanner:
         stashed = {sha: path for one in git_objects.stashes(git) for sha, path in git_objects.stashed(git, one).items()}
         for sha, (size, seen) in found.items():
             known = next((paths for paths in (history, index, stashed) if sha in paths), None)
+            path = known[sha] if known else ""
             remedy = (
                 git_objects.IN_HISTORY if known is history
                 else git_objects.IN_INDEX if known is index
-                else None if known is stashed
-                else git_objects.UNREACHED
+                else git_objects.UNREACHED if known is None
+                else None if own
+                else git_objects.STASHED
             )  # fmt: skip
-            kind = "Git" if remedy else "stash"
-            self._add("Git", sha, kind, known[sha] if known else "", "", size, seen, remedy)
+            if own:
+                self._add("Git", sha, "Git" if remedy else "stash", path, "", size, seen, remedy)
+            else:
+                self._add("Git", sha, "Git of another repository", f"{place}: {path}", "", size, seen, remedy)
 
     def _blended(self) -> None:
         """Rows of blended pictures whose hole was filled from a picture: its pixels are there, of other brightness."""

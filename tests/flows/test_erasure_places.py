@@ -19,16 +19,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ready_made import aligned, ingested
+from safetensors.numpy import save_file
 from test_erasure import Lab, array, git, lab, of, page, quiet, saved, scene
 
 from flows.checkout.git import Git
-from flows.erasure import erase, git_objects, lists, rewriting
+from flows.erasure import erase, git_objects, lists, purge, rewriting
 from flows.erasure.contents import Search
 from flows.erasure.journal import Journal, pending
 from flows.erasure.needles import Needles
-from flows.lineage import cache, erasures
+from flows.lineage import cache, erasures, keys, signatures
+from flows.lineage.records import ERASED
+from flows.process import file_lock
 from flows.process.command import Say
 from stages.ingest import pixel_digest
+from stages.runs import record
 from stages.runs.errors import InputError
 
 __all__ = ["lab"]  # the fixture
@@ -109,6 +113,19 @@ def test_a_flat_picture_is_known_by_its_digests() -> None:
     assert search.array(array(saved(flat[::-1, ::2], "BMP"))).pictures == {}
 
 
+def test_an_ingested_table_names_nobody_who_is_gone(tmp_path: Path) -> None:
+    """The reason why a picture was moved names the picture of the same person that it follows."""
+    pictures = {f"{seed}.png": ("train" if seed else "test", saved(scene(seed))) for seed in range(3)}
+    ingested(tmp_path, pictures, identity={"0.png": "Ada", "1.png": "Ada"})
+    file = tmp_path / "out" / "part-00000.parquet"
+    before = pq.read_table(file).to_pylist()
+    assert before[1]["reason"] == "moved from train to test: linked to 0.png"
+    new = rewriting.without(file, {0})
+    assert new is not None
+    after = pq.read_table(io.BytesIO(new)).to_pylist()
+    assert after == [before[1] | {"reason": "moved from train to test"}, before[2]]
+
+
 # Lists.
 
 
@@ -183,7 +200,7 @@ def test_what_is_to_be_done_about_git_spares_stashes_and_queued_experiments(tmp_
 # All of it.
 
 
-def test_odd_places(lab: Lab) -> None:
+def test_odd_places(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Links into the cache, a rejected picture, databases, a `.dvc` file alone, small crops on sheets, staged files."""
     for file in (lab.home / "data").rglob("*"):
         if file.is_file():
@@ -223,6 +240,15 @@ def test_odd_places(lab: Lab) -> None:
     shutil.rmtree(lab.home / "more")  # not checked out
     (lab.home / "Ada.png").write_bytes(saved(scene(1), compress_level=2))
     lab.repository.git("add", "-f", "Ada.png")
+    clone = lab.home / ".dvc" / "tmp" / "exps" / "x"
+    lab.repository.git("clone", "-q", "--no-local", ".", str(clone))
+    (clone / "params.yaml").write_text(page(saved(scene(1))).decode())
+    git(clone, "stash", "push", "-q")
+    state = lab.home.parent / "states" / "net-1"
+    state.mkdir(parents=True)
+    count = pa.ipc.open_file(lab.home / "data/aligned/faces/train.arrow").read_all().num_rows
+    save_file({"seen": np.ones(count, bool)}, state / "state.safetensors")
+    monkeypatch.setenv("PALIMPSEST_STATE", str(state.parent))
 
     assert erased(lab, identity="Ada") == []
 
@@ -239,7 +265,12 @@ def test_odd_places(lab: Lab) -> None:
     listing = (lab.home / "more.dvc").read_text().split("md5: ")[1].split()[0]
     assert cache.listing(cache.place(lab.home, listing)).keys() == {"c.png", "pictures.csv"}
     (body,) = erasures.every(lab.home)
-    assert [one["remedy"] for one in body["notes"]["kept"] if one["kind"] == "Git"] == [git_objects.IN_INDEX]
+    remedies = {one["kind"]: one["remedy"] for one in body["notes"]["kept"]}
+    assert remedies["Git"] == git_objects.IN_INDEX
+    assert remedies["Git of another repository"] == git_objects.STASHED
+    assert state.exists()  # it has read none of hers
+    assert erased(lab, sha(2)) == []
+    assert not state.exists()
     assert "Ada" not in json.dumps(body)
 
 
@@ -262,3 +293,43 @@ def test_what_is_asked_for_is_erased_also_after_another_that_was_interrupted(lab
     assert pending(lab.home) == []
     with pytest.raises(InputError, match="nothing to erase"):
         erased(lab)
+
+
+def test_the_same_erasure_twice_at_once_takes_turns(lab: Lab) -> None:
+    """Also where DVC has not made its folder of locks yet."""
+    assert not (lab.home / ".dvc" / "tmp").exists()
+    with purge.turn(lab.home, quiet):
+        assert file_lock.acquire(lab.home / ".dvc" / "tmp" / "palimpsest.lock") is None
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [{"pictures": "x"}, {"pictures": [{"image_id": 5}]}, {"checkpoints": [{"md5": [1]}]}, {"changed": ["x"]},
+     {"changed": {"a" * 32: "../../x"}}, {"gone": [["x"]]}],
+)  # fmt: skip
+def test_a_strangers_record_of_an_erasure_that_makes_no_sense_is_none(notes: dict[str, object], tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+    record.write(tmp_path / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
+    assert erasures.every(tmp_path) == []
+
+
+def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(lab: Lab) -> None:
+    """Whoever can push a record could have a letter signed about an erasure that never was."""
+    keys.new(lab.home, "Grace", "")
+    notes = {"pictures": [{"image_id": sha(1)}], "checkpoints": [], "changed": {}, "gone": []}
+    facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+    record.write(lab.home / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
+    assert len(erasures.known(lab.home)) == 1
+    keys.place().unlink()
+    signatures.collect(lab.home, None)
+    shutil.rmtree(lab.home / record.home())
+    assert len(erasures.every(lab.home)) == 1
+    assert erasures.known(lab.home) == []
+
+
+def test_tombstones_that_cannot_be_read_stop_it_before_anything_is_done(lab: Lab) -> None:
+    (lab.home / "tombstones.txt").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"tombstones.txt: cannot be read as UTF-8"):
+        erased(lab, sha(1))
+    assert pending(lab.home) == []
