@@ -55,15 +55,16 @@ def erase(
             print(facts.machine(answer)) if json else erasing.show(answer)
             return
         with purging.turn(root, say):
-            wanted = erasing.seek(root, what or [], identity, exact, say)
+            every = erasing.all_of(root, what or [], identity, exact, say)
             if not yes:
-                _ask([picture.image_id[:10] for picture in wanted.pictures])
-            done = erasing.do(root, wanted, shared, say)
+                _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
+            done = [erasing.do(root, wanted, shared, say) for wanted in every]
         share_records(root, "audit erase")
-        print(facts.machine(done)) if json else erasing.show_done(done)
-        if receipt and not done.left:
-            letter.write(root, [picture.image_id for picture in wanted.pictures], None, receipt, passphrase, say)
-        raise typer.Exit(int(bool(done.left)))
+        for one in done:
+            print(facts.machine(one)) if json else erasing.show_done(one)
+        if receipt and not done[-1].left:
+            letter.write(root, every[-1].ids, None, receipt, passphrase, say)
+        raise typer.Exit(int(any(one.left for one in done)))
 
 
 def _ask(names: list[str]) -> None:

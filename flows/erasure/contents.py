@@ -1,22 +1,27 @@
 """What is in a file, whatever it is: every picture in it is decoded, every row of a table read, and searched.
 
-Pictures (PNG, JPEG and all that `stages/images/decode` reads), Arrow and Parquet tables, pages with embedded pictures,
-SQLite databases, and zip, tar and gzip archives, one inside the other. The bytes themselves are searched as well.
+Pictures (PNG, JPEG and all that `stages/images/decode` reads), Arrow and Parquet tables, pages and notebooks with
+embedded pictures, SQLite databases, and archives (zip, tar, gzip, bzip2, xz), one inside the other. The bytes
+themselves are searched as well. A picture with too little in it to be searched for is known by its digests alone.
 """
 
 from __future__ import annotations
 
 import base64
+import bz2
 import contextlib
 import dataclasses
+import errno
 import gzip
+import hashlib
 import io
+import lzma
 import re
 import sqlite3
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +30,17 @@ import numpy as np
 from flows.erasure.needles import ENOUGH, Needles
 
 DEPTH = 5  # files in files
-EMBEDDED = re.compile(rb"data:image/[\w.+-]+;base64,([A-Za-z0-9+/=\s]+)")
+# Base64 as pages have it, or as notebooks: there it has no label, but begins as PNG, JPEG, GIF or WebP does.
+EMBEDDED = re.compile(
+    rb"(?:data:image/[\w.+-]+;base64,|(?=iVBORw0KGgo|/9j/|R0lGOD|UklGR))((?:[A-Za-z0-9+/=\s]|\\n){100,})"
+)
+SQLITE = b"SQLite format 3"
+STREAM = b"\xff\xff\xff\xff"  # begins an Arrow stream
 LONG = 200  # characters of a text that may have a picture embedded
 ROW = "row"  # beside the forms of needles: a table's row is the picture's by its image_id
+PACKED: Mapping[bytes, Callable[[Any], bytes]] = {
+    b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress
+}  # fmt: skip
 PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
@@ -37,6 +50,7 @@ class Seen:
 
     pictures: dict[int, set[str]] = dataclasses.field(default_factory=dict)  # by number: in which forms
     table: bool = False  # it is a table or a list, so that it can be written without rows
+    database: bool = False  # it is one of SQLite's, so that rows can be deleted
     rows: set[int] = dataclasses.field(default_factory=set)  # that have a picture; of a list, lines
     keys: set[tuple[str, ...]] = dataclasses.field(default_factory=set)  # of rows of other pictures that show one
 
@@ -50,11 +64,18 @@ class Seen:
 class Search:
     """Looks for pictures; `ids` are their image_ids, in the order of the needles' numbers."""
 
-    def __init__(self, needles: Needles, ids: Sequence[str], scales: Sequence[int] = (1,)) -> None:
-        """`scales` are whole numbers by which sheets enlarge pictures."""
+    def __init__(
+        self,
+        needles: Needles,
+        ids: Sequence[str],
+        scales: Sequence[int] = (1,),
+        pixels: Mapping[str, int] | None = None,
+    ) -> None:
+        """`scales` are whole numbers by which sheets enlarge pictures; `pixels` are numbers by `pixel_sha256`."""
         self._needles = needles
         self._ids = {image_id: number for number, image_id in enumerate(ids)}
         self._scales = scales
+        self._pixels = pixels or {}
 
     def file(self, path: Path) -> Seen:
         """What a file has."""
@@ -65,15 +86,18 @@ class Search:
     def array(self, data: np.ndarray, path: Path | None = None, depth: int = 0) -> Seen:
         """What bytes have (uint8, one dimension); `path` is where they lie, if it is a file."""
         seen = Seen()
-        head = data[:8].tobytes()
+        head = data[:16].tobytes()
         try:
-            if head.startswith(b"ARROW1"):
-                self._arrow(seen, data)
+            if head.startswith((b"ARROW1", STREAM)):
+                self._arrow(seen, data, depth)
             elif head.startswith(b"PAR1"):
                 self._parquet(seen, data, depth)
-        except ValueError:  # pyarrow's errors are such: it is a damaged table, and its bytes are searched
+        except (ValueError, OSError):  # pyarrow's errors are such: a damaged table, and its bytes are searched
             seen = Seen()
         if not seen.table:
+            seen.database = head.startswith(SQLITE)
+            if (number := self._ids.get(hashlib.sha256(data.data).hexdigest())) is not None:
+                seen.add({number: {"file"}})
             seen.add(self._needles.find(data))
             for part in self._parts(data, head, path) if depth < DEPTH else ():
                 seen.add(self.array(part, None, depth + 1).pictures)
@@ -84,12 +108,15 @@ class Search:
     def _picture(self, data: np.ndarray) -> dict[int, set[str]]:
         from stages.images.decode.picture import BadPicture
         from stages.images.decode.read import decode
+        from stages.ingest import pixel_digest
 
         try:
             pixels = decode(data.tobytes())
         except BadPicture:
             return {}
         found: dict[int, set[str]] = {}
+        if (same := self._pixels.get(pixel_digest(pixels))) is not None:
+            found[same] = {"pixels"}
         for scale in self._scales:
             for across in range(scale):
                 flat = np.ascontiguousarray(pixels[:, across::scale]).reshape(-1)
@@ -97,20 +124,18 @@ class Search:
                     found.setdefault(number, set()).update(forms)
         return found
 
-    def _arrow(self, seen: Seen, data: np.ndarray) -> None:
-        """A table as `stages/images/table.py` writes it, or a list of pictures."""
+    def _arrow(self, seen: Seen, data: np.ndarray, depth: int) -> None:
+        """A table as `stages/images/table.py` writes it, a list of pictures, or anybody's."""
         import pyarrow as pa
 
-        reader = pa.ipc.open_file(pa.py_buffer(data))
-        names, start = reader.schema.names, 0
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
+        start = 0
+        for batch in arrow_batches(pa.py_buffer(data)):
             batch.validate(full=True)
-            own = self._own(seen, batch, names, start)
-            for name in names:
-                column = batch.column(name)
+            own = self._own(seen, batch, batch.schema.names, start)
+            for column in batch.columns:
                 if pa.types.is_fixed_size_binary(column.type) and len(column) and column.type.byte_width >= 24:
                     self._fixed(seen, column, own, start, batch)
+            self._values(seen, batch, own, start, depth)
             start += batch.num_rows
         seen.table = True
 
@@ -146,52 +171,43 @@ class Search:
 
         file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
         start = 0
-        for batch in file.iter_batches(batch_size=256):
+        for batch in file.iter_batches(batch_size=32):  # of large photos these are 100 MB
             own = self._own(seen, batch, batch.schema.names, start)
-            for name in batch.schema.names:
-                column = batch.column(name)
-                if pa.types.is_struct(column.type):
-                    column = column.flatten()[0]
-                binary = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-                if not binary and not pa.types.is_string(column.type):
-                    continue
-                for row, value in enumerate(column):
-                    buffer = value.as_buffer() if value.is_valid else None
-                    if buffer is None or buffer.size < LONG or row in own:
-                        continue
-                    inside = self.array(np.frombuffer(buffer, np.uint8), None, depth + 1)
-                    if seen.add(inside.pictures):
-                        seen.rows.add(start + row)
-                        seen.keys.add(_key(batch, row))
+            self._values(seen, batch, own, start, depth)
             start += batch.num_rows
         seen.table = True
 
+    def _values(self, seen: Seen, batch: Any, own: set[int], start: int, depth: int) -> None:
+        """Note the rows that show a picture in a text or in bytes, also inside of structs and lists."""
+        for column in batch.columns:
+            for row, value in _long(column, range(batch.num_rows)):
+                if row not in own and seen.add(self.array(value, None, depth + 1).pictures):
+                    seen.rows.add(start + row)
+                    seen.keys.add(_key(batch, row))
+
     def _parts(self, data: np.ndarray, head: bytes, path: Path | None) -> Iterator[np.ndarray]:
         """Files in a file, unpacked."""
-        if head.startswith(b"SQLite f"):
+        if head.startswith(SQLITE):
             yield from _cells(data, path)
         elif head.startswith(b"PK\3\4"):
             with (
                 contextlib.suppress(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError),
-                zipfile.ZipFile(io.BytesIO(data.tobytes())) as archive,
+                zipfile.ZipFile(path or io.BytesIO(data.data)) as archive,
             ):
                 for name in archive.namelist():
                     yield _array(archive.read(name))
-        elif head.startswith(b"\x1f\x8b"):
-            with contextlib.suppress(OSError, EOFError):
-                yield _array(gzip.decompress(data.tobytes()))
+        elif packed := next((kind for start, kind in PACKED.items() if head.startswith(start)), None):
+            if path and tarfile.is_tarfile(path):  # member by member: it may be large
+                yield from _members(path)
+            else:
+                with contextlib.suppress(OSError, EOFError, ValueError, lzma.LZMAError):
+                    yield _array(packed(data.data))
         elif data[257:262].tobytes() == b"ustar":
-            with (
-                contextlib.suppress(tarfile.TarError, OSError),
-                tarfile.open(fileobj=io.BytesIO(data.tobytes())) as tar,
-            ):
-                for member in tar:
-                    if inner := tar.extractfile(member) if member.isfile() else None:
-                        yield _array(inner.read())
+            yield from _members(path or io.BytesIO(data.data))
         else:
             for embedded in EMBEDDED.finditer(data.data):
                 with contextlib.suppress(ValueError):
-                    yield _array(base64.b64decode(embedded[1]))
+                    yield _array(base64.b64decode(embedded[1].replace(b"\\n", b"")))
 
 
 def _key(batch: Any, row: int) -> tuple[str, ...]:
@@ -202,15 +218,76 @@ def _array(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
+def arrow_batches(buffer: Any) -> Iterator[Any]:
+    """The record batches of an Arrow file or stream."""
+    import pyarrow as pa
+
+    if buffer[:6].to_pybytes() == b"ARROW1":
+        reader = pa.ipc.open_file(buffer)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(buffer)
+
+
+def _long(column: Any, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The long values of a column, each with its row; `rows` are those of the column's own values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        yield from _long(column.dictionary_decode(), rows)
+    elif pa.types.is_struct(kind):
+        for part in column.flatten():
+            yield from _long(part, rows)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        parents = pc.list_parent_indices(column).to_numpy()
+        inside = column.flatten()
+        if pa.types.is_uint8(kind.value_type):
+            flat = inside.fill_null(0).to_numpy()
+            ends = np.flatnonzero(np.diff(parents, append=-1)) + 1
+            for start, end in zip([0, *ends[:-1]], ends, strict=False):
+                if end - start >= LONG:
+                    yield rows[parents[start]], np.ascontiguousarray(flat[start:end])
+        else:
+            yield from _long(inside, [rows[parent] for parent in parents])
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_text(kind):
+        if (pc.max(pc.binary_length(column)).as_py() or 0) < LONG:
+            return
+        for row, value in zip(rows, column, strict=True):
+            if value.is_valid and (buffer := value.as_buffer()).size >= LONG:
+                yield row, np.frombuffer(buffer, np.uint8)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _members(file: Any) -> Iterator[np.ndarray]:
+    """The files in a tar archive, which is a path or an open file."""
+    with (
+        contextlib.suppress(tarfile.TarError, OSError, EOFError, lzma.LZMAError),
+        tarfile.open(file) if isinstance(file, Path) else tarfile.open(fileobj=file) as tar,
+    ):
+        for member in tar:
+            if inner := tar.extractfile(member) if member.isfile() else None:
+                yield _array(inner.read())
+
+
 def _cells(data: np.ndarray, path: Path | None) -> Iterator[np.ndarray]:
-    """All long values of a SQLite database. It is read where it lies: its newest rows may be in another file."""
+    """All long values of a SQLite database. It is read where it lies: its newest rows may be in another file.
+
+    Raises BlockingIOError where another program does not let it be read.
+    """
     with contextlib.ExitStack() as stack:
         if path is None:
             copy = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".db"))
             copy.write(data.tobytes())
             copy.flush()
             path = Path(copy.name)
-        with contextlib.suppress(sqlite3.Error):
+        try:
             open_one = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
             open_one.text_factory = bytes
             with contextlib.closing(open_one) as database:
@@ -223,3 +300,10 @@ def _cells(data: np.ndarray, path: Path | None) -> Iterator[np.ndarray]:
                         for value in row:
                             if isinstance(value, bytes) and len(value) >= LONG:
                                 yield _array(value)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise BlockingIOError(
+                    errno.EBUSY, "in use; stop the program that uses it, and run this again"
+                ) from None
+        except sqlite3.Error:  # damaged: its bytes are searched
+            pass

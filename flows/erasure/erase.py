@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 from flows.audit.facts import page
 from flows.erasure import plan, purge
-from flows.erasure.journal import Journal
+from flows.erasure.journal import Journal, pending
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.purge import Done
 from flows.erasure.scan import Held, total
@@ -23,35 +24,59 @@ SHOWN = 12  # things that people see of each kind; `--json` has all
 
 
 def look(root: Path, asked: Sequence[str], identity: str | None, exact: bool, shared: bool, say: Say) -> Plan:
-    """What an erasure would do; nothing is changed. Raises InputError as `plan.sought` does."""
-    return plan.make(root, seek(root, asked, identity, exact, say), shared, say)
+    """What an erasure would do; nothing is changed. Raises InputError as `seek` does."""
+    going = pending(root)
+    for wanted in going:
+        say(f"an erasure of {len(wanted.pictures)} pictures was interrupted; --purge goes on with it first")
+    wanted = next((one for one in going if _covered(one, asked, identity)), None) or seek(
+        root, asked, identity, exact, say
+    )
+    return plan.make(root, wanted, shared, say)
 
 
 def seek(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> Sought:
-    """What to look for: that of an erasure which was interrupted, if there is one, else what is asked."""
-    if pending := Journal(root).pending():
-        say(f"an erasure of {len(pending.pictures)} pictures was interrupted: it goes on first")
-        return pending
+    """What to look for. Raises InputError as `plan.sought` does, and where nothing is named."""
     if not asked and identity is None:
         raise InputError("nothing to erase: name pictures by a file or sha256, or a person by --identity")
-    return plan.sought(root, asked, identity, exact)
+    return plan.sought(root, asked, identity, exact, say)
+
+
+def all_of(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> list[Sought]:
+    """The erasures to be done: those that were interrupted, then what is asked, unless they have it all.
+
+    Raises InputError as `seek` does.
+    """
+    going = pending(root)
+    if going:
+        say(f"{len(going)} erasure{'s' * (len(going) != 1)} interrupted before: to be ended first")
+    same = [one for one in going if _covered(one, asked, identity)] or [seek(root, asked, identity, exact, say)]
+    return [*(one for one in going if one not in same), *same]
+
+
+def _covered(wanted: Sought, asked: Sequence[str], identity: str | None) -> bool:
+    """Whether an erasure that was interrupted is the one that is asked for, or nothing is asked."""
+    names = [sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else name.lower() for name in asked]
+    return all(any(one.startswith(name) for one in wanted.ids) for name in names) and (
+        identity is None or wanted.identity == identity
+    )
 
 
 def do(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
-    """Erase, and leave a record. Raises InputError as `purge.purge` does."""
+    """Erase, and leave a record, which has no names. Raises InputError as `purge.purge` does."""
     done = purge.purge(root, wanted, shared, say)
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    left = [f"{len(done.left)} things that could not be removed, or searched, yet"] if done.left else []
     facts = {
         "inputs": {},
         "outputs": {},
         "params": {},
         "environment": record.environment(),
-        "notes": {**dataclasses.asdict(done), "at": now},
+        "notes": {**dataclasses.asdict(done), "left": left, "at": now},
     }
     record.write(root / record.home(), ERASED, facts, {"ended": now})
     erasures.replaced.cache_clear()
     if not done.left:
-        Journal(root).end()
+        Journal(root, wanted.ids).end()
     return done
 
 
@@ -75,7 +100,8 @@ def show(answer: Plan) -> None:
     if any(each.current for each in answer.checkpoints):
         took = "not known how long" if answer.seconds is None else f"about {answer.seconds / 60:.1f} minutes"
         rows.append(("retraining", "", f"the next `dvc repro` trains anew what has seen it: {took}, as recorded"))
-    rows += [("stays", "", f"{one.shown}: {one.remedy}") for one in answer.kept]
+    rows += [("stays", "", f"{one.kind}, {one.shown}: {one.remedy}") for one in answer.kept]
+    rows += [("cannot tell", "", f"{one[:10]}: {plan.PLAIN}") for one in answer.plain]
     rows += [("cannot tell", "", line) for line in dict.fromkeys(answer.unread)]
     page(rows)
 
@@ -126,6 +152,11 @@ def show_done(done: Done) -> None:
     rows = [("left", "DIFFERS", line) for line in done.left]
     rows += [("removed", "", f"{each['path']} {each['md5'][:10]}, trained on it") for each in done.checkpoints]
     rows += [("withdrawn", "", f"the promotion of commit {commit[:10]}") for commit in done.withdrawn]
-    rows += [("stays", "", f"{one['kind']}: {one['remedy']}") for one in done.kept]
+    rows += [
+        ("cannot tell", "", f"{one['digest'][:10]}: {one['remedy']}")
+        if one["kind"] == "cannot tell"
+        else ("stays", "", f"{one['kind']} {one['digest']}: {one['remedy']}")
+        for one in done.kept
+    ]
     rows.append(("next", "", "`git add tombstones.txt` and commit, then `dvc repro` makes the rest anew"))
     page(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterator
@@ -9,8 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.checkout.git import Git, environment
+from flows.process import atomic_file
 
 SMALL = 200  # bytes: no picture is in less
+
+# What to do about what Git keeps. Each spares stashes and DVC's queue: `git reflog expire --all` would empty them.
+IN_HISTORY = (
+    "it was committed; `git filter-repo --strip-blobs-with-ids FILE`, where FILE has its digest in a line, takes it "
+    "out, and all commits from that one on get other names"
+)
+IN_INDEX = "it is staged; `git rm --cached FILE`, then `git gc --prune=now`"
+STASHED = "it is stashed; `git stash drop` there"
+UNREACHED = (
+    "`git -c gc.reflogExpireUnreachable=now -c 'gc.refs/exps/*.reflogExpireUnreachable=never' gc --prune=now` removes "
+    "it, with all commits that no branch or tag leads to"
+)
 
 
 class Blob(NamedTuple):
@@ -49,11 +63,17 @@ def blobs(git: Git) -> Iterator[tuple[Blob, bytes]]:
 
 
 def reachable(git: Git) -> dict[str, str]:
-    """The path of every object that a reference, the index or the reflog of HEAD leads to; the stash does not count."""
-    words = ["--exclude=refs/stash", "--all", "--indexed-objects"]
-    if (git.folder() / "logs" / "HEAD").is_file():
-        words += git("log", "--walk-reflogs", "--format=%H", "HEAD", "--").split()
-    said = git("rev-list", "--objects", *dict.fromkeys(words))
+    """The path of every object that a branch, a tag or any other reference leads to; the stash does not count."""
+    return _paths(git, "--exclude=refs/stash", "--all")
+
+
+def staged(git: Git) -> dict[str, str]:
+    """The path of every object in the index of a working copy."""
+    return _paths(git, "--indexed-objects")
+
+
+def _paths(git: Git, *words: str) -> dict[str, str]:
+    said = git("rev-list", "--objects", *words)
     return {sha: path for sha, _, path in (line.partition(" ") for line in said.splitlines())}
 
 
@@ -74,17 +94,42 @@ def stashed(git: Git, commit: str) -> dict[str, str]:
     return found
 
 
-def rewrite_stash(git: Git, gone: Collection[str]) -> None:
-    """Write every stash that has one of these blobs anew without it, in its place; the others stay as they are."""
-    every = [(commit, git("log", "-1", "--format=%gs", "--walk-reflogs", f"refs/stash@{{{number}}}", "--"))
-             for number, commit in enumerate(stashes(git))]  # fmt: skip
+def rewrite_stash(git: Git, gone: Collection[str], notes: Path) -> None:
+    """Write every stash that has one of these blobs anew without it, in its place; the others stay as they are.
+
+    Git cannot do that in one step. What the stash is to become stands in the file `notes` meanwhile: where this was
+    killed, `finish_stash` ends it, and no stash is lost.
+    """
+    every = _stash(git)
     new = [(_without(git, commit, gone), message) for commit, message in every]
-    if [commit for commit, _ in new] == [commit for commit, _ in every]:
+    if new != every:
+        replaced = {old: commit for (old, _), (commit, _) in zip(every, new, strict=True) if old != commit}
+        atomic_file.write(notes, json.dumps({"new": new, "replaced": replaced}))
+        finish_stash(git, notes)
+
+
+def finish_stash(git: Git, notes: Path) -> None:
+    """Let the stash become what `notes` say, if that file is there; what was stashed since is kept, too."""
+    if not notes.is_file():
         return
+    said = json.loads(notes.read_text())
+    new = [(commit, message) for commit, message in said["new"]]
+    known = {commit for commit, _ in new} | said["replaced"].keys()
+    since = [(commit, message) for commit, message in _stash(git) if commit not in known]
+    atomic_file.write(notes, json.dumps(said | {"new": since + new}))
     git("stash", "clear")
-    for commit, message in reversed(new):
+    for commit, message in reversed(since + new):
         git("stash", "store", "-m", message, commit)
-    _forget(git, [old for (old, _), (commit, _) in zip(every, new, strict=True) if old != commit])
+    _forget(git, [*said["replaced"]])
+    notes.unlink()
+
+
+def _stash(git: Git) -> list[tuple[str, str]]:
+    """The stash's commits and their messages, the newest first."""
+    return [
+        (commit, git("log", "-1", "--format=%gs", "--walk-reflogs", f"refs/stash@{{{number}}}", "--"))
+        for number, commit in enumerate(stashes(git))
+    ]
 
 
 def _without(git: Git, commit: str, gone: Collection[str]) -> str:
@@ -122,7 +167,7 @@ def _forget(git: Git, commits: list[str]) -> None:
     Both sets are listed whole: what Git lists behind `--not` may have trees that others need.
     """
     needed = _objects(git, "--all", "--reflog", "--indexed-objects")
-    for sha in _objects(git, *commits) - needed:
+    for sha in _objects(git, *left(git, commits)) - needed:
         (git.common() / "objects" / sha[:2] / sha[2:]).unlink(missing_ok=True)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,20 @@ from stages.runs.errors import InputError
 SOUGHT, NEEDLES, CHANGES = "sought.json", "needles.npz", "changes.jsonl"
 
 
+def pending(root: Path) -> list[Sought]:
+    """What erasures that were interrupted have sought."""
+    files = sorted((root / places.STATE).glob(f"*/{SOUGHT}"), key=lambda file: file.stat().st_mtime_ns)
+    return [_sought(file.parent) for file in files]
+
+
 class Journal:
     """The folder of an erasure that is going on; it is removed at its end. It has pieces of pictures: nobody else may
     read it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ids: Sequence[str]) -> None:
+        """`ids` are the image_ids of what is erased: each erasure has its folder."""
         self._root = root
-        self.folder = root / places.STATE
+        self.folder = root / places.STATE / sha256(" ".join(ids).encode()).hexdigest()[:16]
         self.changed: dict[str, str] = {}  # digests of tables and listings, and of what stands in their place
         self.gone: set[str] = set()  # digests of what was removed
         self.roots: dict[str, str] = {}  # digests of folders of original pictures, by path, as they were before
@@ -36,31 +46,10 @@ class Journal:
             if line.endswith("}"):  # else a kill has cut it off, and what it tells of was not done yet
                 self._note(**json.loads(line))
 
-    def pending(self) -> Sought | None:
-        """What an erasure that was interrupted sought; None where there is none."""
-        file = self.folder / SOUGHT
-        if not file.is_file():
-            return None
-        try:
-            said = json.loads(file.read_text())
-            return Sought(
-                [Picture(**{**one, "identities": tuple(one["identities"]),
-                            "names": tuple(tuple(name) for name in one["names"])}) for one in said["pictures"]],
-                Needles.load(self.folder / NEEDLES),
-                tuple(said["scales"]),
-                [_trained(one) for one in said["trained"]],
-                {int(count): set(rows) for count, rows in said["rows"].items()},
-                said["untold"],
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError, OSError):
-            raise InputError(
-                f"{self.folder}: not as an erasure leaves it; remove it and name the pictures again"
-            ) from None
-
     def begin(self, wanted: Sought) -> None:
         """Keep what is sought, unless that was done before. The last file makes it whole."""
+        private_folder.make(self.folder.parent)
         private_folder.make(self.folder)
-        self.folder.chmod(0o700)
         if (self.folder / SOUGHT).is_file():
             self.roots = json.loads((self.folder / SOUGHT).read_text())["roots"]
             return
@@ -72,6 +61,7 @@ class Journal:
             "trained": [dataclasses.asdict(one) for one in wanted.trained],
             "rows": {str(count): sorted(rows) for count, rows in wanted.rows.items()},
             "untold": wanted.untold,
+            "identity": wanted.identity,
             "roots": self.roots,
         }
         atomic_file.write(self.folder / SOUGHT, json.dumps(said, default=str))
@@ -90,7 +80,27 @@ class Journal:
 
     def end(self) -> None:
         """Forget it all."""
+        (self.folder / SOUGHT).unlink(missing_ok=True)  # first: the rest alone is no erasure to go on with
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another one goes on
+            self.folder.parent.rmdir()
+
+
+def _sought(folder: Path) -> Sought:
+    try:
+        said = json.loads((folder / SOUGHT).read_text())
+        return Sought(
+            [Picture(**{**one, "identities": tuple(one["identities"]),
+                        "names": tuple(tuple(name) for name in one["names"])}) for one in said["pictures"]],
+            Needles.load(folder / NEEDLES),
+            tuple(said["scales"]),
+            [_trained(one) for one in said["trained"]],
+            {int(count): set(rows) for count, rows in said["rows"].items()},
+            said["untold"],
+            said["identity"],
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{folder}: not as an erasure leaves it; remove it and name the pictures again") from None
 
 
 def _trained(said: dict[str, Any]) -> Trained:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+import csv
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from flows.erasure import places
@@ -18,7 +20,13 @@ class Lists:
         home = root.resolve()
         self._names: dict[str, set[str]] = {}  # by a part of a path, `/photos/`: paths and file names of pictures
         for dataset, folder in places.originals(root).items():
-            names = {name for one in pictures for where, path in one.names if where == dataset for name in _both(path)}
+            names = {
+                name
+                for one in pictures
+                for where, path in one.names
+                if where == dataset
+                for name in _both(path, folder)
+            }
             place = folder.resolve()
             part = place.relative_to(home) if place.is_relative_to(home) else place
             if names:
@@ -34,21 +42,29 @@ class Lists:
         return found
 
 
-def _both(path: str) -> tuple[str, str]:
-    return path, PurePosixPath(path).name
+def _both(path: str, folder: Path) -> set[str]:
+    """A picture's path, and its name alone, as CelebA's lists have it; unless that is another picture's path."""
+    name = PurePosixPath(path).name
+    return {path} if (folder / name).exists() else {path, name}
 
 
-def lines(data: bytes, names: Collection[str]) -> list[int]:
-    """The lines of a list, by number, whose first field is one of the names."""
-    return [number for number, line in enumerate(data.splitlines()) if _first(line) in names]
+def lines(data: bytes, names: Set[str]) -> list[int]:
+    """The lines of a list, by number, that have one of the names as a field.
 
-
-def _first(line: bytes) -> str:
-    """The first field of a line: CSV, or parted by spaces as CelebA's lists are."""
-    text = line.decode("utf-8-sig", "replace").strip()
-    if text.startswith('"'):
-        return text[1:].partition('"')[0]
-    return text.partition("," if "," in text else " ")[0]
+    A list is CSV, or its fields are parted by spaces, as in CelebA's; the first of these may have spaces itself.
+    """
+    every = [line.decode("utf-8-sig", "replace") for line in data.splitlines(keepends=True)]
+    found: set[int] = set()
+    reader, start = csv.reader(every), 0
+    with contextlib.suppress(csv.Error):
+        for fields in reader:  # a field may have several lines
+            if names & {*fields}:
+                found.update(range(start, reader.line_num))
+            start = reader.line_num
+    for number, line in enumerate(every):
+        if names & {*line.split()} or line.startswith(tuple(f"{name} " for name in names)):
+            found.add(number)
+    return sorted(found)
 
 
 def without(data: bytes, gone: Collection[int]) -> bytes:

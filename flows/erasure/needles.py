@@ -141,6 +141,12 @@ class Needles:
             kept = np.setdiff1d(np.arange(len(self._words)), gone)
             self._set(self._words[kept], self._form[kept])
 
+    def found_in_others(self) -> set[int]:
+        """The pictures that can be found inside of other pictures: enough of their pixels is looked for."""
+        counts = np.bincount(self._form, minlength=len(self.forms))
+        return {form.picture for form, count in zip(self.forms, counts, strict=True)
+                if form.what != "file" and count >= ENOUGH}  # fmt: skip
+
     def save(self, file: Path) -> None:
         """Keep them, so that an interrupted erasure can go on when the pictures are gone."""
         import io

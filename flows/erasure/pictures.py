@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from flows.audit import copies
 from flows.audit.facts import read_table
+from flows.erasure import places
 from flows.lineage import erasures, locks, tables
 from flows.lineage.digests import Digests
 from stages.runs.errors import InputError
@@ -70,15 +72,16 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
 
     A copy has the same pixels or, unless `exact`, nearly the same look. `known` are the `rows`.
 
-    Raises InputError for a picture that was never held, for a name that fits several, and for a person of whom there
-    is none.
+    Raises InputError for a sha256 that no table has, for one that fits several, and for a person of whom there is none.
     """
     from stages.images import phash
+    from stages.images.decode.picture import BadPicture
     from stages.images.decode.read import decode
 
     reasons: dict[str, str] = {}  # by image_id
     pixels: dict[str, str | None] = {}
     hashes: dict[str, Any] = {}  # of what was named: `phash.Hashes`
+    lying: dict[str, list[tuple[str, str]]] = {}  # of files among original pictures: dataset and path
     for name in asked:
         query = _query(name)
         if query is None:
@@ -92,12 +95,13 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
                     "everything again, name the picture's file"
                 )
             if not fitting:
-                raise InputError(f"{name}: no picture with this sha256 is in a table that Git knows here; {_LOOK}")
+                raise InputError(f"{name}: no picture with this sha256 is in a table that Git knows here; {LOOK}")
             reasons[fitting[0]] = "named"
         else:
             reasons[str(query.image_id)] = f"named ({name})"
             pixels[str(query.image_id)] = query.pixel_sha256
             hashes[str(query.image_id)] = query.hashes
+            lying[str(query.image_id)] = _lying(root, Path(name))
     if identity is not None:
         of = [row.image_id for row in known if row.identity == identity]
         if not of:
@@ -105,23 +109,25 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
         reasons |= {one: f"of {identity}" for one in of if one not in reasons}
     _add_pixels(reasons, pixels, known)
     if not exact:
-        for one, data in contents([*reasons], known):
-            hashes.setdefault(one, phash.hashes(decode(data)))
+        for one, data in contents(root, [*reasons], known):
+            with contextlib.suppress(BadPicture):
+                hashes.setdefault(one, phash.hashes(decode(data)))
         _add_near(reasons, hashes, known)
         _add_pixels(reasons, pixels, known)
-    found = [_picture(one, why, known, pixels, None if exact else hashes.get(one)) for one, why in reasons.items()]
-    erased = erasures.every(root)
-    if not any(
-        picture.names
-        or any(row.image_id == picture.image_id for row in known)  # withdrawn
-        or erasures.of_picture(erased, picture.image_id, picture.pixel_sha256)
-        for picture in found
-    ):
-        raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it; {_LOOK}")
+    found = [
+        _picture(one, why, known, pixels, None if exact else hashes.get(one), lying.get(one, ()))
+        for one, why in reasons.items()
+    ]
     return found
 
 
-_LOOK = "`palimpsest audit image` looks further, also for possible copies"
+def met(root: Path, found: Sequence[Picture], known: Sequence[Row]) -> bool:
+    """Whether one of the pictures was ever taken in, or erased."""
+    erased, ids = erasures.every(root), {row.image_id for row in known}
+    return any(one.image_id in ids or erasures.of_picture(erased, one.image_id, one.pixel_sha256) for one in found)
+
+
+LOOK = "`palimpsest audit image` looks further, also for possible copies"
 
 
 def _query(name: str) -> copies.Query | None:
@@ -136,6 +142,17 @@ def _query(name: str) -> copies.Query | None:
     if len(name) < DIGITS:
         raise InputError(f"{name}: name at least {DIGITS} digits of the sha256")
     return None
+
+
+def _lying(root: Path, file: Path) -> list[tuple[str, str]]:
+    """The datasets among whose original pictures a file lies, and its path there."""
+    place = file.resolve()
+    folders = {dataset: folder.resolve() for dataset, folder in places.originals(root).items()}
+    return [
+        (dataset, place.relative_to(folder).as_posix())
+        for dataset, folder in folders.items()
+        if place.is_relative_to(folder)
+    ]
 
 
 def _add_near(reasons: dict[str, str], hashes: dict[str, Any], known: Sequence[Row]) -> None:
@@ -161,24 +178,45 @@ def _add_pixels(reasons: dict[str, str], pixels: dict[str, str | None], known: S
             reasons.setdefault(row.image_id, f"the same pixels as {same[row.pixel_sha256][:10]}")
 
 
-def _picture(image_id: str, why: str, known: Sequence[Row], pixels: dict[str, str | None], hashes: Any) -> Picture:
+def _picture(
+    image_id: str,
+    why: str,
+    known: Sequence[Row],
+    pixels: dict[str, str | None],
+    hashes: Any,
+    lying: Sequence[tuple[str, str]],
+) -> Picture:
+    """`lying`: dataset and path of a file that was named, if it lies among original pictures."""
     mine = [row for row in known if row.image_id == image_id]
     pixel = next((row.pixel_sha256 for row in mine if row.pixel_sha256), pixels.get(image_id))
     hashed = next((row.phash for row in mine if row.phash), hashes.upright if hashes else None)
-    names = sorted({(row.dataset, row.path) for row in mine if row.path})
+    names = sorted({(row.dataset, row.path) for row in mine if row.path} | set(lying))
     people = sorted({row.identity for row in mine if row.identity})
     return Picture(image_id, pixel, hashed.hex() if hashed else None, why, tuple(people), tuple(names))
 
 
-def contents(image_ids: Sequence[str], known: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
-    """The files' bytes by image_id, as ingested tables keep them; none of a picture that every table has rejected."""
+def contents(root: Path, image_ids: Sequence[str], known: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
+    """The files' bytes by image_id, as ingested tables keep them.
+
+    Of a picture that every table has rejected, the original, if it is where the dataset has its pictures.
+    """
+    from hashlib import sha256
+
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    done = set()
+    done: set[str] = set()
     for file in {row.file: None for row in known if row.image_id in image_ids}:
         table = read_table(file, ["image_id", "image"])
         for row in table.filter(pc.is_in(table["image_id"], pa.array(image_ids, pa.string()))).to_pylist():
             if (data := (row["image"] or {}).get("bytes")) and row["image_id"] not in done:
                 done.add(row["image_id"])
                 yield row["image_id"], data
+    folders = places.originals(root)
+    for one in known:
+        if one.image_id in image_ids and one.image_id not in done and one.path and one.dataset in folders:
+            original = folders[one.dataset] / one.path
+            kept = original.read_bytes() if original.is_file() else b""
+            if sha256(kept).hexdigest() == one.image_id:
+                done.add(one.image_id)
+                yield one.image_id, kept

@@ -43,9 +43,25 @@ def trees(root: Path) -> list[Tree]:
     for folder in originals(root).values():
         if (place := folder.resolve()).is_dir() and not _inside(place, found):
             found.append(Tree(place, "original pictures", True))
-    for home in (os.environ.get("PREFECT_HOME"), root / ".palimpsest" / "prefect"):
-        if home and (place := Path(home).expanduser().resolve()).is_dir() and not _inside(place, found):
-            found.append(Tree(place, "Prefect's database", False))
+    elsewhere = {"Prefect's database": "PREFECT_HOME", "training states": "PALIMPSEST_STATE"}
+    for kind, variable in elsewhere.items():
+        if home := os.environ.get(variable):
+            place = (root / Path(home).expanduser()).resolve()
+            if place.is_dir() and not _inside(place, found):
+                found.append(Tree(place, kind, False))
+    if (large := git.common() / "lfs").is_dir():
+        found.append(Tree(large, "Git LFS", False))
+    return found
+
+
+def repositories(root: Path) -> list[Path]:
+    """Other Git repositories in these folders: submodules, workers' clones, those of DVC's experiments."""
+    known, found = {Git(root).common().resolve()}, []
+    for tree in trees(root):
+        for here, _, names in _walk(tree, root):
+            if ".git" in names and (folder := Git(here).common().resolve()) not in known:
+                known.add(folder)
+                found.append(here)
     return found
 
 
@@ -70,11 +86,19 @@ def _inside(place: Path, found: list[Tree]) -> bool:
 def files(tree: Tree, root: Path) -> Iterator[Path]:
     """The files of a tree, but for Git's, those of Python environments and what erasures and audits remember.
 
-    Of Prefect's folder only databases. A link is a file of its own, wherever it leads.
+    A link is a file of its own, wherever it leads.
     """
+    for here, names, _ in _walk(tree, root):
+        for name in names:
+            if name != ".git" and (here / name).is_file():
+                yield here / name
+
+
+def _walk(tree: Tree, root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Every folder of a tree, sorted: the names of its files, and of all that it has."""
     memories = {root / STATE, root / MEMORY}
     for place, folders, names in os.walk(tree.top):
-        here = Path(place)
+        here, every = Path(place), [*folders, *names]
         folders[:] = sorted(
             name
             for name in folders
@@ -83,12 +107,7 @@ def files(tree: Tree, root: Path) -> Iterator[Path]:
             and not (here / name / "pyvenv.cfg").exists()
             and not (here / name).is_symlink()
         )
-        for name in sorted(names):
-            file = here / name
-            if tree.kind == "Prefect's database" and file.suffix != ".db":
-                continue
-            if name != ".git" and file.is_file():
-                yield file
+        yield here, sorted(names), every
 
 
 def object_of(file: Path) -> str | None:
@@ -98,7 +117,9 @@ def object_of(file: Path) -> str | None:
 
 
 def states(root: Path) -> Iterator[Path]:
-    """The folders of trainings that were interrupted, in every working copy."""
+    """The states of trainings that were interrupted, in every working copy and where else they are kept."""
     for tree in trees(root):
-        if tree.kind != "cache":
+        if tree.kind == "training states":
+            yield from sorted(tree.top.glob("*/state.safetensors"))
+        elif tree.kind != "cache":
             yield from sorted(tree.top.glob("**/.palimpsest/state/*/state.safetensors"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,12 @@ from flows.process.command import Say
 from flows.registry.history import Promoted
 from stages.runs.errors import InputError
 
-CROP_SIDES = (2, 4, 8)  # by which sheets enlarge small crops
+CROP_SIDES = (2, 4, 8)  # by which people enlarge small crops
+TILE = 128  # pixels: sheets enlarge a crop as often as it goes into that (`stages/pages/sheets.py`)
+PLAIN = (
+    "has few details, is damaged, or its file is not here, so it cannot be found inside of other pictures (sheets, "
+    "pages): look at those yourself"
+)
 SHEET = 256  # pixels: larger crops are shown smaller on sheets
 
 
@@ -33,6 +39,7 @@ class Sought:
     trained: list[Trained]
     rows: dict[int, set[int]]  # of tables of training pictures, by their number of rows: those of the pictures
     untold: list[str]  # what could not be read and might tell more, a line each
+    identity: str | None = None  # the person that was named
 
     @property
     def ids(self) -> list[str]:
@@ -42,8 +49,18 @@ class Sought:
     def scan(self, root: Path, shared: bool, say: Say) -> Scan:
         """Search everything."""
         trained = {each.md5: each.pictures for each in self.trained}
-        search = Search(self.needles, self.ids, self.scales)
-        return Scanner(root, search, self.pictures, trained, shared, say).run()
+        return Scanner(root, self.search(), self.pictures, trained, shared, say).run()
+
+    def search(self) -> Search:
+        """What looks for the pictures in anything."""
+        pixels = {one.pixel_sha256: number for number, one in enumerate(self.pictures) if one.pixel_sha256}
+        return Search(self.needles, self.ids, self.scales, pixels)
+
+    @property
+    def plain(self) -> list[str]:
+        """The image_ids of pictures that cannot be found inside of other pictures: they are flat, or damaged."""
+        known = self.needles.found_in_others()
+        return [one for number, one in enumerate(self.ids) if number not in known]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +79,7 @@ class Plan:
     blobs: int  # of Git
     bytes: int
     unread: list[str]
+    plain: list[str]  # image_ids of pictures that cannot be found inside of other pictures
 
     @property
     def removed(self) -> list[Held]:
@@ -74,15 +92,18 @@ class Plan:
         return [one for one in self.held if one.action == "keep"]
 
 
-def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
-    """What to look for. Raises InputError as `pictures.find` does."""
+def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> Sought:
+    """What to look for. Raises InputError as `pictures.find` does, and for a file that is nowhere."""
     digest = Digests(root)
     known = pictures.rows(root, digest)
     found = pictures.find(root, asked, identity, exact, known)
     needles, scales, rows = _needles(root, found, known, [name for name in asked if Path(name).is_file()], digest)
     trained, untold = checkpoints.find(root, [picture.image_id for picture in found], digest)
     digest.save()
-    return Sought(found, needles, scales, trained, rows, untold)
+    wanted = Sought(found, needles, scales, trained, rows, untold, identity)
+    if not pictures.met(root, found, known) and not wanted.scan(root, False, say).held:
+        raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it, and nowhere here; {pictures.LOOK}")
+    return wanted
 
 
 def _needles(
@@ -91,15 +112,17 @@ def _needles(
     """Pieces of the pictures' files, of their pixels and of their crops in aligned tables."""
     from hashlib import sha256
 
+    from stages.images.decode.picture import BadPicture
     from stages.images.decode.read import decode
 
     ids = {picture.image_id: number for number, picture in enumerate(found)}
     needles = Needles()
     given = [(sha256(data).hexdigest(), data) for data in (Path(name).read_bytes() for name in files)]
-    for image_id, data in [*pictures.contents([*ids], known), *given]:
+    for image_id, data in [*pictures.contents(root, [*ids], known), *given]:
         if image_id in ids:
             needles.add_file(ids[image_id], data)
-            needles.add_pixels(ids[image_id], "pixels", decode(data))
+            with contextlib.suppress(BadPicture):  # rejected as damaged: its file alone is looked for
+                needles.add_pixels(ids[image_id], "pixels", decode(data))
     crops = _aligned(root, digest)
     rows: dict[int, set[int]] = {}
     scales = {1}
@@ -111,7 +134,8 @@ def _needles(
             needles.add_pixels(number, "crop", crop)
             if (small := _on_sheets(crop)) is not None:
                 needles.add_pixels(number, "crop", small)
-            scales |= {scale for scale in CROP_SIDES if scale * max(crop.shape[:2]) <= SHEET}
+            side = max(crop.shape[:2])
+            scales |= {scale for scale in (*CROP_SIDES, TILE // side) if scale > 0 and scale * side <= SHEET}
     needles.ready()
     for table, _ in crops:
         others = [row for row, one in enumerate(table.column("image_id")) if one not in ids]
@@ -165,4 +189,4 @@ def of(root: Path, wanted: Sought, scan: Scan) -> Plan:
     states = [str(folder) for folder in checkpoints.states(root, wanted.rows)]
     unread = [*wanted.untold, *scan.unread]
     return Plan(wanted.pictures, scan.held, wanted.trained, states, withdrawn, stands, seconds, scan.files,
-                scan.objects, scan.blobs, scan.bytes, unread)  # fmt: skip
+                scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 from flows.checkout.git import Git
 from flows.engine import remotes
 from flows.erasure import git_objects, lists, places, plan, rewriting
-from flows.erasure.contents import LONG, Search, _array
+from flows.erasure.contents import LONG, SQLITE, _array
 from flows.erasure.journal import Journal
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.scan import Held
@@ -34,6 +35,10 @@ from stages.runs import record
 from stages.runs.errors import InputError
 
 TOMBSTONES = "tombstones.txt"
+STASH = "stash.json"  # in the journal's folder
+MD5 = re.compile(r"[0-9a-f]{32}(?:[.]dir)?")
+OUT = re.compile(r"^ *(?:- )?path: (.+)$", re.M)  # in a `.dvc` file
+COUNTED = re.compile(r"^ *(?:size|nfiles): \d+\n", re.M)
 ROUNDS = 3  # searches until nothing is found; the second finds nothing, unless somebody writes meanwhile
 
 
@@ -50,20 +55,21 @@ class Done:
     withdrawn: list[str]  # commits of promotions that stand no more
     changed: dict[str, str]  # digests of tables and listings, and of what stands in their place
     gone: list[str]  # digests of what was removed
-    kept: list[dict[str, str]]  # what is out of reach: `kind` and `remedy`
+    kept: list[dict[str, str]]  # what is out of reach: `kind`, `digest` and `remedy`
     left: list[str]  # what is left in reach: nothing, or it could not be removed
     searched: dict[str, int]  # in the last search: `files`, `objects`, `blobs`, `bytes`
 
 
 @contextlib.contextmanager
 def turn(root: Path, say: Say) -> Iterator[None]:
-    """This working copy for this process alone: a rebuild or another DVC command is waited for."""
+    """This working copy and its worktrees for this process alone: a rebuild or another erasure is waited for."""
+    prefix = Git(root).prefix
+    trees = [tree.top for tree in places.trees(root) if tree.kind in ("working copy", "worktree")]
     with contextlib.ExitStack() as stack:
-        for tree in places.trees(root):
-            tmp = tree.top / Git(root).prefix / ".dvc" / "tmp"
-            if tree.kind in ("working copy", "worktree") and tmp.is_dir():
-                waiting = functools.partial(_waiting, say, tree.top)
-                stack.enter_context(file_lock.lock(tmp / "palimpsest.lock", waiting))
+        for top in sorted(trees):  # always in one order, so that two erasures do not wait for each other
+            if (own := top / prefix / ".dvc").is_dir():
+                waiting = functools.partial(_waiting, say, top)
+                stack.enter_context(file_lock.lock(own / "tmp" / "palimpsest.lock", waiting))
         yield
 
 
@@ -76,8 +82,11 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
 
     Raises InputError where a key step cannot be done; what was done until then stays done, and it can be run again.
     """
-    journal = Journal(root)
+    if (root / TOMBSTONES).is_file():
+        withdrawn.read(root / TOMBSTONES)  # what is no such list is not added to
+    journal = Journal(root, wanted.ids)
     journal.begin(wanted)
+    git_objects.finish_stash(Git(root), journal.folder / STASH)
     _bury(root, wanted)
     why = f"trained on a picture that was erased ({', '.join(one[:10] for one in wanted.ids[:3])})"
     undone = decisions.withdraw(root, [each.md5 for each in wanted.trained], why)
@@ -89,8 +98,7 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
             removed += found.removed
             if not found.removed and not found.states:
                 break
-        left = [one.shown for one in found.removed] + [f"{line}" for line in failed]
-    _tracked(root, journal, say)
+    left = [one.shown for one in found.removed] + failed + _tracked(root, journal, say)
     for path, folder in lists.roots(root).items():
         if (before := journal.roots.get(path)) and (now := record.digest(folder)) != before:
             journal.note(before, now)
@@ -106,10 +114,17 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
         [entry.commit for entry in undone],
         journal.changed,
         sorted(journal.gone),
-        [{"kind": one.kind, "remedy": str(one.remedy)} for one in found.kept],
-        [*left, *found.unread],
+        _kept(found),
+        [*dict.fromkeys([*left, *found.unread])],
         {"files": found.files, "objects": found.objects, "blobs": found.blobs, "bytes": found.bytes},
     )  # fmt: skip
+
+
+def _kept(found: Plan) -> list[dict[str, str]]:
+    """What is out of reach, without names."""
+    kept = [{"kind": one.kind, "digest": one.md5 or one.where, "remedy": str(one.remedy)} for one in found.kept]
+    kept += [{"kind": "cannot tell", "digest": one, "remedy": plan.PLAIN} for one in found.plain]
+    return [dict(one) for one in dict.fromkeys(tuple(each.items()) for each in kept)]
 
 
 def _nameless(why: str) -> str:
@@ -135,19 +150,22 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, shared: b
     """Take away all that was found: what failed, a line each."""
     failed: list[str] = []
     say(f"{len(found.removed)} things to be removed or written anew")
-    for one in found.removed:
-        if one.place == "file":
-            try:
-                _from_file(one, wanted, journal)
-            except OSError as error:
-                failed.append(f"{one.where}: {error.strerror}; remove it, or mend its permissions, and run this again")
+    files = [one for one in found.removed if one.place == "file"]
+    # Caches come last: in a working copy, files may be links into one.
+    for one in sorted(files, key=lambda one: places.object_of(Path(one.where)) is not None):
+        try:
+            _from_file(one, wanted, journal)
+        except OSError as error:
+            failed.append(f"{one.where}: {error.strerror}; remove it, or mend its permissions, and run this again")
+        except sqlite3.Error as error:
+            failed.append(f"{one.where}: {error}; stop the program that uses it, and run this again")
     failed += _from_remotes(root, [one for one in found.removed if one.place == "remote"], journal)
     for folder in _caches(root, shared):
         _listings(folder, journal)
         _runs(folder, journal)
     if stashed := {one.where for one in found.removed if one.kind == "stash"}:
         git = Git(root)
-        git_objects.rewrite_stash(git, stashed)
+        git_objects.rewrite_stash(git, stashed, journal.folder / STASH)
         if git_objects.left(git, stashed):
             failed.append("a stash's files are in a pack of Git's; `git gc --prune=now` removes them")
     for state in found.states:
@@ -208,30 +226,30 @@ def _from_remotes(root: Path, held: list[Held], journal: Journal) -> list[str]:
             mine = {one.where.partition(":")[2]: one for one in held if one.where.startswith(f"{store.name}:")}
             try:
                 for md5, one in mine.items():
-                    _from_remote(root, store, md5, one, journal)
+                    _from_remote(store, md5, one, journal)
                 for md5 in [md5 for md5 in store.objects() if md5.endswith(".dir")]:
-                    _listing_there(root, store, md5, journal)
+                    _listing_there(store, md5, journal)
             except Exception as error:  # each kind of remote has errors of its own
                 said = " ".join(str(error).split()) or type(error).__name__
                 failed.append(f"remote '{store.name}' refuses: {said}; let it be written to, and run this again")
     return failed
 
 
-def _from_remote(root: Path, store: remotes.Store, md5: str, one: Held, journal: Journal) -> None:
+def _from_remote(store: remotes.Store, md5: str, one: Held, journal: Journal) -> None:
     new = None
     if one.action == "rewrite":
-        with _scratch(root, store.read(md5)) as file:
+        with _scratch(journal, store.read(md5)) as file:
             new = rewriting.without(file, one.rows)
     digest = hashlib.md5(new).hexdigest() if new is not None else None
     journal.note(md5, digest)
     if new is not None and digest is not None:
-        with _scratch(root, new) as file:
+        with _scratch(journal, new) as file:
             store.add(digest, file)
     store.remove(md5)
 
 
-def _listing_there(root: Path, store: remotes.Store, md5: str, journal: Journal) -> None:
-    with _scratch(root, store.read(md5)) as file:
+def _listing_there(store: remotes.Store, md5: str, journal: Journal) -> None:
+    with _scratch(journal, store.read(md5)) as file:
         try:
             new = rewriting.listing(file, journal.gone, journal.changed)
         except InputError:
@@ -239,14 +257,14 @@ def _listing_there(root: Path, store: remotes.Store, md5: str, journal: Journal)
     if new is not None:
         digest = f"{hashlib.md5(new).hexdigest()}.dir"
         journal.note(md5, digest)
-        with _scratch(root, new) as file:
+        with _scratch(journal, new) as file:
             store.add(digest, file)
         store.remove(md5)
 
 
 @contextlib.contextmanager
-def _scratch(root: Path, data: bytes) -> Iterator[Path]:
-    file = root / places.STATE / "object"
+def _scratch(journal: Journal, data: bytes) -> Iterator[Path]:
+    file = journal.folder / "object"
     file.write_bytes(data)
     try:
         yield file
@@ -278,35 +296,53 @@ def _runs(folder: Path, journal: Journal) -> None:
 
 
 def _databases(root: Path) -> Iterator[Path]:
-    """Prefect's databases of this project."""
+    """Prefect's databases of this project. Rows that Prefect has deleted itself may still be in their files."""
     for tree in places.trees(root):
-        if tree.kind != "cache":
+        if tree.kind == "Prefect's database":
             yield from (file for file in places.files(tree, root) if file.suffix == ".db" and _is_sqlite(file))
+        elif tree.kind != "cache":
+            yield from (file for file in tree.top.glob("**/.palimpsest/prefect/*.db") if _is_sqlite(file))
 
 
 def _is_sqlite(file: Path) -> bool:
     with file.open("rb") as stream:
-        return stream.read(15) == b"SQLite format 3"
+        return stream.read(len(SQLITE)) == SQLITE
 
 
 def _clean(file: Path, wanted: Sought) -> None:
-    """Delete the rows of a database that show a picture."""
-    search = Search(wanted.needles, wanted.ids, wanted.scales)
+    """Delete the rows of a database that show a picture, and write it anew, so that nothing is left of them."""
+    search = wanted.search()
     with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
         database.text_factory = bytes
         names = [row[0].decode() for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         for name in names:
-            quoted = name.replace('"', '""')
+            table, keys = _quoted(name), _keys(database, name)
             gone = [
-                row[0]
-                for row in database.execute(f'SELECT rowid, * FROM "{quoted}"')
+                row[: len(keys)]
+                for row in database.execute(f"SELECT {', '.join(keys)}, * FROM {table}")
                 if any(
                     isinstance(value, bytes) and len(value) >= LONG and search.array(_array(value)).pictures
-                    for value in row[1:]
+                    for value in row[len(keys) :]
                 )
             ]
-            database.executemany(f'DELETE FROM "{quoted}" WHERE rowid = ?', [(one,) for one in gone])
+            database.executemany(f"DELETE FROM {table} WHERE {' AND '.join(f'{key} IS ?' for key in keys)}", gone)
         database.commit()
+        database.execute("VACUUM")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _keys(database: sqlite3.Connection, table: str) -> list[str]:
+    """The columns by which SQLite knows a table's rows: `rowid`, or the primary key where there is none."""
+    try:
+        database.execute(f"SELECT rowid FROM {_quoted(table)} LIMIT 0")
+        return ["rowid"]
+    except sqlite3.OperationalError:
+        columns = database.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
+        return [_quoted(column[1].decode()) for column in columns if column[5]]
 
 
 def _compact(file: Path) -> list[str]:
@@ -315,17 +351,34 @@ def _compact(file: Path) -> list[str]:
         with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
             database.execute("VACUUM")
             busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    except sqlite3.Error as error:
+    except sqlite3.OperationalError as error:
         return [f"{file}: {error}; stop Prefect's server that uses it, and run this again"]
+    except sqlite3.Error as error:
+        return [f"{file}: {error}; it is damaged: remove it, and run this again"]
     return [f"{file}: in use; stop Prefect's server that uses it, and run this again"] if busy else []
 
 
-def _tracked(root: Path, journal: Journal, say: Say) -> None:
-    """Bring the `.dvc` files of folders up to date that have lost a picture."""
+def _tracked(root: Path, journal: Journal, say: Say) -> list[str]:
+    """Bring the `.dvc` files up to date that name what has lost a picture, or was one: what failed, a line each."""
+    failed = []
     for file in sorted(root.rglob("*.dvc")):
         if not file.is_file() or file.is_relative_to(root / ".dvc"):
             continue
         text = file.read_text(encoding="utf-8", errors="replace")
-        if any(md5 in text for md5 in {*journal.gone, *journal.changed}):
-            relative = os.path.relpath(file, root)
-            Runner().run([sys.executable, "-m", "dvc", "commit", "--force", relative], say, cwd=root)
+        named = set(MD5.findall(text))
+        if not named & {*journal.gone, *journal.changed}:
+            continue
+        relative = os.path.relpath(file, root)
+        if all((file.parent / path.strip(" '\"")).exists() for path in OUT.findall(text)):
+            words = ["commit", "--force", relative]
+        elif named & journal.gone:  # of a single picture: it tracks nothing any more
+            words = ["remove", relative]
+        else:  # of a folder that is not checked out
+            for old in named & journal.changed.keys():
+                text = text.replace(old, journal.changed[old])
+            atomic_file.write(file, COUNTED.sub("", text))
+            continue
+        code, last = Runner().run([sys.executable, "-m", "dvc", *words], say, cwd=root)
+        if code:
+            failed.append(f"{relative}: `dvc {' '.join(words)}` failed ({last}); run it yourself")
+    return failed

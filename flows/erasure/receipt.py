@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.lineage import bundle, cache, erasures, keys, locks
+from flows.lineage.records import ERASED
 from flows.process import atomic_file
 from flows.process.command import Say
 from flows.registry import history
@@ -55,7 +56,7 @@ def write(root: Path, asked: Sequence[str], identity: str | None, file: Path, pa
 def _erasure(root: Path, asked: str) -> Mapping[str, Any]:
     """The record of the erasure of a picture that is named by its file or the first digits of its sha256."""
     name = sha256(Path(asked).read_bytes()).hexdigest() if Path(asked).is_file() else asked.lower()
-    erased = erasures.every(root)
+    erased = erasures.known(root)
     known = {one["image_id"] for body in erased for one in (body.get("notes") or {}).get("pictures", ())}
     fitting = [one for one in known if one.startswith(name)]
     if len(fitting) > 1:
@@ -70,7 +71,12 @@ def letter(root: Path, bodies: Sequence[Mapping[str, Any]]) -> str:
     """The letter about these erasures, as Markdown."""
     lines = [TITLE, ""]
     for body in bodies:
-        lines += _one(root, body["notes"], datetime.fromisoformat(body["ended"]))
+        try:
+            lines += _one(root, body["notes"], datetime.fromisoformat(body["ended"]))
+        except (KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"{ERASED}/{body['digest'][:10]}: not a record as an erasure leaves it; remove it"
+            ) from None
     lines += [
         "## How this can be checked",
         "",
@@ -112,7 +118,7 @@ def _one(root: Path, notes: Mapping[str, Any], time: datetime) -> list[str]:
         "",
         "## What remains, and where",
         "",
-        *dict.fromkeys(f"- {one['kind']}: {one['remedy']}" for one in notes["kept"]),
+        *dict.fromkeys(f"- {one['kind']}, `{one['digest']}`: {one['remedy']}." for one in notes["kept"]),
         "- Copies that were handed to others before: on backups, in other clones, on machines that were not reached.",
         "- In the version history: fingerprints in lists of what was measured. They name nobody.",
         "",

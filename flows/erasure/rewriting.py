@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.erasure import lists
+from flows.erasure.contents import STREAM, arrow_batches
 from flows.lineage import cache
+
+INGESTED = {"image", "image_id", "path", "near", "reason"}  # columns by which an ingested table is known
 
 
 def without(file: Path, rows: Collection[int]) -> bytes | None:
@@ -22,35 +25,46 @@ def without(file: Path, rows: Collection[int]) -> bytes | None:
 
     with file.open("rb") as stream:
         head = stream.read(6)
-    if not head.startswith((b"ARROW1", b"PAR1")):
+    if not head.startswith((b"ARROW1", STREAM, b"PAR1")):
         return lists.without(file.read_bytes(), rows)
-    arrow = head == b"ARROW1"
-    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all() if arrow else pq.read_table(file)
+    arrow = not head.startswith(b"PAR1")
+    if arrow:
+        table = pa.Table.from_batches(arrow_batches(pa.memory_map(str(file)).read_buffer()))
+    else:
+        table = pq.ParquetFile(file).read()  # this file alone, whatever its folder is called
     kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
     if not kept.num_rows:
         return None
-    if "near" in kept.column_names:
-        kept = _without_near(kept, table.take(pa.array(sorted(rows), pa.int64()))["image_id"])
-    return _arrow(kept) if arrow else _parquet(kept, file)
+    if {*kept.column_names} >= INGESTED:
+        kept = _nameless(kept, table.take(pa.array(sorted(rows), pa.int64())))
+    return _arrow(kept, head.startswith(STREAM)) if arrow else _parquet(kept, file)
 
 
-def _without_near(table: Any, gone: Any) -> Any:
-    """An ingested table that names no picture as near that is gone."""
+def _nameless(table: Any, gone: Any) -> Any:
+    """An ingested table whose rows name no picture that is gone: as near, or in a reason."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    near = pc.if_else(pc.is_in(table["near"], gone), pa.scalar(None, pa.string()), table["near"])
-    return table.set_column(table.column_names.index("near"), "near", near)
+    from stages.ingest import kind
+
+    near = pc.if_else(pc.is_in(table["near"], gone["image_id"]), pa.scalar(None, pa.string()), table["near"])
+    table = table.set_column(table.column_names.index("near"), "near", near)
+    names = tuple(f" {path}" for path in gone["path"].to_pylist() if path)
+    reasons = [
+        reason and "; ".join(kind(part) if part.endswith(names) else part for part in reason.split("; "))
+        for reason in table["reason"].to_pylist()
+    ]
+    return table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
-def _arrow(table: object) -> bytes:
+def _arrow(table: object, as_stream: bool) -> bytes:
     import pyarrow as pa
 
     from stages.images.table import ROWS
 
     assert isinstance(table, pa.Table)
     stream = io.BytesIO()
-    with pa.ipc.new_file(stream, table.schema) as writer:
+    with (pa.ipc.new_stream if as_stream else pa.ipc.new_file)(stream, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=ROWS)
     return stream.getvalue()
 
@@ -63,7 +77,7 @@ def _parquet(table: object, like: Path) -> bytes:
     from stages.ingest import SCHEMA
 
     assert isinstance(table, pa.Table)
-    if "image" in table.column_names:  # an ingested table: reading has renamed what is inside of its lists
+    if {*table.column_names} >= INGESTED:  # ingested: reading has renamed what is in its lists
         table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]))
     before = pq.ParquetFile(like).metadata
     group = before.row_group(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,7 +133,15 @@ class Scanner:
                     self._note("remote", where, f"remote '{store.name}'", self._name(md5), md5, size, seen, False)
 
     def _git(self) -> None:
-        git = Git(self._root)
+        self._repository(self._root, own=True)
+        for place in places.repositories(self._root):
+            try:
+                self._repository(place, own=False)
+            except InputError as error:
+                self.scan.unread.append(f"{place}: {error}")
+
+    def _repository(self, place: Path, own: bool) -> None:
+        git = Git(place)
         found: dict[str, tuple[int, Seen]] = {}
         for blob, data in git_objects.blobs(git):
             self.scan.blobs += 1
@@ -143,17 +151,22 @@ class Scanner:
                 found[blob.sha] = blob.size, seen
         if not found:
             return
-        reached = git_objects.reachable(git)
+        history, index = git_objects.reachable(git), git_objects.staged(git)
         stashed = {sha: path for one in git_objects.stashes(git) for sha, path in git_objects.stashed(git, one).items()}
         for sha, (size, seen) in found.items():
-            if sha in reached:
-                path = reached[sha]
-                remedy = f"`git filter-repo --invert-paths --path {path}` writes Git's history anew without it"
-            elif sha in stashed:
-                path, remedy = stashed[sha], None
+            known = next((paths for paths in (history, index, stashed) if sha in paths), None)
+            path = known[sha] if known else ""
+            remedy = (
+                git_objects.IN_HISTORY if known is history
+                else git_objects.IN_INDEX if known is index
+                else git_objects.UNREACHED if known is None
+                else None if own
+                else git_objects.STASHED
+            )  # fmt: skip
+            if own:
+                self._add("Git", sha, "Git" if remedy else "stash", path, "", size, seen, remedy)
             else:
-                path, remedy = "", "`git reflog expire --expire-unreachable=now --all && git gc --prune=now` removes it"
-            self._add("Git", sha, "stash" if remedy is None else "Git", path, "", size, seen, remedy)
+                self._add("Git", sha, "Git of another repository", f"{place}: {path}", "", size, seen, remedy)
 
     def _blended(self) -> None:
         """Rows of blended pictures whose hole was filled from a picture: its pixels are there, of other brightness."""
@@ -177,7 +190,7 @@ class Scanner:
                     old = self.scan.held[number]
                     self.scan.held[number] = dataclasses.replace(old, rows=tuple(sorted({*old.rows, *rows})))
                 else:
-                    seen = Seen({0: {MOVED}}, True, set(rows))
+                    seen = Seen({0: {MOVED}}, True, rows=set(rows))
                     kind = "cache" if promised else tree.kind
                     self._note("file", str(file), kind, next(iter(paths)), record.digest(file), file.stat().st_size,
                                seen, tree.shared)  # fmt: skip
@@ -193,7 +206,7 @@ class Scanner:
     ) -> None:
         plain = md5.removesuffix(".dir")
         if seen.pictures or plain in self._trained:
-            remedy = f"others may use {kind} {where}; --shared removes it there, too" if shared else None
+            remedy = "others may use it; --shared removes it there, too" if shared else None
             self._add(place, where, kind, what, plain, size, seen, None if self._shared else remedy)
 
     def _add(
@@ -203,7 +216,7 @@ class Scanner:
         how = sorted({form for forms in seen.pictures.values() for form in forms})
         how += [TRAINED] * (md5 in self._trained)
         action: Action = "keep" if remedy else "rewrite" if seen.table else "remove"
-        if action == "remove" and where.endswith(".db"):
+        if action == "remove" and seen.database and place == "file" and not places.object_of(Path(where)):
             action = "clean"
         held = Held(place, where, kind, what, md5, size, tuple(sorted(pictures)), tuple(how), action,
                     tuple(sorted(seen.rows)), remedy)  # fmt: skip
@@ -235,10 +248,10 @@ def names(root: Path) -> dict[str, set[str]]:
     return found
 
 
-def _list(data: bytes, names: Collection[str]) -> Seen:
+def _list(data: bytes, names: Set[str]) -> Seen:
     """What a list has of pictures, by their names."""
     found = lists.lines(data, names)
-    return Seen({0: {LISTED}}, True, set(found)) if found else Seen()
+    return Seen({0: {LISTED}}, True, rows=set(found)) if found else Seen()
 
 
 def _having(file: Path, keys: Collection[tuple[str, ...]]) -> list[int]:

@@ -8,24 +8,50 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.checkout.git import Git
 from flows.lineage import public_keys
-from flows.lineage.records import ERASED, Records
+from flows.lineage.records import ERASED, Found, Records
 from flows.lineage.signatures import Vouchers
 from stages.runs import record
 from stages.runs.errors import InputError
 
 Erasure = Mapping[str, Any]  # a record
+MD5 = re.compile("[0-9a-f]{32}([.]dir)?")
 
 
 def every(root: Path) -> list[Erasure]:
     """The records of erasures, the first one first."""
-    found = [one.body for one in Records(root).every(ERASED) if one.body.get("stage") == ERASED]
-    return sorted(found, key=lambda body: str(body["ended"]))
+    return [one.body for one in _found(root)]
+
+
+def _found(root: Path) -> list[Found]:
+    found = [one for one in Records(root).every(ERASED) if one.body.get("stage") == ERASED and _right(one.body)]
+    return sorted(found, key=lambda one: str(one.body["ended"]))
+
+
+def _right(body: Erasure) -> bool:
+    """Whether all that is read of a record is of the right kind: it may be a stranger's."""
+    notes = _notes(body)
+    changed, gone = notes.get("changed", {}), notes.get("gone", [])
+    return (
+        all(isinstance(notes.get(key, []), list) for key in ("pictures", "checkpoints"))
+        and all(isinstance(one, Mapping) and isinstance(one.get("image_id"), str) for one in notes.get("pictures", ()))
+        and all(isinstance(one, Mapping) and isinstance(one.get("md5"), str) for one in notes.get("checkpoints", ()))
+        and isinstance(changed, Mapping)
+        and isinstance(gone, list)
+        and all(isinstance(md5, str) and MD5.fullmatch(md5) for md5 in [*changed, *changed.values(), *gone])
+    )
+
+
+def known(root: Path) -> list[Erasure]:
+    """The records that a letter may rest on: those of this clone, and those that count. The first one first."""
+    counting = {body["digest"] for body in counted(root)}
+    return [one.body for one in _found(root) if ":" not in one.where or one.body["digest"] in counting]
 
 
 def counted(root: Path) -> list[Erasure]:
@@ -47,7 +73,7 @@ def replaced(root: Path) -> Mapping[str, str]:
     """What stands in the place of tables and listings that had an erased picture, by the digest that they had."""
     changed: dict[str, str] = {}
     for body in counted(root):
-        changed |= {str(old): str(new) for old, new in (_notes(body).get("changed") or {}).items()}
+        changed |= _notes(body).get("changed") or {}
     found = {}
     for old in changed:
         new, seen = old, {old}

@@ -197,7 +197,7 @@ def test_stashes_lose_a_blob_and_nothing_else(tmp_path: Path) -> None:
     one = Git(tmp_path)
     (sha,) = (blob.sha for blob, data in git_objects.blobs(one) if data == saved(scene(1)))
     old = git_objects.stashes(one)
-    git_objects.rewrite_stash(one, {sha})
+    git_objects.rewrite_stash(one, {sha}, tmp_path / ".git" / "notes.json")
     assert git_objects.left(one, [sha]) == []
     assert git(tmp_path, "stash", "list").splitlines() == before
     new = git_objects.stashes(one)
@@ -382,7 +382,8 @@ def test_an_erasure_that_is_killed_goes_on(lab: Lab) -> None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = erase.do(lab.home, erase.seek(lab.home, [], None, False, quiet), False, quiet)
+    (wanted,) = erase.all_of(lab.home, [], None, False, quiet)
+    done = erase.do(lab.home, wanted, False, quiet)
     assert done.left == []
     assert lab.showing({1}) == []
     assert (lab.home / "tombstones.txt").read_text().count(sha) == 1
