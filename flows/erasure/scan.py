@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -26,7 +27,9 @@ Place = Literal["file", "remote", "Git"]
 Action = Literal["remove", "rewrite", "clean", "keep"]
 TRAINED = "trained on it"
 LISTED = "lists it"
-MOVED = "shows it, blended"
+BORROWED = "hole filled from it"
+RESULTS = re.compile(r"(?:^|/)data/(?:inpainted|blended)/([^/]+)/")  # also in a copy of the project
+KEY = ("image_id", "path", "kind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,26 @@ class Scan:
     unread: list[str] = dataclasses.field(default_factory=list)  # what could not be read, a line each
 
 
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A file, or an object on a remote, that was searched."""
+
+    place: Place
+    where: str
+    kind: str
+    what: str
+    md5: str  # of its bytes
+    size: int
+    read: Callable[[], bytes]
+    paths: frozenset[str]  # that it has in the project, in any `dvc.lock`
+    shared: bool
+
+    @property
+    def systems(self) -> frozenset[str]:
+        """The systems whose results it has."""
+        return frozenset(found[1] for path in self.paths if (found := RESULTS.search(path)))
+
+
 class Scanner:
     """Searches everything for pictures; what has been searched once is known by its digest."""
 
@@ -79,58 +102,90 @@ class Scanner:
         self._root, self._search, self._trained, self._shared, self._say = root, search, trained, shared, say
         self._prefix = Git(root).prefix
         self._seen: dict[str, Seen] = {}
-        self._tables: dict[str, Any] = {}
         self.scan = Scan()
         self.names = names(root)
         self._lists = Lists(root, pictures)
 
     def run(self) -> Scan:
         """Search working copies, worktrees, clones, caches, remotes and Git."""
-        self._files()
-        self._remotes()
+        with remotes.stores(self._root) as stores:
+            entries = [*self._files(), *self._remotes(stores)]
+            self._borrowed(entries)
+            for entry in entries:
+                self._note(entry)
         self._git()
-        self._blended()
         return self.scan
 
-    def _files(self) -> None:
+    def _files(self) -> Iterator[Entry]:
         from tqdm import tqdm
 
         every = [(tree, file) for tree in places.trees(self._root) for file in places.files(tree, self._root)]
         for tree, file in tqdm(every, "search", unit="file", mininterval=1, disable=None):
             try:
-                md5 = record.digest(file)
-                seen = self._known(md5, functools.partial(self._search.file, file), file.stat().st_size)
+                md5, size = record.digest(file), file.stat().st_size
+                self._look(md5, functools.partial(self._search.file, file), size)
             except OSError as error:
                 self.scan.unread.append(f"{file}: {error.strerror}")
                 continue
             self.scan.files += 1
             promised = places.object_of(file)
-            kind = "cache" if promised else tree.kind
-            what = self._name(promised or md5) if promised else self._relative(tree, file)
-            paths = self.names.get(promised, ()) if promised else (what,)
-            if listed := self._lists.names([*paths, str(file)]):
-                seen = _list(file.read_bytes(), listed)
-            self._note("file", str(file), kind, what, md5, file.stat().st_size, seen, tree.shared)
+            paths = self.names.get(promised, set()) if promised else {self._relative(tree, file)}
+            what = min(paths, default="") if promised else self._relative(tree, file)
+            yield Entry("file", str(file), "cache" if promised else tree.kind, what, md5, size, file.read_bytes,
+                        frozenset(paths), tree.shared)  # fmt: skip
 
-    def _remotes(self) -> None:
-        with remotes.stores(self._root) as stores:
-            for store in stores:
-                if isinstance(store, str):
-                    self.scan.unread.append(store)
+    def _remotes(self, stores: Iterable[remotes.Store | str]) -> Iterator[Entry]:
+        for store in stores:
+            if isinstance(store, str):
+                self.scan.unread.append(store)
+                continue
+            for name in store.objects():
+                read = functools.partial(store.read, name)
+                md5 = name.removesuffix(".dir")
+                if md5 in self._seen:
+                    size = store.size(name)
+                else:
+                    data = read()
+                    md5, size = hashlib.md5(data).hexdigest(), len(data)
+                    self._look(md5, functools.partial(self._search.array, _array(data)), size)
+                    self.scan.objects += 1
+                paths = frozenset(self.names.get(name, ()))
+                where, kind = f"{store.name}:{name}", f"remote '{store.name}'"
+                yield Entry("remote", where, kind, min(paths, default=""), md5, size, read, paths, False)
+
+    def _borrowed(self, entries: Sequence[Entry]) -> None:
+        """Note the rows whose hole was filled from a picture, in all tables of the system that has done so.
+
+        In `guide.arrow` the picture is whole. In a completed one too little of it may be visible to be found, and in a
+        blended one its pixels are of another brightness.
+        """
+        keys: dict[str, set[tuple[str, ...]]] = {}  # by system
+        for entry in entries:
+            for system in entry.systems if self._seen[entry.md5].keys else ():
+                keys.setdefault(system, set()).update(self._seen[entry.md5].keys)
+        done: set[tuple[str, str]] = set()
+        for entry in entries:
+            for system in entry.systems & keys.keys():
+                if (entry.md5, system) in done:
                     continue
-                for md5 in store.objects():
-                    seen = self._seen.get(md5.removesuffix(".dir"))
-                    size = store.size(md5) if seen is not None else 0
-                    if seen is None:
-                        data = store.read(md5)
-                        size = len(data)
-                        actual = hashlib.md5(data).hexdigest()
-                        seen = self._known(actual, functools.partial(self._search.array, _array(data)), size)
-                        self.scan.objects += 1
-                    if listed := self._lists.names(self.names.get(md5, ())):
-                        seen = _list(store.read(md5), listed)
-                    where = f"{store.name}:{md5}"
-                    self._note("remote", where, f"remote '{store.name}'", self._name(md5), md5, size, seen, False)
+                done.add((entry.md5, system))
+                if rows := _having(entry.read(), keys[system]) - self._seen[entry.md5].rows:
+                    self._seen[entry.md5].add({0: {BORROWED}})
+                    self._seen[entry.md5].rows |= rows
+
+    def _note(self, entry: Entry) -> None:
+        seen = self._seen[entry.md5]
+        if listed := self._lists.names([*entry.paths, *([entry.where] if entry.place == "file" else [])]):
+            seen = _list(entry.read(), listed)
+        if seen.pictures or entry.md5 in self._trained:
+            remedy = "others may use it; --shared removes it there, too" if entry.shared and not self._shared else None
+            self._add(entry.place, entry.where, entry.kind, entry.what, entry.md5, entry.size, seen, remedy)
+
+    def _look(self, md5: str, look: Callable[[], Seen], size: int) -> Seen:
+        if md5 not in self._seen:
+            self._seen[md5] = look()
+            self.scan.bytes += size
+        return self._seen[md5]
 
     def _git(self) -> None:
         self._repository(self._root, own=True)
@@ -146,7 +201,7 @@ class Scanner:
         for blob, data in git_objects.blobs(git):
             self.scan.blobs += 1
             md5 = hashlib.md5(data).hexdigest()
-            seen = self._known(md5, functools.partial(self._search.array, _array(data)), blob.size)
+            seen = self._look(md5, functools.partial(self._search.array, _array(data)), blob.size)
             if seen.pictures or md5 in self._trained:
                 found[blob.sha] = blob.size, seen
         if not found:
@@ -168,47 +223,6 @@ class Scanner:
             else:
                 self._add("Git", sha, "Git of another repository", f"{place}: {path}", "", size, seen, remedy)
 
-    def _blended(self) -> None:
-        """Rows of blended pictures whose hole was filled from a picture: its pixels are there, of other brightness."""
-        borrowed: dict[str, set[tuple[str, ...]]] = {}  # by system
-        for md5, seen in self._seen.items():
-            for path in self.names.get(md5, ()) if seen.keys else ():
-                if path.startswith("data/inpainted/"):
-                    borrowed.setdefault(path.split("/")[2], set()).update(seen.keys)
-        if not borrowed:
-            return
-        noted = {held.where: number for number, held in enumerate(self.scan.held)}
-        for tree in places.trees(self._root):
-            for file in places.files(tree, self._root):
-                promised = places.object_of(file)
-                paths = self.names.get(promised, ()) if promised else (self._relative(tree, file),)
-                systems = {path.split("/")[2] for path in paths if path.startswith("data/blended/")} & borrowed.keys()
-                rows = _having(file, set().union(*(borrowed[system] for system in systems))) if systems else ()
-                if not rows:
-                    continue
-                if (number := noted.get(str(file))) is not None:
-                    old = self.scan.held[number]
-                    self.scan.held[number] = dataclasses.replace(old, rows=tuple(sorted({*old.rows, *rows})))
-                else:
-                    seen = Seen({0: {MOVED}}, True, rows=set(rows))
-                    kind = "cache" if promised else tree.kind
-                    self._note("file", str(file), kind, next(iter(paths)), record.digest(file), file.stat().st_size,
-                               seen, tree.shared)  # fmt: skip
-
-    def _known(self, md5: str, look: Callable[[], Seen], size: int) -> Seen:
-        if md5 not in self._seen:
-            self._seen[md5] = look()
-            self.scan.bytes += size
-        return self._seen[md5]
-
-    def _note(
-        self, place: Place, where: str, kind: str, what: str, md5: str, size: int, seen: Seen, shared: bool
-    ) -> None:
-        plain = md5.removesuffix(".dir")
-        if seen.pictures or plain in self._trained:
-            remedy = "others may use it; --shared removes it there, too" if shared else None
-            self._add(place, where, kind, what, plain, size, seen, None if self._shared else remedy)
-
     def _add(
         self, place: Place, where: str, kind: str, what: str, md5: str, size: int, seen: Seen, remedy: str | None
     ) -> None:
@@ -221,9 +235,6 @@ class Scanner:
         held = Held(place, where, kind, what, md5, size, tuple(sorted(pictures)), tuple(how), action,
                     tuple(sorted(seen.rows)), remedy)  # fmt: skip
         self.scan.held.append(held)
-
-    def _name(self, md5: str) -> str:
-        return next(iter(sorted(self.names.get(md5, ()))), "")
 
     def _relative(self, tree: places.Tree, file: Path) -> str:
         return file.relative_to(tree.top).as_posix().removeprefix(self._prefix)
@@ -254,14 +265,17 @@ def _list(data: bytes, names: Set[str]) -> Seen:
     return Seen({0: {LISTED}}, True, rows=set(found)) if found else Seen()
 
 
-def _having(file: Path, keys: Collection[tuple[str, ...]]) -> list[int]:
-    """The rows of a table of completed pictures that have one of these keys."""
-    from stages.images.table import Table
+def _having(data: bytes, keys: Set[tuple[str, ...]]) -> set[int]:
+    """The rows of a table that have one of these keys: (image_id, path, kind) of a completed picture."""
+    import pyarrow as pa
 
-    try:
-        return [row for row, key in enumerate(Table(file).keys()) if tuple(map(str, key)) in keys]
-    except InputError:
-        return []
+    if not data.startswith(b"ARROW1"):
+        return set()
+    table = pa.ipc.open_file(data).read_all()
+    if not set(KEY) <= {*table.column_names}:
+        return set()
+    columns = [table[name].to_pylist() for name in KEY]
+    return {row for row, key in enumerate(zip(*columns, strict=True)) if tuple(map(str, key)) in keys}
 
 
 def _array(data: bytes) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Erasure, tried on a repository of CelebA photos: `python tests/soak/soak_erase.py [scene | erase [COUNT [AT_ONCE]] | copies]`.
+"""Erasure, tried on a repository of CelebA photos.
+
+`python tests/soak/soak_erase.py [scene | erase [COUNT [AT_ONCE]] | copies]`
 
 scene: a repository with a DVC remote, five kinds of model, a retraining that was promoted, an experiment, a killed
 experiment, a killed training, a Dask worker's clone, Prefect's database, a stash and a linked worktree. One person is
