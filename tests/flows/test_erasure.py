@@ -348,6 +348,42 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     assert not (lab.home / places.STATE).exists()
 
 
+def completed(folder: Path, file: str, *pictures: np.ndarray) -> None:
+    """A table of two completed pictures, of two people."""
+    folder.mkdir(exist_ok=True)
+    with table.writing_pictures(folder / f"{file}.arrow", (SIDE, SIDE), table.COMPLETED) as writer:
+        for name, pixels in zip("xy", pictures, strict=True):
+            writer.append(pixels, name * 64, f"{name}.png", "lines")
+
+
+def test_a_hole_that_was_filled_from_a_picture_goes_however_narrow_it_is(lab: Lab) -> None:
+    """As the nearest neighbour fills it: its guide is the whole picture; of that, lines of four pixels are seen."""
+    other, filled = scene(20), scene(20)
+    for x in range(0, SIDE, 12):
+        filled[:, x : x + 4] = scene(1)[:, x : x + 4]
+    brighter = np.clip(filled.astype(int) + 20, 0, 255).astype(np.uint8)
+    for path, files in {
+        "data/inpainted/nearest": {"guide": scene(1), "completed": filled},
+        "data/blended/nearest": {"blended": brighter},
+    }.items():
+        made = lab.scratch / Path(path).parent.name
+        for file, pixels in files.items():
+            completed(made, file, pixels, other)
+        lab.repository.folder(path, made)
+    lab.repository.commit()
+    shutil.copytree(lab.home / ".dvc/cache/files", lab.store / "files", dirs_exist_ok=True)
+    sha = hashlib.sha256(saved(scene(1))).hexdigest()
+    done = erase.do(lab.home, erase.seek(lab.home, [sha], None, False, quiet), False, quiet)
+    assert done.left == []
+    tables = [table.Table(file) for file in lab.files() if file.read_bytes()[:6] == b"ARROW1" and _kinds(file)]
+    assert len(tables) == 6  # here and on the remote
+    assert {key[0][0] for one in tables for key in one.keys()} == {"y"}
+
+
+def _kinds(file: Path) -> bool:
+    return "kind" in pa.ipc.open_file(file.read_bytes()).schema.names
+
+
 def test_what_others_may_use_stays_unless_it_is_said(lab: Lab, tmp_path: Path) -> None:
     shared = tmp_path / "shared cache"
     (lab.home / ".dvc/cache").rename(shared)
