@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -58,7 +59,12 @@ def erase(
             every = erasing.all_of(root, what or [], identity, exact, say)
             if not yes:
                 _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
-            done = [erasing.do(root, wanted, shared, say) for wanted in every]
+            try:
+                done = [erasing.do(root, wanted, shared, say) for wanted in every]
+            except sqlite3.Error as error:  # of DVC's own databases
+                raise InputError(
+                    f"DVC cannot write what it remembers ({error}); make room, and run this again"
+                ) from None
         share_records(root, "audit erase")
         for one in done:
             print(facts.machine(one)) if json else erasing.show_done(one)
