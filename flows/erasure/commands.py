@@ -66,8 +66,10 @@ def erase(
                     f"DVC cannot write what it remembers ({error}); make room, and run this again"
                 ) from None
         share_records(root, "audit erase")
-        for one in done:
-            print(facts.machine(one)) if json else erasing.show_done(one)
+        if json:
+            print(facts.machine(done[-1]))  # of what was asked for
+        for one in () if json else done:
+            erasing.show_done(one)
         if receipt and not done[-1].left:
             letter.write(root, every[-1].ids, None, receipt, passphrase, say)
         raise typer.Exit(int(any(one.left for one in done)))
