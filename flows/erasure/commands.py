@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -58,10 +59,17 @@ def erase(
             every = erasing.all_of(root, what or [], identity, exact, say)
             if not yes:
                 _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
-            done = [erasing.do(root, wanted, shared, say) for wanted in every]
+            try:
+                done = [erasing.do(root, wanted, shared, say) for wanted in every]
+            except sqlite3.Error as error:  # of DVC's own databases
+                raise InputError(
+                    f"DVC cannot write what it remembers ({error}); make room, and run this again"
+                ) from None
         share_records(root, "audit erase")
-        for one in done:
-            print(facts.machine(one)) if json else erasing.show_done(one)
+        if json:
+            print(facts.machine(done[-1]))  # of what was asked for
+        for one in () if json else done:
+            erasing.show_done(one)
         if receipt and not done[-1].left:
             letter.write(root, every[-1].ids, None, receipt, passphrase, say)
         raise typer.Exit(int(any(one.left for one in done)))

@@ -204,7 +204,7 @@ class Search:
                     yield _array(packed(data.data))
         elif data[257:262].tobytes() == b"ustar":
             yield from _members(path or io.BytesIO(data.data))
-        else:
+        elif not head.startswith(PICTURES[:2]):  # in a PNG or JPEG there is no page
             for embedded in EMBEDDED.finditer(data.data):
                 with contextlib.suppress(ValueError):
                     yield _array(base64.b64decode(embedded[1].replace(b"\\n", b"")))

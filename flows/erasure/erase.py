@@ -146,10 +146,11 @@ def show_done(done: Done) -> None:
     searched = done.searched
     what = f"{searched['files']} files, {searched['objects']} objects on remotes and {searched['blobs']} of Git"
     if done.left:
-        print(f"erased in part: {len(done.left)} things are left; mend what is named, and run it again")
+        things = "1 thing is" if len(done.left) == 1 else f"{len(done.left)} things are"
+        print(f"erased in part: {things} left, or cannot be searched; mend what is named, and run it again")
     else:
         print(f"erased: {done.removed} things removed, {done.rewritten} tables written anew; nothing is left in {what}")
-    rows = [("left", "DIFFERS", line) for line in done.left]
+    rows = [("left", "", line) for line in done.left]
     rows += [("removed", "", f"{each['path']} {each['md5'][:10]}, trained on it") for each in done.checkpoints]
     rows += [("withdrawn", "", f"the promotion of commit {commit[:10]}") for commit in done.withdrawn]
     rows += [

@@ -20,9 +20,9 @@ WORDS = SIZE // 8
 BYTES, PIXELS = 10, 6  # how many of a piece's bytes, or of its eight pixels, must differ from each other
 MOST = {"pixels": 400, "crop": 1000}  # places in one form of a picture; crops are looked for inside of holes, too
 ENOUGH = 4  # different pieces that say that a picture is there
-STEP = 8 << 20  # bytes that are searched at once, so that memory stays small
+STEP = 1 << 17  # bytes that are searched at once, so that they stay in a processor's cache
 MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
-BITS = 22  # of the first look
+FIRST = (16, 22)  # bits of the first look, at least and at most: few fit a processor's cache
 
 
 class Form(NamedTuple):
@@ -87,12 +87,14 @@ class Needles:
     def _set(self, words: np.ndarray, form: np.ndarray) -> None:
         order = np.argsort(words[:, 0])
         self._words, self._form = np.ascontiguousarray(words[order]), form[order]
-        self._seen = np.zeros(1 << BITS, bool)
+        self._bits = int(np.clip(len(words).bit_length() + 8, *FIRST))  # of other bytes, 1 in 256 to 512 is looked at
+        self._seen = np.zeros(1 << self._bits, bool)
         self._seen[self._hash(self._words[:, 0])] = True
 
-    @staticmethod
-    def _hash(words: np.ndarray) -> np.ndarray:
-        return (words * MIX) >> np.uint64(64 - BITS)
+    def _hash(self, words: np.ndarray) -> np.ndarray:
+        mixed: np.ndarray = words * MIX
+        mixed >>= np.uint64(64 - self._bits)
+        return mixed.view(np.int64)  # NumPy would copy other indices
 
     def hits(self, flat: np.ndarray, stride: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Places in bytes (uint8, one dimension) where pieces begin, and their numbers; every `stride` bytes.
@@ -106,7 +108,7 @@ class Needles:
             part = flat[start : start + STEP - STEP % stride + SIZE - 1]
             count = (len(part) - SIZE) // stride + 1
             first = np.ndarray(count, "<u8", part, strides=(stride,))
-            maybe = np.flatnonzero(self._seen[self._hash(first)])
+            maybe = np.flatnonzero(self._seen.take(self._hash(first)))
             if not len(maybe):
                 continue
             found = first[maybe]

@@ -99,7 +99,7 @@ def _one(root: Path, notes: Mapping[str, Any], time: datetime) -> list[str]:
         "",
         "We know a picture by a fingerprint of its file (SHA-256). Yours:",
         "",
-        *(f"- `{one['image_id']}` ({one['why']})" for one in pictures),
+        *(f"- `{one['image_id']}`{_why(one['why'])}" for one in pictures),
         "",
         "## What was held, and what was removed",
         "",
@@ -124,6 +124,11 @@ def _one(root: Path, notes: Mapping[str, Any], time: datetime) -> list[str]:
         "",
     ]  # fmt: skip
     return lines
+
+
+def _why(why: str) -> str:
+    """Why a picture was taken to be the person's, where they did not name it themselves."""
+    return {"named": "", "of the person": " (by your name)"}.get(why, f" ({why})")
 
 
 def _models(root: Path, notes: Mapping[str, Any]) -> list[str]:

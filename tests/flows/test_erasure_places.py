@@ -333,3 +333,18 @@ def test_tombstones_that_cannot_be_read_stop_it_before_anything_is_done(lab: Lab
     with pytest.raises(InputError, match=r"tombstones.txt: cannot be read as UTF-8"):
         erased(lab, sha(1))
     assert pending(lab.home) == []
+
+
+def test_a_full_disk_is_one_line(lab: Lab, tmp_path: Path) -> None:
+    """Files may have 40 kB: DVC's own databases cannot be written. Then it goes on."""
+    code = (
+        "import resource, signal, sys; from flows.cli import app\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (40960, -1))\n"
+        "sys.argv[0] = 'palimpsest'; app()\n"
+    )
+    words = [sys.executable, "-c", code, "audit", "erase", sha(1), "--purge", "--yes"]
+    done = subprocess.run(words, cwd=lab.home, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert erased(lab) == []
+    assert lab.showing({1}) == []
