@@ -60,9 +60,10 @@ def _decisions(m: Material) -> Iterator[Part]:
 
 
 def _erased(m: Material) -> Iterator[Part]:
-    for fact in m.of.answer.facts:
-        if fact.about == "erased":
-            yield m.answer.says(f"It was {fact.said}.", "facts", word=fact.word)
+    for one in m.erased:
+        said = one.fact.said
+        text = f"It was {said}." if said.startswith("removed") else f"{said[0].upper()}{said[1:]}."
+        yield m.shelf.record(one.found).says(text, "notes", "ended", word=one.fact.word)
 
 
 def _descendants(m: Material) -> Iterator[Part]:

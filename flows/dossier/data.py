@@ -13,6 +13,7 @@ def parts(data: Data) -> Iterator[Part]:
     """All that is recorded of it."""
     one, source = data.dataset, data.source
     found = data.counted
+    yield from erased(data)
     yield source.says(f"{one.name} is the table {one.table.path}, {one.table.md5}.", "table", "md5")
     if one.source:
         yield source.says(f"Its folder was read as the source {one.source}.", "source")
@@ -23,9 +24,7 @@ def parts(data: Data) -> Iterator[Part]:
             f"It has {words.count(one.pictures, 'picture')}: {words.shares(one.splits)}.", "kept", "splits"
         )
     if found:
-        yield source.says(
-            f"Of these, {words.count(found['pictures'], 'picture')} are {found['of']}.", "trained", word="verified"
-        )
+        yield source.says(f"Of these, {found['pictures']:,} are {found['of']}.", "trained", word=data.word)
     yield from why_and_when(data)
     for term in one.terms:
         number = "all pictures" if term.pictures is None else words.count(term.pictures, "picture")
@@ -42,6 +41,13 @@ def parts(data: Data) -> Iterator[Part]:
         )
     yield from rejected(data)
     yield from _groups(data)
+
+
+def erased(data: Data) -> Iterator[Part]:
+    """That pictures were taken out of it since, so that what is said of it is of what is left."""
+    for one, source in data.erased:
+        text = f"{one.fact.said[0].upper()}{one.fact.said[1:]}: what is said here is of what is left."
+        yield source.says(text, "notes", "ended", word=one.fact.word)
 
 
 def why_and_when(data: Data) -> Iterator[Part]:

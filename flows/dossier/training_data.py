@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from flows.dossier import words
 from flows.dossier.annex import said, started_from
-from flows.dossier.data import rejected, why_and_when
+from flows.dossier.data import erased, rejected, why_and_when
 from flows.dossier.material import Data, Material
 from flows.dossier.sources import Part, Section, Sentence, Table, recorded
 
@@ -54,11 +54,12 @@ def _kind(data: Data) -> Iterator[Part]:
             f"How many pictures of {one.name} were trained on cannot be told.", "trained", word="cannot tell"
         )
         return
-    text = f"Modality: pictures. Of {one.name}, {words.count(found['pictures'], 'picture')} are {found['of']}."
-    yield source.says(text, "trained", word="verified")
+    yield from erased(data)
+    text = f"Modality: pictures. Of {one.name}, {found['pictures']:,} are {found['of']}."
+    yield source.says(text, "trained", word=data.word)
     if found["bytes"] is not None:
         kinds = words.several([f"{number:,} {end}" for end, number in found["formats"].items()])
-        yield source.says(f"Their files have {words.size(found['bytes'])} ({kinds}).", "trained", word="verified")
+        yield source.says(f"Their files have {words.size(found['bytes'])} ({kinds}).", "trained", word=data.word)
     if found.get("width") and found.get("height"):
         wide, high = found["width"], found["height"]
         text = (
@@ -67,7 +68,7 @@ def _kind(data: Data) -> Iterator[Part]:
         )
         if wide["smallest"] == wide["largest"] and high["smallest"] == high["largest"]:
             text = f"They are {wide['median']} x {high['median']} pixels large."
-        yield source.says(text, "trained", word="verified")
+        yield source.says(text, "trained", word=data.word)
     yield from why_and_when(data)
 
 

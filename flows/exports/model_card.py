@@ -32,7 +32,7 @@ SAID = {
 ABOUT = (
     "bytes", "made by", "gone on from", "trained on", "evaluated on", "selected on", "record", "code", "environment",
     "seeds", "weights", "comes from", "terms", "rejected", "network", "rebuilt", "promoted", "rolled back",
-    "tests signed",
+    "tests signed", "erased",
 )  # fmt: skip
 FILES = ("bytes", "trained on", "evaluated on", "selected on")
 

@@ -18,7 +18,7 @@ def describe(dataset: Dataset) -> str:
     return " ".join(
         [
             f"{many}, ingested by Palimpsest{how}{': ' if splits else ''}{splits}.",
-            *(f"{words}." for words in (*origins(dataset), *consents(dataset), *rejected(dataset))),
+            *(f"{words}." for words in (*origins(dataset), *consents(dataset), *rejected(dataset), *erased(dataset))),
         ]
     )
 
@@ -58,6 +58,12 @@ def rejected(dataset: Dataset) -> list[str]:
         return []
     reasons = ", ".join(_counted(reason, count) for reason, count in dataset.rejected.items())
     return [f"Rejected: {reasons or 'none'}"]
+
+
+def erased(dataset: Dataset) -> list[str]:
+    """That what is told is what is left of it."""
+    days = " and ".join(dataset.erased)
+    return [f"Pictures were erased from it on {days}: what is said here is of what is left"] * bool(days)
 
 
 def _counted(words: str, count: int | None) -> str:

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
-from flows.lineage import keys, public_keys
+from flows.lineage import erasures, keys, public_keys
+from flows.lineage.records import ERASED
 from stages.metrics.means import summarise, write_means
 from stages.runs import git, record
 
@@ -117,7 +119,8 @@ class DossierLab:
         }  # fmt: skip
         if stage.startswith("ingest"):
             terms = [{"licence": "CC-BY-4.0", "consent": "given", "pictures": 8}]
-            facts["notes"] = {"kept": 8, "rejected": {"too small": 2}, "terms": terms}
+            moved = {"b.png": "to train, where its twin is"}
+            facts["notes"] = {"kept": 8, "rejected": {"too small": 2}, "terms": terms, "moved": moved}
         told = {
             "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "seconds": 60.0,
             "peak_memory_mib": 1234, "packages": {"imported": {"torch": "2.15.0"}, "installed": "e" * 64},
@@ -138,6 +141,31 @@ class DossierLab:
         pq.write_table(pa.table(rows), self.home / f"{SCORES}.parquet")
         write_means(summarise(rows, 50, 3), self.home / f"{SCORES}.means.parquet")
         (self.home / f"{SCORES}.json").write_text(json.dumps({"n": len(psnr)}))
+
+    def erase(self, path: str) -> Path:
+        """Take a picture out as `audit erase` does, with the checkpoint if it was trained on it; the record of that."""
+        files = [*sorted((self.home / TABLE).iterdir()), self.home / MEMBERS, self.home / f"{SCORES}.parquet"]
+        before = {file: record.digest(file) for file in (*files, self.home / TABLE)}
+        for file in files:
+            rows = _read(file)
+            _write(rows.filter(pc.not_equal(rows["path"], path)), file)
+        changed = {md5: new for file, md5 in before.items() if (new := record.digest(file)) != md5}
+        if before[self.home / TABLE] in changed:
+            md5 = changed[before[self.home / TABLE]]
+            parts = [
+                {"md5": record.digest(file), "relpath": file.name} for file in sorted((self.home / TABLE).iterdir())
+            ]
+            listing = self.home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+            listing.parent.mkdir(parents=True, exist_ok=True)
+            listing.write_text(json.dumps(parts, sort_keys=True))
+        trained = path in PATHS[:5]
+        gone = [{"path": NET, "md5": record.digest(self.home / NET), "stage": "train_net@net"}] if trained else []
+        notes = {"pictures": [{"image_id": IDS[path]}], "checkpoints": gone, "changed": changed, "gone": []}
+        for one in gone:
+            (self.home / one["path"]).unlink()
+        facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+        erasures.replaced.cache_clear()
+        return record.write(self.records, ERASED, facts, {"ended": "2026-02-01T00:00:00+00:00"})
 
     def key(self, name: str) -> None:
         """A key of the user's own, which everybody who has the repository trusts."""
@@ -165,5 +193,16 @@ class DossierLab:
 
     def _members(self) -> None:
         rows = pa.table({"image_id": [IDS[path] for path in PATHS[:5]], "path": PATHS[:5]})
-        with pa.OSFile(str(self.home / MEMBERS), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
-            writer.write_table(rows)
+        _write(rows, self.home / MEMBERS)
+
+
+def _read(file: Path) -> pa.Table:
+    return pq.read_table(file) if file.suffix == ".parquet" else pa.ipc.open_file(file.read_bytes()).read_all()
+
+
+def _write(rows: pa.Table, file: Path) -> None:
+    if file.suffix == ".parquet":
+        pq.write_table(rows, file)
+        return
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)
