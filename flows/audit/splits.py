@@ -99,9 +99,10 @@ def of_table(root: Path, name: str, md5: str) -> Dataset:
         if column == "near" and not new:
             facts.append(Fact(what, "its ingest looked for none; `palimpsest rebuild` makes it anew", "cannot tell"))
             continue
+        if column == "identity" and unknown == len(rows):
+            continue  # told below
         shared[what] = _near(rows) if column == "near" else _shared(rows, column)
-        if column != "identity" or unknown < len(rows):
-            facts += [Fact(what, said, "verified") for said in _said(what, shared[what])]
+        facts += [Fact(what, said, "verified") for said in _said(what, shared[what])]
     if unknown:
         facts.append(
             Fact("identity", f"of {unknown} of {len(rows)} pictures nobody has said who is shown", "cannot tell")

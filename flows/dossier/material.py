@@ -114,7 +114,8 @@ def gather(root: Path, asked: str, say: Say) -> Material:
 def _answer(shelf: Shelf, of: Materials) -> Source:
     """What `audit checkpoint` says now, without the names of pictures: a dossier is for others, and a name may tell who
     is shown."""
-    facts = [fact for fact in of.answer.facts if fact.about not in ("trained on", "selected on")]
+    named = ("trained on", "selected on")  # but not where it cannot be told: that names none
+    facts = [fact for fact in of.answer.facts if fact.about not in named or fact.word in DOUBTS]
     own = of.answer.trainings[0] if of.answer.trainings else None
     values = {
         "checkpoint": of.model.file.path,
@@ -181,6 +182,7 @@ def _splits(root: Path, shelf: Shelf, dataset: Dataset) -> Source:
         "name": found.name,
         "md5": found.md5,
         "pictures": found.pictures,
+        "table": next((fact.word for fact in found.facts if fact.about == "table"), "cannot tell"),
         "shared": {kind: len(shared) for kind, shared in found.shared.items()},
         "not_told": [dataclasses.asdict(fact) for fact in found.facts if fact.word == "cannot tell"],
     }
@@ -206,6 +208,9 @@ def _descendants(shelf: Shelf, every: list[locks.Lock], md5: str, damaged: list[
                     yield Descendant(path, digest, entry.stage, shelf.entry(run))
 
 
+DOUBTS = ("cannot tell", "DIFFERS")
+
+
 def doubts(material: Material) -> list[Fact]:
     """What cannot be told, and what is not as it is recorded."""
-    return [fact for fact in material.of.answer.facts if fact.word in ("cannot tell", "DIFFERS")]
+    return [fact for fact in material.of.answer.facts if fact.word in DOUBTS]

@@ -20,6 +20,9 @@ from flows.lineage.signatures import Vouchers
 from stages.runs.errors import InputError
 from stages.runs.record import text
 
+# What notes of records may name pictures by: those that lie on another side than they would alone (`ingest`), and what
+# an erasure could not reach.
+NAMES = ("moved", "left", "kept")
 ENDS = {"DIFFERS": "altered, or wrongly signed", "cannot tell": "signed by nobody, as far as can be told here"}
 
 
@@ -34,17 +37,16 @@ class Shelf:
         self._written: dict[str, str] = {}  # by file: the sha256 of a record that is here without names of pictures
 
     def record(self, found: Found) -> Source:
-        """Of a record of a run, or of what somebody has done, as it is written; but without names of pictures.
-
-        The record of an ingestion names those that lie on another side than they would alone: here it has their number.
-        """
+        """Of a record of a run, or of what somebody has done, as it is written; but with numbers for `NAMES`."""
         if found.where not in self._known:
             content = text(found.body).encode("utf-8", "surrogateescape")
             body, notes = found.body, found.body.get("notes") or {}
             title = f"record of {body.get('stage')}"
-            if moved := notes.get("moved"):
+            if named := {
+                key: len(notes[key]) for key in NAMES if isinstance(notes.get(key), list | dict) and notes[key]
+            }:
                 written = hashlib.sha256(content).hexdigest()
-                body = {**body, "notes": {**notes, "moved": len(moved)}, "record_sha256": written}
+                body = {**body, "notes": {**notes, **named}, "record_sha256": written}
                 content = text(body).encode("utf-8", "surrogateescape")
                 title += ", without names of pictures"
             fact = evidence.signature(self.vouchers, found.body, found.where)

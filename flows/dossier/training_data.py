@@ -142,7 +142,13 @@ def _tables(m: Material) -> Iterator[Part]:
         cells = [one.name, one.table.md5, number, licences, one.sensitivity or "not recorded"]
         rows.append(data.source.row(cells, "md5", "kept", "terms", "sensitivity"))
     if rows:
-        caption = recorded("The datasets, as they were ingested.", [data.source.at("md5") for data in m.data])
+        lost = any(data.erased for data in m.data)
+        text = (
+            "The datasets, as they were ingested; the number is that of the pictures that are left."
+            if lost
+            else "The datasets, as they were ingested."
+        )
+        caption = recorded(text, [data.source.at("md5") for data in m.data])
         yield Table(caption, ["Dataset", "md5 of its table", "Pictures", "Licences", "Sensitivity"], rows)
     for path, md5 in m.answer.values["members"].items():
         text = f"The list of the pictures that {path} was trained on has the md5 {md5}."

@@ -150,19 +150,23 @@ class DossierLab:
             rows = _read(file)
             _write(rows.filter(pc.not_equal(rows["path"], path)), file)
         changed = {md5: new for file, md5 in before.items() if (new := record.digest(file)) != md5}
-        if before[self.home / TABLE] in changed:
-            md5 = changed[before[self.home / TABLE]]
-            parts = [
-                {"md5": record.digest(file), "relpath": file.name} for file in sorted((self.home / TABLE).iterdir())
-            ]
-            listing = self.home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-            listing.parent.mkdir(parents=True, exist_ok=True)
-            listing.write_text(json.dumps(parts, sort_keys=True))
-        trained = path in PATHS[:5]
-        gone = [{"path": NET, "md5": record.digest(self.home / NET), "stage": "train_net@net"}] if trained else []
-        notes = {"pictures": [{"image_id": IDS[path]}], "checkpoints": gone, "changed": changed, "gone": []}
-        for one in gone:
-            (self.home / one["path"]).unlink()
+        if md5 := changed.get(before[self.home / TABLE]):
+            parts = sorted((self.home / TABLE).iterdir())
+            self.cache(md5, [{"md5": record.digest(file), "relpath": file.name} for file in parts])
+        gone = []
+        if path in PATHS[:5]:
+            gone = [{"path": NET, "md5": record.digest(self.home / NET), "stage": "train_net@net"}]
+            (self.home / NET).unlink()
+        return self.erased({"pictures": [{"image_id": IDS[path]}], "checkpoints": gone, "changed": changed, "gone": []})
+
+    def cache(self, md5: str, listing: list[dict[str, str]]) -> None:
+        """Put the listing of a folder into DVC's cache."""
+        file = self.home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(listing, sort_keys=True))
+
+    def erased(self, notes: dict[str, Any]) -> Path:
+        """Leave the record of an erasure."""
         facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
         erasures.replaced.cache_clear()
         return record.write(self.records, ERASED, facts, {"ended": "2026-02-01T00:00:00+00:00"})

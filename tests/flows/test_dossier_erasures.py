@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from dossier_lab import SCORES, TABLE, DossierLab
+from dossier_lab import ALIGNED, SCORES, TABLE, DossierLab
 
 from flows.audit import checkpoint, splits
 from flows.dossier import compose, sign_tests
@@ -64,6 +64,17 @@ def test_what_is_left_of_a_training_is_not_what_was_recorded(lab: DossierLab, tm
     for piece in dataset.files or []:
         assert piece.here
         assert (piece.md5, piece.sha256) == tuple(record.digests(piece.here, "md5", "sha256"))
+
+
+def test_what_was_made_before_an_erasure_is_still_traced_to_its_data(lab: DossierLab) -> None:
+    """Of two versions of a folder the one that the training has read, though that has lost a picture since."""
+    folder, file = lab.digests(ALIGNED, f"{ALIGNED}/train.arrow").values()
+    (lab.home / ALIGNED / "train.arrow").write_bytes(b"another")
+    lab.commit("aligned anew")
+    assert checkpoint.ask(lab.home, "net").trainings[0].datasets == []  # no listing tells which one it was
+    lab.cache("1" * 32 + ".dir", [{"md5": "2" * 32, "relpath": "train.arrow"}])
+    lab.erased({"changed": {folder: "1" * 32 + ".dir", file: "2" * 32}})
+    assert [one.name for one in checkpoint.ask(lab.home, "net").trainings[0].datasets] == ["faces"]
 
 
 def test_no_name_of_a_picture_is_in_a_dossier(lab: DossierLab, tmp_path: Path) -> None:
