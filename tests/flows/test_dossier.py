@@ -319,6 +319,8 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     for name in ("photos", "file", "link"):
         with pytest.raises(InputError, match=f"{name}: .*name another"):
             folder.refuse(tmp_path / name)
+    with pytest.raises(InputError, match="/proc: exists, and is no dossier"):  # nothing in it is searched
+        folder.refuse(Path("/proc"))
     (tmp_path / "empty").mkdir()
     folder.refuse(tmp_path / "empty")
     folder.refuse(tmp_path / "new" / "deep")

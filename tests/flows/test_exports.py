@@ -29,6 +29,7 @@ from flows.checkout.git import Git
 from flows.exports import attestations, croissant, materials, model_card, output, sbom
 from flows.exports.datasets import Terms, judge
 from flows.lineage import keys, owner, public_keys, signatures
+from flows.lineage.bundle import BUNDLE
 from stages.runs.errors import InputError
 
 
@@ -370,6 +371,12 @@ def test_no_file_of_others_is_replaced_and_nothing_is_half_written(
     output.write(project.home, kind, own, None, False)
     output.write(project.home, kind, {file: f"{text} again" for file, text in own.items()}, None, False)
     assert (tmp_path / "two.md").read_text().endswith("again")
+    (tmp_path / "one.md.sig").write_text(json.dumps({"mediaType": BUNDLE}))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    longer = {tmp_path / "one.md": f"{model_card.MARK} new", tmp_path / ("n" * 300): "that the system takes no name of"}
+    with pytest.raises(InputError, match="File name too long"):
+        output.write(project.home, kind, longer, None, False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, "no file of several is exchanged"
     assert output.places(tmp_path, ["a", "b"]) == [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(InputError, match=r"both: no folder, and there are 2 files to write"):
         output.places(tmp_path / "both", ["a", "b"])
