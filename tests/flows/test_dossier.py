@@ -354,6 +354,7 @@ def test_names_from_records_do_no_harm(tmp_path: Path, monkeypatch: pytest.Monke
         ("datasets: {faces: {kind: bought}}", "datasets.faces.kind: input should be 'public'"),
         ("purpose: 3", "purpose: input should be a valid string"),
         ("released: 2026-01-01", "released: read as a date; write it in quotes"),
+        ("datasets: {faces: {published: '2026-02-31'}}", "datasets.faces.published: value error, day is out of range"),
         ("- purpose", "must be a mapping"),
         ("a: [", "not valid YAML"),
     ],
