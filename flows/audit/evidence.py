@@ -69,12 +69,13 @@ def datasets(records: Records, before: Upstream) -> list[Dataset]:
             continue
         name, ran = path.removeprefix(dvc_lock.INGESTED), run(records, entry, path)
         said = entry.params.get(f"datasets.{name}.ingest")
-        said = said if isinstance(said, Mapping) else {}
+        said = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, Mapping) else {}
         notes = (ran.record or {}).get("notes") or {}
+        kept = notes.get("kept")
         found.append(
             Dataset(
                 name, entry.outs[path], said.get("licence"), said.get("consent"), said.get("origin"),
-                notes.get("terms"), notes.get("kept"), notes.get("rejected"), ran,
+                notes.get("terms"), kept if isinstance(kept, int) else None, notes.get("rejected"), ran,
             )
         )  # fmt: skip
     return found

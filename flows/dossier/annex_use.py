@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from flows.dossier import tests_made, words
 from flows.dossier.annex import handovers, said, started_from
@@ -33,15 +33,15 @@ def _inputs(m: Material) -> Iterator[Part]:
         stage, _, name = run.stage.partition("@")
         source = m.shelf.run(run)
         if stage == "align":
-            found = run.params.get(f"datasets.{name}.align") or {}
+            found = run.section(f"datasets.{name}.align")
             if "size" in found:
                 how = f" ({found['mode']})" if "mode" in found else ""
                 text = f"Pictures of {name} were cut to {found['size']} x {found['size']} pixels{how} before training."
                 yield source.says(text, "params")
         for section in run.params.values() if stage.startswith("train_") else ():
             holes = section.get("holes") if isinstance(section, dict) else None
-            if holes:
-                yield source.says(f"{run.stage} drew these kinds of hole: {words.several(holes)}.", "params")
+            if isinstance(holes, Mapping | list) and holes:
+                yield source.says(f"{run.stage} drew these kinds of hole: {words.several(map(str, holes))}.", "params")
 
 
 def _decisions(m: Material) -> Iterator[Part]:

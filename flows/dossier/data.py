@@ -56,7 +56,7 @@ def why_and_when(data: Data) -> Iterator[Part]:
     known = [each for each in found.get("purpose") or [] if each["said"]]
     for each in known:
         number = words.count(each["pictures"], "picture")
-        text = f"{number} of {one.name} that were trained on were collected for: {each['said']}."
+        text = f"Collected for '{each['said']}': {number} of {one.name}, of those that were trained on."
         yield source.says(text, "purpose")
     if not known:
         yield source.says(

@@ -191,19 +191,19 @@ def metrics(m: Material) -> Iterator[Part]:
     for scored in m.scored:
         stage = f"evaluate@{scored.evaluation.system}"
         run = next(run for run in m.of.after if run.stage == stage)
-        params = run.params.get("evaluate") or {}
+        params = run.section("evaluate")
         if scored.means and scored.means_source:
             names = words.several(next(iter(scored.means.values())), 20)
             yield scored.means_source.says(
                 f"{scored.evaluation.system} is scored by {names}.", " ".join(("raw", *OVERALL))
             )
-        if "bootstrap" in params:
+        if isinstance(params.get("bootstrap"), int):
             text = f"Its intervals are of 95 %, from {words.count(params['bootstrap'], 'resample')} of the pictures."
             yield m.shelf.run(run).says(text, "params")
     rows = []
     for decision, source in m.decisions:
         gate = decision["gate"] or {}
-        if "gain" in gate:
+        if {"metric", "gain", "low", "high", "confidence", "margin"} <= gate.keys():
             ends = words.interval(gate["gain"], gate["low"], gate["high"])
             cells = [decision["outcome"], str(gate["metric"]), ends, f"{gate['confidence']:g}", f"{gate['margin']:g}"]
             rows.append(Row(cells, [source.at("gate")]))

@@ -117,7 +117,7 @@ def _licences(data: Data) -> Iterator[Part]:
 def _aligned(m: Material, data: Data) -> Iterator[Part]:
     for run in m.of.runs:
         if run.stage == f"align@{data.dataset.name}":
-            found = run.params.get(f"datasets.{data.dataset.name}.align") or {}
+            found = run.section(f"datasets.{data.dataset.name}.align")
             values = ", ".join(f"{key} {words.value(value)}" for key, value in found.items())
             yield m.shelf.run(run).says(f"{data.dataset.name} was aligned and cut: {values}.", "params")
 
@@ -180,7 +180,14 @@ def _packages(m: Material) -> Iterator[Part]:
 
 
 def _sources(m: Material) -> Iterator[Part]:
+    if not m.of.runs:
+        return
     if not m.of.code or not m.of.runs[0].found:
+        source = m.shelf.entry(m.of.runs[0])
+        read = {path: md5 for path, md5 in m.of.runs[0].inputs.items() if path.startswith("stages/")}
+        if read:
+            caption = source.says("Source files of the training, as dvc.lock names them.", "inputs")
+            yield Table(caption, ["File", "md5"], [source.row(list(each), "inputs") for each in read.items()])
         return
     source = m.shelf.record(m.of.runs[0].found)
     rows = [source.row([path, sha256], "sources") for path, sha256 in sorted((m.of.code.sources or {}).items())]

@@ -64,7 +64,8 @@ def of(
     path = INGESTED + said.name
     made = said.run.record or {}
     entry = next((entry for entry in found if entry.outs.get(path) == said.md5), None)
-    section: Mapping[str, Any] = (entry.params if entry else {}).get(f"datasets.{said.name}.ingest") or {}
+    section = (entry.params if entry else {}).get(f"datasets.{said.name}.ingest")
+    section = section if isinstance(section, Mapping) else {}
     parts, gone = tables.parts(here.root, [(path, said.md5)], here.digest)
     # What is left after an erasure has another digest than the part that it was.
     files = None if gone else [here.piece(part.path, here.digest(part.file), None, part.file) for part in parts]

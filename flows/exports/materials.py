@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """The record; empty where it is not here."""
         return self.found.body if self.found else {}
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of its parameters; empty where there is none."""
+        found = self.params.get(name)
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclasses.dataclass(frozen=True)

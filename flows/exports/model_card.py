@@ -84,7 +84,7 @@ def line(value: Any) -> Any:
         return value
     if value is None:
         return "not recorded"
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", " ".join(str(value).split()))
 
 
 def front_matter(materials: Materials, said: Mapping[str, str]) -> dict[str, Any]:

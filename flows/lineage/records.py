@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.checkout.git import Git
-from flows.lineage import record_branch
+from flows.lineage import record_branch, shape
 from flows.process import atomic_file
 from stages.runs import git, record
 from stages.runs.errors import InputError
@@ -129,15 +129,9 @@ class Records:
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     """A record in which everything that is read of it is of the right kind. Raises InputError for any other."""
     body = record.parse(text, where)
-    state, notes = body.get("git"), body.get("notes")
     try:
         datetime.fromisoformat(body["ended"])
-        right = (
-            all(isinstance(body.get(key, {}), dict) for key in ("inputs", "params", "environment", "weights"))
-            and all(isinstance(md5, str) for md5 in body["outputs"].values())
-            and (state is None or (isinstance(state, dict) and isinstance(state.get("dirty"), list)))
-            and (notes is None or isinstance(notes, dict))
-        )
+        right = shape.of_record(body) and isinstance((body.get("git") or {"dirty": []}).get("dirty"), list)
     except ValueError:
         right = False
     if not right:

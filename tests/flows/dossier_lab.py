@@ -24,6 +24,7 @@ from stages.runs import git, record
 
 NET, MEMBERS = "data/models/net.safetensors", "data/models/net.members.arrow"
 MORE = "data/models/more.safetensors"
+CODE = "stages/train_net.py"
 TABLE, ALIGNED, SCORES = "data/ingested/faces", "data/aligned/faces", "data/scores/net"
 PATHS = [f"{name}.png" for name in "abcdefgh"]  # the first five train, the others are for tests
 GROUPS = ["young", "old", "young", "old", None, "young", "old", "old"]
@@ -59,6 +60,8 @@ class DossierLab:
         self.git("init", "-q", "-b", "main")
         for folder in (TABLE, ALIGNED, "data/models", "data/scores"):
             (home / folder).mkdir(parents=True)
+        (home / CODE).parent.mkdir()
+        (home / CODE).write_text("train()")
         self._table(columns)
         (home / ALIGNED / "train.arrow").write_bytes(b"train")
         (home / ALIGNED / "test.arrow").write_bytes(b"test")
@@ -90,7 +93,8 @@ class DossierLab:
             "ingest@faces": ([], [TABLE], {"datasets.faces.ingest": TERMS}),
             "align@faces": ([TABLE], [ALIGNED], {"datasets.faces.align": {"size": 4, "mode": "centre"}}),
             "train_net@net": (
-                [f"{ALIGNED}/train.arrow"], [NET, MEMBERS], {"train_net.net": {"seed": 7, "holes": {"lines": {}}}},
+                [f"{ALIGNED}/train.arrow", CODE], [NET, MEMBERS],
+                {"train_net.net": {"seed": 7, "holes": {"lines": {}}}},
             ),
             "train_net@more": ([NET], [MORE], {"train_net.more": {"seed": 8}}),
             "infer@net": ([NET, ALIGNED], [], {}),
