@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from flows.dossier import words
 from flows.dossier.material import Data
 from flows.dossier.sources import Part, Sentence, Table
+from flows.exports.words import NONE
 
 
 def parts(data: Data) -> Iterator[Part]:
@@ -28,7 +29,7 @@ def parts(data: Data) -> Iterator[Part]:
     yield from why_and_when(data)
     for term in one.terms:
         number = "all pictures" if term.pictures is None else words.count(term.pictures, "picture")
-        text = f"Terms of {number} of {one.name}: licence {term.licence}, consent: {term.consent}."
+        text = f"Terms of {number} of {one.name}: licence {term.licence or NONE}, consent: {term.consent or NONE}."
         yield _noted(data, source.says(text, "terms"))
     if one.sensitivity:
         yield source.says(f"{one.name} is {one.sensitivity}: {words.several(one.why)}.", "sensitivity")

@@ -9,6 +9,7 @@ from flows.dossier.annex import said, started_from
 from flows.dossier.data import erased, rejected, why_and_when
 from flows.dossier.material import Data, Material
 from flows.dossier.sources import Part, Section, Sentence, Table, recorded
+from flows.exports.words import together
 
 # By kind in `audit.yaml`: where the European Commission's template has it.
 KINDS = {
@@ -106,11 +107,7 @@ def _source(m: Material, data: Data) -> Iterator[Part]:
 
 
 def _licences(data: Data) -> Iterator[Part]:
-    found: dict[str, int | None] = {}
-    for term in data.dataset.terms:
-        licence = str(term.licence)
-        found[licence] = None if term.pictures is None else (found.get(licence) or 0) + term.pictures
-    if found:
+    if found := together((term.licence, term.pictures) for term in data.dataset.terms):
         yield data.source.says(f"Licences of {data.dataset.name}: {words.shares(found)}.", "terms")
 
 
@@ -137,7 +134,7 @@ def _tables(m: Material) -> Iterator[Part]:
     rows = []
     for data in m.data:
         one = data.dataset
-        licences = words.several({str(term.licence): None for term in one.terms}) or "not recorded"
+        licences = words.several(together((term.licence, None) for term in one.terms)) or "not recorded"
         number = f"{one.pictures:,}" if one.pictures is not None else "not recorded"
         cells = [one.name, one.table.md5, number, licences, one.sensitivity or "not recorded"]
         rows.append(data.source.row(cells, "md5", "kept", "terms", "sensitivity"))

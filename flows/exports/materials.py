@@ -27,6 +27,7 @@ from flows.lineage.owner import Owner
 from flows.lineage.records import Found, Records
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import upstream
+from stages.metrics.means import OVERALL, read_means
 from stages.runs.errors import InputError
 from stages.runs.header import Header
 
@@ -271,11 +272,12 @@ def _scores(means: Piece | None) -> list[Score] | None:
     if means is None or means.here is None:
         return None
     try:
-        rows = read_table(means.here, ["blending", "group", "metric", "mean", "low", "high", "n"]).to_pylist()
+        found = read_means(means.here)
     except InputError:
         return None
     return [
-        Score(row["blending"], row["metric"], row["mean"], row["low"], row["high"], row["n"])
-        for row in rows
-        if row["group"] == "overall" and row["blending"] in ("raw", "blended")  # and not their difference
+        Score(blending, metric, one.mean, one.low, one.high, one.n)
+        for (blending, *group), metrics in found.items()
+        if (*group,) == OVERALL and blending in ("raw", "blended")  # and not their difference
+        for metric, one in metrics.items()
     ]

@@ -186,8 +186,8 @@ class DossierLab:
             "image": [{"bytes": data, "path": path} for path, data in FILES.items()],
             "image_id": [*IDS.values()], "path": PATHS, "pixel_sha256": [*IDS.values()], "identity": [None] * 8,
             "split": ["train"] * 5 + ["test"] * 3, "status": ["kept"] * 8,
-            "width": [6, 6] + [8] * 6, "height": [4, 4] + [8] * 6, "licence": ["CC-BY-4.0"] * 8,
-            "consent": ["given"] * 8, "origin": ["a shoot"] * 8,
+            "width": [6, 6] + [8] * 6, "height": [4, 4] + [8] * 6, "licence": ["CC-BY-4.0"] * 7 + [None],
+            "consent": ["given"] * 7 + [None], "origin": ["a shoot"] * 8,
         }  # fmt: skip
         if columns:
             rows |= {"group": GROUPS, "purpose": PURPOSE, "collected": COLLECTED}

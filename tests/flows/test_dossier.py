@@ -173,7 +173,8 @@ def test_it_says_what_is_recorded(full: tuple) -> None:
     assert said["2 pictures of faces were rejected: 2 too small."] == "recorded"
     assert said["Its training and the 2 runs before it took 3 min."] == "recorded"
     assert said["It has 6 numbers in its tensors (net 6)."] == "verified"
-    assert said["Licences of faces: 8 CC-BY-4.0."] == "recorded"
+    assert said["Licences of faces: 7 CC-BY-4.0 and 1 none recorded."] == "recorded"
+    assert not [text for text in said if "None" in text]
     assert page.find("more.safetensors, md5")["text"].rstrip().endswith("has gone on from it (train_net@more).")
     assert said["Nobody has signed its scores."] == "not recorded"
     assert "Technical documentation: 1(b) Hardware and software that it works with" in done.empty
