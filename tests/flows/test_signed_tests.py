@@ -144,3 +144,15 @@ def test_a_receiver_that_is_no_line_of_text_is_refused(lab: DossierLab, to: str)
     with pytest.raises(InputError, match="--to: takes one line of text"):
         handover.hand_over(lab.home, "net", to)
     assert not list(lab.records.glob(f"{HANDED}/*"))
+
+
+def test_a_strangers_record_does_not_stand_before_one_that_is_signed(lab: DossierLab) -> None:
+    lab.key("Ada")
+    (file,) = lab.records.glob("train_net@net/*.json")
+    signatures.collect(lab.home)
+    body = json.loads(file.read_text())
+    facts = record.facts_of(body) | {"environment": {**body["environment"], "processor": "forged"}}
+    record.write(lab.records, body["stage"], facts, {"ended": "2020-01-01T00:00:00+00:00"})
+    run = checkpoint.ask(lab.home, "net").trainings[0].run
+    assert run.record
+    assert run.record["environment"]["processor"] == "A processor"
