@@ -196,9 +196,11 @@ def _environment(found: Mapping[str, Any]) -> str:
     libraries = found.get("libraries") or {}
     parts = [str(found.get("processor"))]
     if used.get("torch"):
-        held = "portable" if kernels.held(used) else f"{used['torch']}, oneDNN {used['onednn']}, MKL {used['mkl']}"
+        held = (
+            "portable" if kernels.held(used) else f"{used['torch']}, oneDNN {used.get('onednn')}, MKL {used.get('mkl')}"
+        )
         parts.append(f"kernels {held}")
-        parts.append(f"{used['threads']} threads")
+        parts.append(f"{used.get('threads')} threads")
     driver = found.get("driver") or {}
     parts.append(" ".join([str(found.get("accelerator") or "no GPU"), *(f"{k} {v}" for k, v in driver.items())]))
     parts.append(f"Python {found.get('python')}")

@@ -6,6 +6,7 @@ import dataclasses
 from importlib import metadata
 from pathlib import Path
 
+from flows.audit import facts
 from flows.dossier import annex, annex_use, folder, material, page, tests_made, training_data, words
 from flows.dossier.material import Material
 from flows.dossier.sources import Chapter, Part, Section, Sentence, Source, numbered, sentences
@@ -138,4 +139,4 @@ def show(done: Dossier) -> None:
     if done.empty:
         print(f"  nothing is recorded under {len(done.empty)} headings; what people must add goes into audit.yaml")
     for text in done.differs:
-        print(f"  DIFFERS  {text}")
+        print(f"  DIFFERS  {facts.printed(text)}")
