@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flows.audit import evidence, statements
 from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, erasures, locks
+from flows.lineage.dvc_lock import INGESTED
 from flows.lineage.records import REBUILT, Records
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import upstream
@@ -104,9 +106,8 @@ def ask(root: Path, asked: str) -> Checkpoint:
     files = score_files(every, md5, damaged)
     facts += [each.fact for each in statements.tests(root, every, records, vouchers, md5, files)]
     facts += [each.fact for each in statements.handovers(records, vouchers, md5)]
-    if erased := erasures.of_checkpoint(erasures.every(root), md5):
-        said = f"removed on {erased['ended'][:10]}, because a picture was erased on which it was trained"
-        facts.append(Fact("erased", said, "recorded"))
+    behind = [*files_behind(trainings), *files.items()]
+    facts += [each.fact for each in statements.erased(root, records, vouchers, md5, behind)]
     decisions = [entry for entry in log if entry.decision.md5 == md5]
     told = []
     for entry in decisions:
@@ -119,6 +120,14 @@ def ask(root: Path, asked: str) -> Checkpoint:
     if file:
         facts += _claims(Header(file), trainings)
     return Checkpoint(asked, md5, facts, trainings, told)
+
+
+def files_behind(trainings: Iterable[Training]) -> Iterator[tuple[str, str]]:
+    """The lists of pictures and the ingested tables that trainings have read: path and md5 of each."""
+    for each in trainings:
+        if each.members:
+            yield f"{each.checkpoint.removesuffix(CHECKPOINT)}{history.MEMBERS}", each.members
+        yield from ((f"{INGESTED}{one.name}", one.md5) for one in each.datasets)
 
 
 def _rebuilt(vouchers: Vouchers, records: Records, md5: str) -> list[Fact]:
@@ -224,13 +233,17 @@ def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[
     about = "trained on"
     if md5 is None:
         return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
-    rows = listed(whole(root, md5, path, about), about)
+    file = whole(root, md5, path, about)
+    rows = listed(file, about)
     if isinstance(rows, Fact):
         return None, rows
     pictures: list[dict[str, str]] = rows.to_pylist()
     names = ", ".join(row["path"] for row in pictures[:SHOWN])
     more = len(pictures) - SHOWN
     rest = f" and {more} more (--json lists them)" if more > 0 else ""
+    if isinstance(file, Path) and erasures.rewritten(root, md5, file):
+        left = f"{len(pictures)} pictures are left of the list, from which others were erased"
+        return pictures, Fact(about, f"{left}: {names}{rest}", "recorded")
     return pictures, Fact(about, f"{len(pictures)} pictures: {names}{rest}", "verified")
 
 
@@ -293,6 +306,9 @@ def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
         count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
     except InputError as error:
         return Fact(about, str(error), "cannot tell")
+    if erasures.rewritten(root, md5, file):
+        said = f"{count} pictures are left, from which others were erased; by {stage} ({path})"
+        return Fact(about, said, "recorded")
     return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")
 
 

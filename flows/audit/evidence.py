@@ -69,12 +69,13 @@ def datasets(records: Records, before: Upstream) -> list[Dataset]:
             continue
         name, ran = path.removeprefix(dvc_lock.INGESTED), run(records, entry, path)
         said = entry.params.get(f"datasets.{name}.ingest")
-        said = said if isinstance(said, Mapping) else {}
+        said = {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, Mapping) else {}
         notes = (ran.record or {}).get("notes") or {}
+        kept = notes.get("kept")
         found.append(
             Dataset(
                 name, entry.outs[path], said.get("licence"), said.get("consent"), said.get("origin"),
-                notes.get("terms"), notes.get("kept"), notes.get("rejected"), ran,
+                notes.get("terms"), kept if isinstance(kept, int) else None, notes.get("rejected"), ran,
             )
         )  # fmt: skip
     return found
@@ -195,9 +196,11 @@ def _environment(found: Mapping[str, Any]) -> str:
     libraries = found.get("libraries") or {}
     parts = [str(found.get("processor"))]
     if used.get("torch"):
-        held = "portable" if kernels.held(used) else f"{used['torch']}, oneDNN {used['onednn']}, MKL {used['mkl']}"
+        held = (
+            "portable" if kernels.held(used) else f"{used['torch']}, oneDNN {used.get('onednn')}, MKL {used.get('mkl')}"
+        )
         parts.append(f"kernels {held}")
-        parts.append(f"{used['threads']} threads")
+        parts.append(f"{used.get('threads')} threads")
     driver = found.get("driver") or {}
     parts.append(" ".join([str(found.get("accelerator") or "no GPU"), *(f"{k} {v}" for k, v in driver.items())]))
     parts.append(f"Python {found.get('python')}")

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.lineage import cache
+from flows.lineage.public_keys import ODD
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -109,13 +110,18 @@ def machine(answer: Any) -> str:
     return json.dumps(plain, default=lambda value: value.isoformat(), indent=1)
 
 
+def printed(text: str) -> str:
+    """A text without what a terminal would act on: it may be from a stranger's record."""
+    return ODD.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def page(rows: Iterable[tuple[str, str, str]]) -> None:
     """Print lines, each of what it is about, its word and what is said."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     for column in range(3):
         table.add_column(overflow="fold", no_wrap=column < 2)
     for about, word, said in rows:
-        table.add_row(Text(about, "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(said))
+        table.add_row(Text(printed(about), "bold"), Text(word, "red" if word == "DIFFERS" else ""), Text(printed(said)))
     _console().print(table)
 
 
@@ -123,8 +129,9 @@ def paragraphs(rows: Iterable[tuple[str, str, str]]) -> None:
     """Print the same where what it is about is long, as a path is: in a line of its own, before what is said."""
     console = _console()
     for about, word, said in rows:
-        console.print(Padding(Text.assemble((about, "bold"), "  ", (word, "red" if word == "DIFFERS" else "")), (0, 2)))
-        console.print(Padding(Text(said), (0, 4)))
+        style = "red" if word == "DIFFERS" else ""
+        console.print(Padding(Text.assemble((printed(about), "bold"), "  ", (word, style)), (0, 2)))
+        console.print(Padding(Text(printed(said)), (0, 4)))
 
 
 def _console() -> Console:

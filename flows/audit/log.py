@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.audit.facts import printed
 from flows.checkout.git import Git
 from flows.lineage import public_keys, signatures
 from flows.lineage.records import ERASED, HANDED, REBUILT, TESTED, Records
@@ -86,7 +87,9 @@ def show(events: list[Event], last: int) -> None:
     for event in events[-last:]:
         signed = f"signed by {event.signed}" if event.signed else ""
         table.add_row(
-            f"{event.time:%Y-%m-%d %H:%M}", Text(event.kind, "bold"), *map(Text, (event.about, event.said, signed))
+            f"{event.time:%Y-%m-%d %H:%M}",
+            Text(event.kind, "bold"),
+            *(Text(printed(text)) for text in (event.about, event.said, signed)),
         )
     if len(events) > last:
         print(f"the last {last} of {len(events)} (-n for more; times are UTC)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.audit.facts import Fact, absent, page, read_table
 from flows.checkout.git import Git
-from flows.lineage import locks, tables
+from flows.lineage import erasures, locks, tables
 from flows.lineage.dvc_lock import INGESTED
 from stages.images.table import SPLITS
 from stages.runs.errors import InputError
@@ -90,15 +90,19 @@ def of_table(root: Path, name: str, md5: str) -> Dataset:
     of = Counter(rows["split"].to_pylist())
     pictures = {split: of[split] for split in SPLITS}
     facts = [Fact("table", f"{path} has the digest {md5}, which dvc.lock has", "verified")]
+    if md5 in erasures.replaced(root):
+        said = f"{path} {md5[:10]}: pictures were erased from it; this is what is left"
+        facts = [Fact("table", said, "recorded")]
     shared = {}
     unknown = rows["identity"].null_count
     for column, what in WHAT.items():
         if column == "near" and not new:
             facts.append(Fact(what, "its ingest looked for none; `palimpsest rebuild` makes it anew", "cannot tell"))
             continue
+        if column == "identity" and unknown == len(rows):
+            continue  # told below
         shared[what] = _near(rows) if column == "near" else _shared(rows, column)
-        if column != "identity" or unknown < len(rows):
-            facts += [Fact(what, said, "verified") for said in _said(what, shared[what])]
+        facts += [Fact(what, said, "verified") for said in _said(what, shared[what])]
     if unknown:
         facts.append(
             Fact("identity", f"of {unknown} of {len(rows)} pictures nobody has said who is shown", "cannot tell")

@@ -1,4 +1,5 @@
-"""What people have done with a checkpoint, by their records: who received it, and who has signed its scores."""
+"""What people have done with a checkpoint, by their records: who received it, who has signed its scores, and what was
+erased of it and of what it comes from."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence
-from flows.audit.facts import Fact, whole
+from flows.audit.facts import Fact, Word, whole
+from flows.lineage import erasures
 from flows.lineage.locks import Lock
-from flows.lineage.records import HANDED, TESTED, Found, Records
+from flows.lineage.records import ERASED, HANDED, TESTED, Found, Records
 from flows.lineage.signatures import Vouchers
 
 REVOKED = " (key revoked)"  # stands behind the name of a signer whose key is
@@ -26,8 +28,36 @@ class Statement:
 
 def of(records: Records, kind: str, md5: str) -> list[Found]:
     """The records of this kind about a checkpoint, in the order of time."""
-    found = [one for one in records.every(kind) if one.body.get("stage") == kind and _notes(one).get("md5") == md5]
+    return [one for one in _of_kind(records, kind) if _notes(one).get("md5") == md5]
+
+
+def _of_kind(records: Records, kind: str) -> list[Found]:
+    found = [one for one in records.every(kind) if one.body.get("stage") == kind]
     return sorted(found, key=lambda one: one.body["ended"])
+
+
+def erased(
+    root: Path, records: Records, vouchers: Vouchers, md5: str | None, files: Iterable[tuple[str, str]]
+) -> Iterator[Statement]:
+    """What erasures have done: to a checkpoint (None: to none), and to files (path and md5 of each)."""
+    now, counted = list(dict.fromkeys(files)), erasures.counted(root)
+    for found in _of_kind(records, ERASED):
+        day, changed = found.body["ended"][:10], erasures.changes(found.body)
+        lost = dict.fromkeys(path for path, digest in now if digest in changed)
+        now = [(path, changed.get(digest, digest)) for path, digest in now]
+        done = []
+        if md5 and erasures.removed(found.body, md5):
+            done.append(f"removed on {day}, because a picture was erased on which it was trained")
+        if lost:
+            done.append(f"pictures were erased on {day} from {' and '.join(lost)}")
+        signature = evidence.signature(vouchers, found.body, found.where)
+        who = evidence.signer(vouchers, found.body) or "nobody"
+        for said in done:
+            if signature.word == "DIFFERS":
+                yield Statement(found, Fact("erased", signature.said, "DIFFERS"))
+            else:
+                word: Word = "recorded" if found.body in counted else "cannot tell"
+                yield Statement(found, Fact("erased", f"{said}, signed by {who}", word))
 
 
 def handovers(records: Records, vouchers: Vouchers, md5: str) -> Iterator[Statement]:
@@ -80,6 +110,10 @@ def _compared(root: Path, every: Iterable[Lock], found: Found, scores: Mapping[s
         wrong = [fact for fact in facts if isinstance(fact, Fact)]
         for fact in sorted(wrong, key=lambda fact: fact.word != "DIFFERS"):
             return Fact(about, f"{said}; {fact.said}", fact.word)
+        for (path, md5), file in zip(scores.items(), facts, strict=True):
+            if isinstance(file, Path) and erasures.rewritten(root, md5, file):
+                rest = f"a picture was erased from {path} since, so it is not what was signed"
+                return Fact(about, f"{said}; {rest}", "cannot tell")
         return Fact(about, f"{said}, which are as they were signed", "verified")
     changed = next((path for path in [*signed, *scores] if signed.get(path) != scores.get(path)), None)
     texts = [lock.text for lock in every]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from flows.dossier import tests_made, words
 from flows.dossier.annex import handovers, said, started_from
@@ -33,15 +33,15 @@ def _inputs(m: Material) -> Iterator[Part]:
         stage, _, name = run.stage.partition("@")
         source = m.shelf.run(run)
         if stage == "align":
-            found = run.params.get(f"datasets.{name}.align") or {}
+            found = run.section(f"datasets.{name}.align")
             if "size" in found:
                 how = f" ({found['mode']})" if "mode" in found else ""
                 text = f"Pictures of {name} were cut to {found['size']} x {found['size']} pixels{how} before training."
                 yield source.says(text, "params")
         for section in run.params.values() if stage.startswith("train_") else ():
             holes = section.get("holes") if isinstance(section, dict) else None
-            if holes:
-                yield source.says(f"{run.stage} drew these kinds of hole: {words.several(holes)}.", "params")
+            if isinstance(holes, Mapping | list) and holes:
+                yield source.says(f"{run.stage} drew these kinds of hole: {words.several(map(str, holes))}.", "params")
 
 
 def _decisions(m: Material) -> Iterator[Part]:
@@ -60,9 +60,10 @@ def _decisions(m: Material) -> Iterator[Part]:
 
 
 def _erased(m: Material) -> Iterator[Part]:
-    for fact in m.of.answer.facts:
-        if fact.about == "erased":
-            yield m.answer.says(f"It was {fact.said}.", "facts", word=fact.word)
+    for one in m.erased:
+        said = one.fact.said
+        text = f"It was {said}." if said.startswith("removed") else f"{said[0].upper()}{said[1:]}."
+        yield m.shelf.record(one.found).says(text, "notes", "ended", word=one.fact.word)
 
 
 def _descendants(m: Material) -> Iterator[Part]:

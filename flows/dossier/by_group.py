@@ -34,7 +34,8 @@ def scores(table: Path, groups: Mapping[str, str | None], params: Mapping[str, A
     blending = np.array(rows["blending"].to_pylist(), object)
     pictures = np.unique(np.array(ids, object).astype(str), return_inverse=True)[1]
     values = np.stack([rows[name].to_numpy().astype(float) for name in metrics], axis=1)
-    draws, seed = int(params.get("bootstrap", DRAWS)), int(params.get("seed", SEED))
+    draws, seed = params.get("bootstrap"), params.get("seed")
+    draws, seed = draws if isinstance(draws, int) else DRAWS, seed if isinstance(seed, int) else SEED
     found = []
     for group in sorted(set(of.tolist()), key=lambda name: (not name, name)):
         here = of == group

@@ -6,6 +6,7 @@ import dataclasses
 from importlib import metadata
 from pathlib import Path
 
+from flows.audit import facts
 from flows.dossier import annex, annex_use, folder, material, page, tests_made, training_data, words
 from flows.dossier.material import Material
 from flows.dossier.sources import Chapter, Part, Section, Sentence, Source, numbered, sentences
@@ -59,33 +60,33 @@ def write(root: Path, asked: str, output: Path, say: Say) -> Dossier:
 def chapters_of(m: Material) -> list[Chapter]:
     """All that there is to say, in the order of the law."""
     law = "Regulation (EU) 2024/1689"
-    again = [
-        Section("R.1", "Made again, bit for bit", [*tests_made.made_again(m)]),
-        Section("R.2", "What cannot be told, and what is not as it was recorded", _doubts(m)),
-    ]
     template = f"In the order of the European Commission's template for {law}, Article 53(1)(d)."
     digests = "What went into the model, each part by its digest."
-    return [
+    chapters = [
         Chapter(
             "Technical documentation", f"In the order of {law}, Annex IV.", [*annex.sections(m), *annex_use.sections(m)]
         ),
         Chapter("Summary of training data", template, training_data.sections(m)),
         Chapter("Bill of materials", digests, training_data.materials(m), short=True),
-        Chapter(
-            "Can it be made again, and what cannot be told",
-            "By records, and by what was checked now.",
-            again,
-            short=True,
-        ),
     ]
+    again = [
+        Section("R.1", "Made again, bit for bit", [*tests_made.made_again(m)]),
+        Section("R.2", "What cannot be told, and what is not as it was recorded", _doubts(m, chapters)),
+    ]
+    title, about = "Can it be made again, and what cannot be told", "By records, and by what was checked now."
+    return [*chapters, Chapter(title, about, again, short=True)]
 
 
-def _doubts(m: Material) -> list[Part]:
-    found = material.doubts(m)
+def _doubts(m: Material, chapters: list[Chapter]) -> list[Part]:
+    """What `audit checkpoint` cannot tell or finds altered, then the sentences above that say such."""
+    found = [
+        m.answer.says(f"{fact.about}: {fact.said.rstrip('.')}.", "facts", word=fact.word) for fact in material.doubts(m)
+    ]
+    found += [one for one in sentences(chapters) if isinstance(one, Sentence) and one.word in material.DOUBTS]
     if not found:
-        text = "`palimpsest audit checkpoint` names nothing that cannot be told or is not as it was recorded."
+        text = "Nothing in this dossier cannot be told, and nothing is found to be other than recorded."
         return [m.answer.says(text, "facts", word="verified")]
-    return [m.answer.says(f"{fact.about}: {fact.said.rstrip('.')}.", "facts", word=fact.word) for fact in found]
+    return [*{one.text: one for one in found}.values()]
 
 
 def _newest(sources: list[Source]) -> str:
@@ -138,4 +139,4 @@ def show(done: Dossier) -> None:
     if done.empty:
         print(f"  nothing is recorded under {len(done.empty)} headings; what people must add goes into audit.yaml")
     for text in done.differs:
-        print(f"  DIFFERS  {text}")
+        print(f"  DIFFERS  {facts.printed(text)}")

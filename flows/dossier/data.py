@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from flows.dossier import words
 from flows.dossier.material import Data
 from flows.dossier.sources import Part, Sentence, Table
+from flows.exports.words import NONE
 
 
 def parts(data: Data) -> Iterator[Part]:
     """All that is recorded of it."""
     one, source = data.dataset, data.source
     found = data.counted
+    yield from erased(data)
     yield source.says(f"{one.name} is the table {one.table.path}, {one.table.md5}.", "table", "md5")
     if one.source:
         yield source.says(f"Its folder was read as the source {one.source}.", "source")
@@ -23,13 +25,11 @@ def parts(data: Data) -> Iterator[Part]:
             f"It has {words.count(one.pictures, 'picture')}: {words.shares(one.splits)}.", "kept", "splits"
         )
     if found:
-        yield source.says(
-            f"Of these, {words.count(found['pictures'], 'picture')} are {found['of']}.", "trained", word="verified"
-        )
+        yield source.says(f"Of these, {found['pictures']:,} are {found['of']}.", "trained", word=data.word)
     yield from why_and_when(data)
     for term in one.terms:
         number = "all pictures" if term.pictures is None else words.count(term.pictures, "picture")
-        text = f"Terms of {number} of {one.name}: licence {term.licence}, consent: {term.consent}."
+        text = f"Terms of {number} of {one.name}: licence {term.licence or NONE}, consent: {term.consent or NONE}."
         yield _noted(data, source.says(text, "terms"))
     if one.sensitivity:
         yield source.says(f"{one.name} is {one.sensitivity}: {words.several(one.why)}.", "sensitivity")
@@ -44,13 +44,20 @@ def parts(data: Data) -> Iterator[Part]:
     yield from _groups(data)
 
 
+def erased(data: Data) -> Iterator[Part]:
+    """That pictures were taken out of it since, so that what is said of it is of what is left."""
+    for one, source in data.erased:
+        text = f"{one.fact.said[0].upper()}{one.fact.said[1:]}: what is said here is of what is left."
+        yield source.says(text, "notes", "ended", word=one.fact.word)
+
+
 def why_and_when(data: Data) -> Iterator[Part]:
     """Why and when the pictures that were trained on were collected."""
     one, source, found = data.dataset, data.source, data.counted or {}
     known = [each for each in found.get("purpose") or [] if each["said"]]
     for each in known:
         number = words.count(each["pictures"], "picture")
-        text = f"{number} of {one.name} that were trained on were collected for: {each['said']}."
+        text = f"Collected for '{each['said']}': {number} of {one.name}, of those that were trained on."
         yield source.says(text, "purpose")
     if not known:
         yield source.says(

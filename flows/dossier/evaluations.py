@@ -51,7 +51,9 @@ def of(root: Path, shelf: Shelf, found: Materials, every: list[locks.Lock], dama
         why = "the tables are not here, or they are altered"
         if each.table.here and each.dataset:
             try:
-                groups, inside, why = _by_group(root, found, every, after[stage], each, runs[stage].params, damaged)
+                groups, inside, why = _by_group(
+                    root, found, every, after[stage], each, runs[stage].section("evaluate"), damaged
+                )
             except InputError as error:
                 why = str(error)
         values = {"scores": each.table.path, "md5": each.table.md5, **inside, "groups": groups, "why": why}
@@ -102,7 +104,7 @@ def _by_group(
     every: list[locks.Lock],
     entry: entries.Entry,
     evaluation: Evaluation,
-    params: dict[str, Any],
+    params: Mapping[str, Any],
     damaged: list[str],
 ) -> tuple[list[dict[str, Any]] | None, dict[str, Any], str]:
     path = f"{INGESTED}{evaluation.dataset}"
@@ -125,4 +127,4 @@ def _by_group(
     if not any(groups.values()):
         return None, inside, f"{path} says of no picture to which group it belongs"
     assert evaluation.table.here
-    return by_group.scores(evaluation.table.here, groups, params.get("evaluate") or {}), inside, ""
+    return by_group.scores(evaluation.table.here, groups, params), inside, ""

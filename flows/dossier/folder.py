@@ -25,11 +25,14 @@ def refuse(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise InputError(f"{folder}: is no folder; name another one with -o")
     listed = _listed(folder)
-    there = {
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir() or file.is_symlink()
-    }
-    if listed is None and there:
-        raise InputError(f"{folder}: exists, and is no dossier; name another folder with -o")
+    try:
+        if listed is None and any(folder.iterdir()):
+            raise InputError(f"{folder}: exists, and is no dossier; name another folder with -o")
+        there = {
+            file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir() or file.is_symlink()
+        }
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; name another folder with -o") from None
     if strange := sorted(there - {LISTING, *(listed or ())}):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise InputError(

@@ -15,7 +15,7 @@ from flows.dossier import evaluations, exports, pictures
 from flows.dossier.evaluations import Scored
 from flows.dossier.exports import Export
 from flows.dossier.shelf import Shelf
-from flows.dossier.sources import Source
+from flows.dossier.sources import Rests, Source
 from flows.exports import materials
 from flows.exports.datasets import Dataset
 from flows.exports.materials import Materials
@@ -35,7 +35,13 @@ class Data:
     dataset: Dataset
     source: Source
     made: Source | None  # the record of its ingestion; None: not here
+    erased: list[tuple[Statement, Source]]  # that pictures were taken out of it since
     counted: dict[str, Any] | None  # as `pictures.counted` has it; None: the table is not here, or altered
+
+    @property
+    def word(self) -> Rests:
+        """What numbers rest on that were counted in its table."""
+        return "recorded" if self.erased else "verified"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Material:
     decisions: list[tuple[dict[str, Any], Source]]
     promoted: history.Promoted | None  # if it is this one
     descendants: list[Descendant]
+    erased: list[Statement]  # what was erased of it, and of what it comes from
     handovers: list[Statement]
     tests: list[Statement]
     rebuilt: list[Found]
@@ -85,15 +92,17 @@ def gather(root: Path, asked: str, say: Say) -> Material:
     md5 = of.answer.md5
     name = of.model.name if of.answer.trainings else None
     files = checkpoint.score_files(every, md5, damaged)
+    behind = [*checkpoint.files_behind(of.answer.trainings), *files.items()]
     now = history.current(root)
     return Material(
         root, shelf, of, _answer(shelf, of), name, of.said_by(said), said.datasets, shelf.owner(said, of),
-        [_data(shelf, of, each, say) for each in of.datasets or []],
+        [_data(root, shelf, of, each, say) for each in of.datasets or []],
         [*evaluations.of(root, shelf, of, every, damaged)],
         [*evaluations.others(root, shelf, of, files)],
         [(one, _decision(shelf, one)) for one in of.answer.decisions],
         now if now and now.md5 == md5 else None,
         [*_descendants(shelf, every, md5, damaged)],
+        [*statements.erased(root, shelf.records, shelf.vouchers, md5, behind)],
         [*statements.handovers(shelf.records, shelf.vouchers, md5)],
         [*statements.tests(root, every, shelf.records, shelf.vouchers, md5, files)],
         statements.of(shelf.records, REBUILT, md5),
@@ -105,7 +114,8 @@ def gather(root: Path, asked: str, say: Say) -> Material:
 def _answer(shelf: Shelf, of: Materials) -> Source:
     """What `audit checkpoint` says now, without the names of pictures: a dossier is for others, and a name may tell who
     is shown."""
-    facts = [fact for fact in of.answer.facts if fact.about not in ("trained on", "selected on")]
+    named = ("trained on", "selected on")  # but not where it cannot be told: that names none
+    facts = [fact for fact in of.answer.facts if fact.about not in named or fact.word in DOUBTS]
     own = of.answer.trainings[0] if of.answer.trainings else None
     values = {
         "checkpoint": of.model.file.path,
@@ -126,7 +136,7 @@ def _answer(shelf: Shelf, of: Materials) -> Source:
     return shelf.values("answers", "audit-checkpoint", title, values)
 
 
-def _data(shelf: Shelf, of: Materials, dataset: Dataset, say: Say) -> Data:
+def _data(root: Path, shelf: Shelf, of: Materials, dataset: Dataset, say: Say) -> Data:
     read = None
     if all(training.pictures is not None for training in of.answer.trainings):
         read = {row["image_id"] for training in of.answer.trainings for row in training.pictures or []}
@@ -157,8 +167,13 @@ def _data(shelf: Shelf, of: Materials, dataset: Dataset, say: Say) -> Data:
     }
     run = next((run for run in of.runs if run.found and dataset.table.path in run.outputs), None)
     made = shelf.record(run.found) if run and run.found else None
+    table = (dataset.table.path, dataset.table.md5)
+    lost = statements.erased(root, shelf.records, shelf.vouchers, None, [table])
+    erased = [(each, shelf.record(each.found)) for each in lost]
     title = f"what was counted now in {dataset.table.path}, whose digest is the recorded one"
-    return Data(dataset, shelf.values("tables", dataset.name, title, values), made, counted)
+    if erased:
+        title = f"what was counted now in {dataset.table.path}, in what is left of it since pictures were erased"
+    return Data(dataset, shelf.values("tables", dataset.name, title, values), made, erased, counted)
 
 
 def _splits(root: Path, shelf: Shelf, dataset: Dataset) -> Source:
@@ -167,6 +182,7 @@ def _splits(root: Path, shelf: Shelf, dataset: Dataset) -> Source:
         "name": found.name,
         "md5": found.md5,
         "pictures": found.pictures,
+        "table": next((fact.word for fact in found.facts if fact.about == "table"), "cannot tell"),
         "shared": {kind: len(shared) for kind, shared in found.shared.items()},
         "not_told": [dataclasses.asdict(fact) for fact in found.facts if fact.word == "cannot tell"],
     }
@@ -192,6 +208,9 @@ def _descendants(shelf: Shelf, every: list[locks.Lock], md5: str, damaged: list[
                     yield Descendant(path, digest, entry.stage, shelf.entry(run))
 
 
+DOUBTS = ("cannot tell", "DIFFERS")
+
+
 def doubts(material: Material) -> list[Fact]:
     """What cannot be told, and what is not as it is recorded."""
-    return [fact for fact in material.of.answer.facts if fact.word in ("cannot tell", "DIFFERS")]
+    return [fact for fact in material.of.answer.facts if fact.word in DOUBTS]

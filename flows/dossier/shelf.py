@@ -20,6 +20,9 @@ from flows.lineage.signatures import Vouchers
 from stages.runs.errors import InputError
 from stages.runs.record import text
 
+# What notes of records may name pictures by: those that lie on another side than they would alone (`ingest`), and what
+# an erasure could not reach.
+NAMES = ("moved", "left", "kept")
 ENDS = {"DIFFERS": "altered, or wrongly signed", "cannot tell": "signed by nobody, as far as can be told here"}
 
 
@@ -31,18 +34,29 @@ class Shelf:
         self.vouchers = Vouchers(self.git)
         self._root = root
         self._known: dict[object, Source] = {}
+        self._written: dict[str, str] = {}  # by file: the sha256 of a record that is here without names of pictures
 
     def record(self, found: Found) -> Source:
-        """Of a record of a run, or of what somebody has done, as it is written."""
+        """Of a record of a run, or of what somebody has done, as it is written; but with numbers for `NAMES`."""
         if found.where not in self._known:
             content = text(found.body).encode("utf-8", "surrogateescape")
+            body, notes = found.body, found.body.get("notes") or {}
+            title = f"record of {body.get('stage')}"
+            if named := {
+                key: len(notes[key]) for key in NAMES if isinstance(notes.get(key), list | dict) and notes[key]
+            }:
+                written = hashlib.sha256(content).hexdigest()
+                body = {**body, "notes": {**notes, **named}, "record_sha256": written}
+                content = text(body).encode("utf-8", "surrogateescape")
+                title += ", without names of pictures"
             fact = evidence.signature(self.vouchers, found.body, found.where)
             who = evidence.signer(self.vouchers, found.body)
-            stage = str(found.body.get("stage"))
-            self._known[found.where] = Source(
-                name("records", stage, content), f"record of {stage}", content, found.body,
+            self._known[found.where] = source = Source(
+                name("records", str(body.get("stage")), content), title, content, body,
                 "DIFFERS" if fact.word == "DIFFERS" else "recorded", f"signed by {who}" if who else ENDS[fact.word],
             )  # fmt: skip
+            if body is not found.body:
+                self._written[source.file] = written
         return self._known[found.where]
 
     def entry(self, run: Run) -> Source:
@@ -97,7 +111,7 @@ class Shelf:
 
     def attestations(self, sources: list[Source]) -> dict[str, bytes]:
         """The attestations of those that are records, by their files' names."""
-        wanted = {source.sha256 for source in sources}
+        wanted = {self._written.get(source.file, source.sha256) for source in sources}
         found = {}
         for one, data in signatures.on_branch(self.git).attestations.items():
             try:

@@ -14,6 +14,12 @@ from flows.lineage.entries import plain
 from stages.metrics.means import OVERALL
 
 BLENDINGS = ("raw", "blended")
+SHARED = {  # what splits may have in common, in the words of `audit splits`
+    "bytes": "pictures with the same bytes",
+    "pixels": "pictures with the same pixels",
+    "near copies": "pairs of pictures that look nearly the same",
+    "identity": "people who are shown in both",
+}
 
 
 def parts(m: Material) -> Iterator[Part]:
@@ -120,8 +126,8 @@ def by_kind(m: Material) -> Iterator[Part]:
         order = sorted(kinds, key=lambda kind: kinds[kind].mean)
         worst, best = kinds[order[0]], kinds[order[-1]]
         text = (
-            f"Of the kinds of hole that {scored.evaluation.system} completed, psnr_hole is lowest for {order[0]} "
-            f"({worst.mean:.2f} dB [{worst.low:.2f}, {worst.high:.2f}]) and highest for {order[-1]} "
+            f"Of the kinds of hole that {scored.evaluation.system} completed, psnr_hole is lowest for '{order[0]}' "
+            f"({worst.mean:.2f} dB [{worst.low:.2f}, {worst.high:.2f}]) and highest for '{order[-1]}' "
             f"({best.mean:.2f} dB [{best.low:.2f}, {best.high:.2f}])."
         )
         yield source.says(text)
@@ -162,17 +168,9 @@ def splits(m: Material) -> Iterator[Part]:
             yield source.says(text, "pictures", word="cannot tell")
             continue
         for kind, number in shared.items():
-            found = (
-                f"{words.count(number, 'case')} of pictures that share {kind}"
-                if number
-                else f"nothing is shared by {kind}"
-            )
-            text = (
-                f"Between the splits of {name} there are {found}."
-                if number
-                else f"Between the splits of {name} {found}."
-            )
-            yield source.says(text, "shared", word="verified")
+            text = f"Between the splits of {name} there are {number:,} {SHARED[kind]}."
+            text = text if number else f"Between the splits of {name} there are no {SHARED[kind]}."
+            yield source.says(text, "shared", word=source.values["table"])  # what the whole answer rests on
         for fact in source.values["not_told"]:
             yield source.says(f"Splits of {name}, {fact['about']}: {fact['said']}.", "not_told", word="cannot tell")
 
@@ -193,19 +191,19 @@ def metrics(m: Material) -> Iterator[Part]:
     for scored in m.scored:
         stage = f"evaluate@{scored.evaluation.system}"
         run = next(run for run in m.of.after if run.stage == stage)
-        params = run.params.get("evaluate") or {}
+        params = run.section("evaluate")
         if scored.means and scored.means_source:
             names = words.several(next(iter(scored.means.values())), 20)
             yield scored.means_source.says(
                 f"{scored.evaluation.system} is scored by {names}.", " ".join(("raw", *OVERALL))
             )
-        if "bootstrap" in params:
+        if isinstance(params.get("bootstrap"), int):
             text = f"Its intervals are of 95 %, from {words.count(params['bootstrap'], 'resample')} of the pictures."
             yield m.shelf.run(run).says(text, "params")
     rows = []
     for decision, source in m.decisions:
         gate = decision["gate"] or {}
-        if "gain" in gate:
+        if {"metric", "gain", "low", "high", "confidence", "margin"} <= gate.keys():
             ends = words.interval(gate["gain"], gate["low"], gate["high"])
             cells = [decision["outcome"], str(gate["metric"]), ends, f"{gate['confidence']:g}", f"{gate['margin']:g}"]
             rows.append(Row(cells, [source.at("gate")]))

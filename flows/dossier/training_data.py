@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from flows.dossier import words
 from flows.dossier.annex import said, started_from
-from flows.dossier.data import rejected, why_and_when
+from flows.dossier.data import erased, rejected, why_and_when
 from flows.dossier.material import Data, Material
 from flows.dossier.sources import Part, Section, Sentence, Table, recorded
+from flows.exports.words import together
 
 # By kind in `audit.yaml`: where the European Commission's template has it.
 KINDS = {
@@ -54,11 +55,12 @@ def _kind(data: Data) -> Iterator[Part]:
             f"How many pictures of {one.name} were trained on cannot be told.", "trained", word="cannot tell"
         )
         return
-    text = f"Modality: pictures. Of {one.name}, {words.count(found['pictures'], 'picture')} are {found['of']}."
-    yield source.says(text, "trained", word="verified")
+    yield from erased(data)
+    text = f"Modality: pictures. Of {one.name}, {found['pictures']:,} are {found['of']}."
+    yield source.says(text, "trained", word=data.word)
     if found["bytes"] is not None:
         kinds = words.several([f"{number:,} {end}" for end, number in found["formats"].items()])
-        yield source.says(f"Their files have {words.size(found['bytes'])} ({kinds}).", "trained", word="verified")
+        yield source.says(f"Their files have {words.size(found['bytes'])} ({kinds}).", "trained", word=data.word)
     if found.get("width") and found.get("height"):
         wide, high = found["width"], found["height"]
         text = (
@@ -67,7 +69,7 @@ def _kind(data: Data) -> Iterator[Part]:
         )
         if wide["smallest"] == wide["largest"] and high["smallest"] == high["largest"]:
             text = f"They are {wide['median']} x {high['median']} pixels large."
-        yield source.says(text, "trained", word="verified")
+        yield source.says(text, "trained", word=data.word)
     yield from why_and_when(data)
 
 
@@ -105,18 +107,14 @@ def _source(m: Material, data: Data) -> Iterator[Part]:
 
 
 def _licences(data: Data) -> Iterator[Part]:
-    found: dict[str, int | None] = {}
-    for term in data.dataset.terms:
-        licence = str(term.licence)
-        found[licence] = None if term.pictures is None else (found.get(licence) or 0) + term.pictures
-    if found:
+    if found := together((term.licence, term.pictures) for term in data.dataset.terms):
         yield data.source.says(f"Licences of {data.dataset.name}: {words.shares(found)}.", "terms")
 
 
 def _aligned(m: Material, data: Data) -> Iterator[Part]:
     for run in m.of.runs:
         if run.stage == f"align@{data.dataset.name}":
-            found = run.params.get(f"datasets.{data.dataset.name}.align") or {}
+            found = run.section(f"datasets.{data.dataset.name}.align")
             values = ", ".join(f"{key} {words.value(value)}" for key, value in found.items())
             yield m.shelf.run(run).says(f"{data.dataset.name} was aligned and cut: {values}.", "params")
 
@@ -136,12 +134,18 @@ def _tables(m: Material) -> Iterator[Part]:
     rows = []
     for data in m.data:
         one = data.dataset
-        licences = words.several({str(term.licence): None for term in one.terms}) or "not recorded"
+        licences = words.several(together((term.licence, None) for term in one.terms)) or "not recorded"
         number = f"{one.pictures:,}" if one.pictures is not None else "not recorded"
         cells = [one.name, one.table.md5, number, licences, one.sensitivity or "not recorded"]
         rows.append(data.source.row(cells, "md5", "kept", "terms", "sensitivity"))
     if rows:
-        caption = recorded("The datasets, as they were ingested.", [data.source.at("md5") for data in m.data])
+        lost = any(data.erased for data in m.data)
+        text = (
+            "The datasets, as they were ingested; the number is that of the pictures that are left."
+            if lost
+            else "The datasets, as they were ingested."
+        )
+        caption = recorded(text, [data.source.at("md5") for data in m.data])
         yield Table(caption, ["Dataset", "md5 of its table", "Pictures", "Licences", "Sensitivity"], rows)
     for path, md5 in m.answer.values["members"].items():
         text = f"The list of the pictures that {path} was trained on has the md5 {md5}."
@@ -173,7 +177,14 @@ def _packages(m: Material) -> Iterator[Part]:
 
 
 def _sources(m: Material) -> Iterator[Part]:
+    if not m.of.runs:
+        return
     if not m.of.code or not m.of.runs[0].found:
+        source = m.shelf.entry(m.of.runs[0])
+        read = {path: md5 for path, md5 in m.of.runs[0].inputs.items() if path.startswith("stages/")}
+        if read:
+            caption = source.says("Source files of the training, as dvc.lock names them.", "inputs")
+            yield Table(caption, ["File", "md5"], [source.row(list(each), "inputs") for each in read.items()])
         return
     source = m.shelf.record(m.of.runs[0].found)
     rows = [source.row([path, sha256], "sources") for path, sha256 in sorted((m.of.code.sources or {}).items())]

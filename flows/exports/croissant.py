@@ -157,7 +157,7 @@ def _licence(name: str) -> Any:
 def _responsible(materials: Materials, dataset: Dataset, own: owner.Dataset) -> dict[str, Any]:
     """The keys of the extension for responsible AI, as far as something is recorded."""
     run = _run(materials, dataset)
-    section = run.params.get(f"datasets.{dataset.name}.ingest") or {} if run else {}
+    section = run.section(f"datasets.{dataset.name}.ingest") if run else {}
     params = json.dumps({key: value for key, value in section.items() if key != "root"}, sort_keys=True)
     known = dataset.sensitivity or "whether it is personal data is not recorded"
     model = materials.model

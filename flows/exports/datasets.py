@@ -53,16 +53,22 @@ class Dataset:
     sensitivity: Sensitivity | None  # None: not recorded
     why: list[str]  # what that rests on
     record: str | None  # where the record of its ingestion is
+    erased: list[str]  # the days on which pictures were erased from it; then `files` and numbers are of what is left
 
 
-def of(here: Bytes, said: evidence.Dataset, found: Iterable[Entry], read: set[str] | None) -> Dataset:
-    """What is recorded of a dataset. `found` are the entries behind the checkpoint, `read` its pictures' image_ids."""
+def of(
+    here: Bytes, said: evidence.Dataset, found: Iterable[Entry], read: set[str] | None, erased: list[str]
+) -> Dataset:
+    """What is recorded of a dataset. `found` are the entries behind the checkpoint, `read` its pictures' image_ids,
+    `erased` the days on which it lost pictures."""
     path = INGESTED + said.name
     made = said.run.record or {}
     entry = next((entry for entry in found if entry.outs.get(path) == said.md5), None)
-    section: Mapping[str, Any] = (entry.params if entry else {}).get(f"datasets.{said.name}.ingest") or {}
+    section = (entry.params if entry else {}).get(f"datasets.{said.name}.ingest")
+    section = section if isinstance(section, Mapping) else {}
     parts, gone = tables.parts(here.root, [(path, said.md5)], here.digest)
-    files = None if gone else [here.piece(part.path, part.md5, None) for part in parts]
+    # What is left after an erasure has another digest than the part that it was.
+    files = None if gone else [here.piece(part.path, here.digest(part.file), None, part.file) for part in parts]
     counted = _counted([part.here for part in files if part.here], read) if files is not None else {}
     terms = counted.get("terms") or _terms(said)
     origins = counted.get("origins") or ({said.origin: None} if said.origin else {})
@@ -72,7 +78,7 @@ def of(here: Bytes, said: evidence.Dataset, found: Iterable[Entry], read: set[st
         said.name, here.piece(path, said.md5, made), files, entry.lock.commit if entry else None,
         section.get("source"), section.get("use"), counted.get("pictures", said.kept), counted.get("splits"),
         counted.get("trained"), said.rejected, terms, origins,
-        identified, faces, sensitivity, why, said.run.where,
+        identified, faces, sensitivity, why, said.run.where, erased,
     )  # fmt: skip
 
 

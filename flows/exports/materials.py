@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.audit import checkpoint, evidence
+from flows.audit import checkpoint, evidence, statements
 from flows.audit.facts import read_table
+from flows.checkout.git import Git
 from flows.exports import datasets
 from flows.exports.datasets import Dataset
 from flows.exports.pieces import Bytes, Piece
 from flows.lineage import entries, locks
+from flows.lineage.dvc_lock import INGESTED
 from flows.lineage.entries import Entry
 from flows.lineage.owner import Owner
 from flows.lineage.records import Found, Records
+from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import upstream
+from stages.metrics.means import OVERALL, read_means
 from stages.runs.errors import InputError
 from stages.runs.header import Header
 
@@ -55,6 +59,11 @@ class Run:
     def record(self) -> dict[str, Any]:
         """The record; empty where it is not here."""
         return self.found.body if self.found else {}
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of its parameters; empty where there is none."""
+        found = self.params.get(name)
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +161,7 @@ def of(root: Path, asked: str) -> Materials:
         answer,
         models[0],
         models[1:],
-        _datasets(here, answer, found) if found else None,
+        _datasets(root, here, records, answer, found) if found else None,
         _weights(runs),
         Code(git.get("commit"), git.get("dirty", []), sources, own.get("code")) if sources is not None else None,
         Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
@@ -200,11 +209,19 @@ def _model(here: Bytes, path: str, md5: str, stage: str | None, run: evidence.Ru
     return Model(Path(path).stem, file, network, parameters, stage, run.where if run else None)
 
 
-def _datasets(here: Bytes, answer: checkpoint.Checkpoint, found: list[Entry]) -> list[Dataset]:
+def _datasets(
+    root: Path, here: Bytes, records: Records, answer: checkpoint.Checkpoint, found: list[Entry]
+) -> list[Dataset]:
     known = {(each.name, each.md5): each for training in answer.trainings for each in training.datasets}
     read = {row["image_id"] for training in answer.trainings for row in training.pictures or []}
     complete = all(training.pictures is not None for training in answer.trainings)
-    return [datasets.of(here, one, found, read if complete else None) for one in known.values()]
+    vouchers = Vouchers(Git(root))
+
+    def erased(one: evidence.Dataset) -> list[str]:
+        lost = statements.erased(root, records, vouchers, None, [(f"{INGESTED}{one.name}", one.md5)])
+        return [each.found.body["ended"][:10] for each in lost if each.fact.word == "recorded"]
+
+    return [datasets.of(here, one, found, read if complete else None, erased(one)) for one in known.values()]
 
 
 def _weights(runs: Sequence[Run]) -> dict[str, str] | None:
@@ -255,11 +272,12 @@ def _scores(means: Piece | None) -> list[Score] | None:
     if means is None or means.here is None:
         return None
     try:
-        rows = read_table(means.here, ["blending", "group", "metric", "mean", "low", "high", "n"]).to_pylist()
+        found = read_means(means.here)
     except InputError:
         return None
     return [
-        Score(row["blending"], row["metric"], row["mean"], row["low"], row["high"], row["n"])
-        for row in rows
-        if row["group"] == "overall" and row["blending"] in ("raw", "blended")  # and not their difference
+        Score(blending, metric, one.mean, one.low, one.high, one.n)
+        for (blending, *group), metrics in found.items()
+        if (*group,) == OVERALL and blending in ("raw", "blended")  # and not their difference
+        for metric, one in metrics.items()
     ]

@@ -32,7 +32,7 @@ SAID = {
 ABOUT = (
     "bytes", "made by", "gone on from", "trained on", "evaluated on", "selected on", "record", "code", "environment",
     "seeds", "weights", "comes from", "terms", "rejected", "network", "rebuilt", "promoted", "rolled back",
-    "tests signed",
+    "tests signed", "erased",
 )  # fmt: skip
 FILES = ("bytes", "trained on", "evaluated on", "selected on")
 
@@ -84,7 +84,7 @@ def line(value: Any) -> Any:
         return value
     if value is None:
         return "not recorded"
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", " ".join(str(value).split()))
 
 
 def front_matter(materials: Materials, said: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -49,7 +50,6 @@ def write(root: Path, kind: Kind, texts: Mapping[Path, str], passphrase: str | N
     `keys.own` does.
     """
     signer = keys.own(root, passphrase) if signed else None
-    done = []
     ready: dict[Path, tuple[Path, str | None]] = {}
     for file, text in texts.items():
         signature = file.with_name(f"{file.name}{bundle.END}")
@@ -60,16 +60,24 @@ def write(root: Path, kind: Kind, texts: Mapping[Path, str], passphrase: str | N
         sign.refuse_another(signature)
         digest = hashlib.sha256(text.encode()).hexdigest()
         ready[file] = signature, bundle.sign(file.name, digest, signer) if signer else None
-    for file, (signature, bundled) in ready.items():
-        try:
+    drafts: dict[Path, Path] = {}
+    try:
+        for file, (signature, bundled) in ready.items():
+            for place, content in ((file, texts[file]), (signature, bundled)):
+                if content is not None:
+                    drafts[place] = place.with_name(f".{place.name}.{os.getpid()}.new")
+                    atomic_file.write(drafts[place], content)
+        for signature, _ in ready.values():
             signature.unlink(missing_ok=True)  # of what was there before
-            atomic_file.write(file, texts[file])
-            if bundled:
-                atomic_file.write(signature, bundled)
-        except OSError as error:
-            raise InputError(f"{error.filename or file}: {error.strerror}; name another file with -o") from None
-        done.append(Written(file, signature if bundled else None))
-    return done
+        for place, draft in drafts.items():
+            draft.replace(place)
+    except OSError as error:
+        raise InputError(f"{place}: {error.strerror}; name another file with -o") from None
+    finally:
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()  # it is there only if something went wrong
+    return [Written(file, signature if bundled else None) for file, (signature, bundled) in ready.items()]
 
 
 def show(done: list[Written], said: str, signed: bool) -> None:

@@ -105,6 +105,7 @@ def _noted(materials: Materials) -> dict[str, object]:
     """What is recorded of the training beyond its parts; and what is not known of them."""
     packages = materials.packages
     return {
+        "erased": "; ".join(fact.said for fact in materials.answer.facts if fact.about == "erased") or None,
         "training_ended": materials.trained and materials.trained.isoformat(),
         "packages_installed_sha256": packages and packages.installed,
         **{f"unknown_input:{words.place(path)}": md5 for path, md5 in materials.unknown.items()},
@@ -135,6 +136,7 @@ def _dataset(reference: str, dataset: Dataset) -> Component:
                 "folder_sha256": dataset.table.sha256,
                 "pictures": dataset.pictures,
                 "trained_on": dataset.trained,
+                "erased": "; ".join(words.erased(dataset)) or None,
                 **terms,
             }
         ),

@@ -18,7 +18,7 @@ def describe(dataset: Dataset) -> str:
     return " ".join(
         [
             f"{many}, ingested by Palimpsest{how}{': ' if splits else ''}{splits}.",
-            *(f"{words}." for words in (*origins(dataset), *consents(dataset), *rejected(dataset))),
+            *(f"{words}." for words in (*origins(dataset), *consents(dataset), *rejected(dataset), *erased(dataset))),
         ]
     )
 
@@ -30,7 +30,7 @@ def origins(dataset: Dataset) -> list[str]:
 
 def consents(dataset: Dataset) -> list[str]:
     """What is recorded of the consent of those who are shown, with of how many pictures; SHOWN at most."""
-    known = _together((one.consent, one.pictures) for one in dataset.terms)
+    known = together((one.consent, one.pictures) for one in dataset.terms)
     lines = [f"Consent: {_counted(consent, count)}" for consent, count in known.items()]
     more = len(lines) - SHOWN
     return lines[:SHOWN] + [f"Consent: {more} other texts, of single pictures"] * (more > 0)
@@ -38,15 +38,18 @@ def consents(dataset: Dataset) -> list[str]:
 
 def licences(dataset: Dataset) -> str | None:
     """The licences of its pictures, with how many are under each; None where none is recorded."""
-    known = _together((one.licence, one.pictures) for one in dataset.terms)
+    known = together((one.licence, one.pictures) for one in dataset.terms)
     return "; ".join(_counted(licence, count) for licence, count in known.items()) or None
 
 
-def _together(counts: Iterable[tuple[str | None, int | None]]) -> dict[str, int | None]:
+NONE = "none recorded"
+
+
+def together(counts: Iterable[tuple[str | None, int | None]]) -> dict[str, int | None]:
     """What is counted several times, once; None where one of its counts is."""
     found: dict[str, int | None] = {}
     for name, count in counts:
-        name = name or "none recorded"
+        name = name or NONE
         before = found.get(name, 0)
         found[name] = None if count is None or before is None else before + count
     return found
@@ -58,6 +61,12 @@ def rejected(dataset: Dataset) -> list[str]:
         return []
     reasons = ", ".join(_counted(reason, count) for reason, count in dataset.rejected.items())
     return [f"Rejected: {reasons or 'none'}"]
+
+
+def erased(dataset: Dataset) -> list[str]:
+    """That what is told is what is left of it."""
+    days = " and ".join(dataset.erased)
+    return [f"Pictures were erased from it on {days}: what is said here is of what is left"] * bool(days)
 
 
 def _counted(words: str, count: int | None) -> str:

@@ -73,7 +73,7 @@ def replaced(root: Path) -> Mapping[str, str]:
     """What stands in the place of tables and listings that had an erased picture, by the digest that they had."""
     changed: dict[str, str] = {}
     for body in counted(root):
-        changed |= _notes(body).get("changed") or {}
+        changed |= changes(body)
     found = {}
     for old in changed:
         new, seen = old, {old}
@@ -84,9 +84,15 @@ def replaced(root: Path) -> Mapping[str, str]:
     return found
 
 
+def rewritten(root: Path, md5: str, file: Path) -> bool:
+    """Whether a file that was found for this digest is what an erasure has put in its place."""
+    return md5 in replaced(root) and record.digest(file) != md5
+
+
 def gone(root: Path) -> set[str]:
     """The digests of what erasures have removed."""
-    return {str(md5) for body in counted(root) for md5 in _notes(body).get("gone") or ()}
+    found = (_notes(body).get("gone") for body in counted(root))
+    return {str(md5) for gone in found if isinstance(gone, list) for md5 in gone}
 
 
 def of_picture(erased: Iterable[Erasure], *digests: str | None) -> Erasure | None:
@@ -100,17 +106,24 @@ def beginning(erased: Iterable[Erasure], digits: str) -> Erasure | None:
     return _last(erased, "pictures", lambda one: str(one.get("image_id")).startswith(digits))
 
 
-def of_checkpoint(erased: Iterable[Erasure], md5: str) -> Erasure | None:
-    """The record of the erasure that has removed a checkpoint, because it was trained on a picture; or None."""
-    return _last(erased, "checkpoints", lambda one: one.get("md5") == md5)
-
-
 def _last(erased: Iterable[Erasure], key: str, fits: Any) -> Erasure | None:
     return next((body for body in reversed([*erased]) if any(map(fits, _listed(body, key)))), None)
 
 
+def changes(body: Erasure) -> dict[str, str]:
+    """The digests of tables and listings that an erasure has written anew, and of what it has made of them."""
+    found = _notes(body).get("changed")
+    return {str(old): str(new) for old, new in found.items()} if isinstance(found, Mapping) else {}
+
+
+def removed(body: Erasure, md5: str) -> bool:
+    """Whether an erasure has removed this checkpoint, because it was trained on a picture."""
+    return any(one.get("md5") == md5 for one in _listed(body, "checkpoints"))
+
+
 def _listed(body: Erasure, key: str) -> Iterator[Mapping[str, Any]]:
-    yield from (one for one in _notes(body).get(key) or () if isinstance(one, Mapping))
+    found = _notes(body).get(key)
+    yield from (one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping))
 
 
 def _notes(body: Erasure) -> Mapping[str, Any]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stages.runs import params
@@ -22,6 +24,7 @@ FILE = "audit.yaml"  # in the project's folder
 
 Words = Annotated[str, Field(min_length=1)]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(lambda text: str(date.fromisoformat(text)))]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,7 +69,7 @@ class Dataset:
     description: Words | None = None  # what it is; where this is not said, an export says what is recorded
     url: Url | None = None  # its page
     creator: Words | None = None  # the person or organisation that has made it
-    published: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None  # the day, as "2026-11-27"
+    published: Day | None = None  # the day, as "2026-11-27"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -90,7 +93,7 @@ def read(root: Path) -> Owner:
     Raises InputError, in one line, for a file that is not YAML, an unknown key and what is no text.
     """
     file = root / FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return Owner()
     try:
         values = params.plain(file)

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.checkout.git import Git
-from flows.lineage import record_branch
+from flows.lineage import record_branch, shape
 from flows.process import atomic_file
 from stages.runs import git, record
 from stages.runs.errors import InputError
+
+if TYPE_CHECKING:
+    from flows.lineage.signatures import Vouchers
 
 PATCH = re.compile("diffs/[0-9a-f]{64}[.]patch")
 # The folders of what people have done with checkpoints, by `palimpsest audit ...`: these records are no stage's.
@@ -63,16 +66,24 @@ class Records:
         self._git = Git(root)
         self.unread: list[str] = []  # why a record could not be read, a line each
         self._texts: dict[str, bytes] | None = None
+        self._vouchers: Vouchers | None = None
 
     def of(self, path: str, md5: str, inputs: Mapping[str, str]) -> Found | None:
         """The record of the run that made this output at this path.
 
-        Of several, one whose inputs are these (md5 by path), of those one of the newest format, which says most, and of
-        those the first. None where there is none.
+        Of several, one whose inputs are these (md5 by path); of those one with a signature that counts, so that no
+        stranger's stands before it; then one of the newest format, which says most; then the first. None where there
+        is none.
         """
         found = self.all_of(path, md5)
-        key = lambda one: (not _fits(one.body, inputs), -one.body.get("format", 1), one.body["ended"])  # noqa: E731
-        return min(found, key=key, default=None)
+        if len(found) < 2:
+            return found[0] if found else None
+
+        def rank(one: Found) -> tuple[bool, bool, int, str]:
+            body = one.body
+            return not _fits(body, inputs), not self._signed(body), -body.get("format", 1), body["ended"]
+
+        return min(found, key=rank)
 
     def all_of(self, path: str, md5: str) -> list[Found]:
         """The records of all runs that made this output at this path."""
@@ -87,6 +98,14 @@ class Records:
                 if body["outputs"].get(path) == md5:
                     found.append(Found(body, where))
         return found
+
+    def _signed(self, body: Mapping[str, Any]) -> bool:
+        from flows.lineage.signatures import Vouchers  # which read records, too
+
+        self._vouchers = self._vouchers or Vouchers(self._git)
+        with contextlib.suppress(InputError):
+            return record.whole(body) and self._vouchers.of(record.text(body)) is not None
+        return False
 
     def texts(self) -> Mapping[str, bytes]:
         """All of them as they are written, by where they are."""
@@ -131,15 +150,9 @@ class Records:
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     """A record in which everything that is read of it is of the right kind. Raises InputError for any other."""
     body = record.parse(text, where)
-    state, notes = body.get("git"), body.get("notes")
     try:
         datetime.fromisoformat(body["ended"])
-        right = (
-            all(isinstance(body.get(key, {}), dict) for key in ("inputs", "params", "environment", "weights"))
-            and all(isinstance(md5, str) for md5 in body["outputs"].values())
-            and (state is None or (isinstance(state, dict) and isinstance(state.get("dirty"), list)))
-            and (notes is None or isinstance(notes, dict))
-        )
+        right = shape.of_record(body) and isinstance((body.get("git") or {"dirty": []}).get("dirty"), list)
     except ValueError:
         right = False
     if not right:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flows.lineage import cache, entries
+from flows.lineage import cache, entries, erasures
 from flows.lineage.entries import Entry
 from flows.lineage.locks import Lock
 from stages.runs.errors import InputError
@@ -60,9 +60,11 @@ def _maker(
     folders = {files[folder]: folder for folder in map(str, PurePosixPath(path).parents) for _, files in order
                if folder in files}  # fmt: skip
     for digest, folder in folders.items():
-        holds = held(root, digest, path.removeprefix(f"{folder}/"))
+        holds, wanted = held(root, digest, path.removeprefix(f"{folder}/")), md5
+        if holds is None and digest in (replaced := erasures.replaced(root)):  # it has lost a picture since
+            holds, wanted = held(root, replaced[digest], path.removeprefix(f"{folder}/")), replaced.get(md5, md5)
         # Without its listing, it is this one only if there is no other: a stage alone may have run again.
-        if holds == md5 or (holds is None and len(folders) == 1):
+        if holds == wanted or (holds is None and len(folders) == 1):
             return next(entries.making([lock for lock, _ in order], digest, folder, damaged), None)
     return None
 

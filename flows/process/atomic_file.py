@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,8 +14,13 @@ def write(path: Path, content: str | bytes, draft: Path | None = None) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft or path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:  # on a full disk, half a draft would take the place that is wanted
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise

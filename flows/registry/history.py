@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from flows.checkout.git import Git
 from flows.checkout.root import label
-from flows.lineage import dvc_lock
+from flows.lineage import dvc_lock, shape
 from flows.registry import gto
 from stages.runs.errors import InputError
 
@@ -35,12 +35,15 @@ VALIDATION = "data/validation.csv"
 COLUMNS = ("image_id", "candidate", "promoted")
 
 
+Outcome = Literal["promoted", "rejected", "rolled back", "withdrawn"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """What has become of a candidate; or of a rollback, where the rest tells of what was returned to; or that a
     checkpoint was withdrawn, because a picture was erased on which it was trained: it is never returned to."""
 
-    outcome: Literal["promoted", "rejected", "rolled back", "withdrawn"]
+    outcome: Outcome
     why: str  # one line
     system: str  # an entry of `search` or `infer`
     artifact: str  # its checkpoint's name in dvc.yaml
@@ -51,6 +54,15 @@ class Decision:
     # What was measured, with the sha256 of VALIDATION as `validation`; None where there was nothing to measure.
     gate: dict[str, Any] | None = None
     attested: Sequence[str] = ()  # the newest attestations of records then: none of them can be cut off unseen
+
+
+_texts = dict.fromkeys(("why", "system", "artifact", "path", "md5", "rev"), shape.text)
+_numbers = dict.fromkeys(("gain", "low", "high", "confidence", "margin"), shape.number)
+_GATE = shape.having(metric=shape.text, pictures=shape.kind(int), validation=shape.text, **_numbers)
+DECISION = shape.having(
+    outcome=lambda value: value in get_args(Outcome), against=shape.maybe(shape.text), gate=shape.maybe(_GATE),
+    attested=shape.many(shape.text), **_texts,
+)  # fmt: skip
 
 
 class Branches(NamedTuple):
@@ -148,6 +160,8 @@ def read(git: Git, fetched: bool = False) -> list[Entry]:
         said = [line.removeprefix(MARK) for line in body.splitlines() if line.startswith(MARK)]
         with contextlib.suppress(ValueError, TypeError):
             values = json.loads(said[-1])
+            if not DECISION(values):  # it may be a stranger's
+                continue
             decision = Decision(**{name: values[name] for name in values.keys() & FIELDS})
             entries.append(Entry(commit.strip(), datetime.fromtimestamp(int(at), UTC), who, decision))
     if not entries or entries[-1].commit != tip:

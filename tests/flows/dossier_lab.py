@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
-from flows.lineage import keys, public_keys
+from flows.lineage import erasures, keys, public_keys
+from flows.lineage.records import ERASED
 from stages.metrics.means import summarise, write_means
 from stages.runs import git, record
 
 NET, MEMBERS = "data/models/net.safetensors", "data/models/net.members.arrow"
 MORE = "data/models/more.safetensors"
+CODE = "stages/train_net.py"
 TABLE, ALIGNED, SCORES = "data/ingested/faces", "data/aligned/faces", "data/scores/net"
 PATHS = [f"{name}.png" for name in "abcdefgh"]  # the first five train, the others are for tests
 GROUPS = ["young", "old", "young", "old", None, "young", "old", "old"]
@@ -57,6 +60,8 @@ class DossierLab:
         self.git("init", "-q", "-b", "main")
         for folder in (TABLE, ALIGNED, "data/models", "data/scores"):
             (home / folder).mkdir(parents=True)
+        (home / CODE).parent.mkdir()
+        (home / CODE).write_text("train()")
         self._table(columns)
         (home / ALIGNED / "train.arrow").write_bytes(b"train")
         (home / ALIGNED / "test.arrow").write_bytes(b"test")
@@ -88,7 +93,8 @@ class DossierLab:
             "ingest@faces": ([], [TABLE], {"datasets.faces.ingest": TERMS}),
             "align@faces": ([TABLE], [ALIGNED], {"datasets.faces.align": {"size": 4, "mode": "centre"}}),
             "train_net@net": (
-                [f"{ALIGNED}/train.arrow"], [NET, MEMBERS], {"train_net.net": {"seed": 7, "holes": {"lines": {}}}},
+                [f"{ALIGNED}/train.arrow", CODE], [NET, MEMBERS],
+                {"train_net.net": {"seed": 7, "holes": {"lines": {}}}},
             ),
             "train_net@more": ([NET], [MORE], {"train_net.more": {"seed": 8}}),
             "infer@net": ([NET, ALIGNED], [], {}),
@@ -117,7 +123,8 @@ class DossierLab:
         }  # fmt: skip
         if stage.startswith("ingest"):
             terms = [{"licence": "CC-BY-4.0", "consent": "given", "pictures": 8}]
-            facts["notes"] = {"kept": 8, "rejected": {"too small": 2}, "terms": terms}
+            moved = {"b.png": "to train, where its twin is"}
+            facts["notes"] = {"kept": 8, "rejected": {"too small": 2}, "terms": terms, "moved": moved}
         told = {
             "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "seconds": 60.0,
             "peak_memory_mib": 1234, "packages": {"imported": {"torch": "2.15.0"}, "installed": "e" * 64},
@@ -139,6 +146,35 @@ class DossierLab:
         write_means(summarise(rows, 50, 3), self.home / f"{SCORES}.means.parquet")
         (self.home / f"{SCORES}.json").write_text(json.dumps({"n": len(psnr)}))
 
+    def erase(self, path: str) -> Path:
+        """Take a picture out as `audit erase` does, with the checkpoint if it was trained on it; the record of that."""
+        files = [*sorted((self.home / TABLE).iterdir()), self.home / MEMBERS, self.home / f"{SCORES}.parquet"]
+        before = {file: record.digest(file) for file in (*files, self.home / TABLE)}
+        for file in files:
+            rows = _read(file)
+            _write(rows.filter(pc.not_equal(rows["path"], path)), file)
+        changed = {md5: new for file, md5 in before.items() if (new := record.digest(file)) != md5}
+        if md5 := changed.get(before[self.home / TABLE]):
+            parts = sorted((self.home / TABLE).iterdir())
+            self.cache(md5, [{"md5": record.digest(file), "relpath": file.name} for file in parts])
+        gone = []
+        if path in PATHS[:5]:
+            gone = [{"path": NET, "md5": record.digest(self.home / NET), "stage": "train_net@net"}]
+            (self.home / NET).unlink()
+        return self.erased({"pictures": [{"image_id": IDS[path]}], "checkpoints": gone, "changed": changed, "gone": []})
+
+    def cache(self, md5: str, listing: list[dict[str, str]]) -> None:
+        """Put the listing of a folder into DVC's cache."""
+        file = self.home / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(listing, sort_keys=True))
+
+    def erased(self, notes: dict[str, Any]) -> Path:
+        """Leave the record of an erasure."""
+        facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+        erasures.replaced.cache_clear()
+        return record.write(self.records, ERASED, facts, {"ended": "2026-02-01T00:00:00+00:00"})
+
     def key(self, name: str) -> None:
         """A key of the user's own, which everybody who has the repository trusts."""
         keys.new(self.home, name, "")
@@ -150,8 +186,8 @@ class DossierLab:
             "image": [{"bytes": data, "path": path} for path, data in FILES.items()],
             "image_id": [*IDS.values()], "path": PATHS, "pixel_sha256": [*IDS.values()], "identity": [None] * 8,
             "split": ["train"] * 5 + ["test"] * 3, "status": ["kept"] * 8,
-            "width": [6, 6] + [8] * 6, "height": [4, 4] + [8] * 6, "licence": ["CC-BY-4.0"] * 8,
-            "consent": ["given"] * 8, "origin": ["a shoot"] * 8,
+            "width": [6, 6] + [8] * 6, "height": [4, 4] + [8] * 6, "licence": ["CC-BY-4.0"] * 7 + [None],
+            "consent": ["given"] * 7 + [None], "origin": ["a shoot"] * 8,
         }  # fmt: skip
         if columns:
             rows |= {"group": GROUPS, "purpose": PURPOSE, "collected": COLLECTED}
@@ -165,5 +201,16 @@ class DossierLab:
 
     def _members(self) -> None:
         rows = pa.table({"image_id": [IDS[path] for path in PATHS[:5]], "path": PATHS[:5]})
-        with pa.OSFile(str(self.home / MEMBERS), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
-            writer.write_table(rows)
+        _write(rows, self.home / MEMBERS)
+
+
+def _read(file: Path) -> pa.Table:
+    return pq.read_table(file) if file.suffix == ".parquet" else pa.ipc.open_file(file.read_bytes()).read_all()
+
+
+def _write(rows: pa.Table, file: Path) -> None:
+    if file.suffix == ".parquet":
+        pq.write_table(rows, file)
+        return
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+        writer.write_table(rows)

@@ -1,6 +1,7 @@
 """What is damaged or missing in Git's history and DVC's cache ends no answer: it is left out, and named."""
 
 import json
+import subprocess
 from datetime import UTC, datetime
 from hashlib import md5, sha256
 from itertools import pairwise
@@ -75,6 +76,7 @@ def test_aliases_that_stand_for_too_much_are_refused() -> None:
 
 def test_which_of_two_folders_was_read_is_not_guessed(tmp_path: Path) -> None:
     """Version A was made and committed; then B alone, which the training beside it has not read."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
     before, after = lock(1, *version("A")), lock(2, *version("B"), TRAINING)
     training = next(entries.making([before, after], digest("net")))
 

@@ -19,16 +19,19 @@ from safetensors.numpy import save_file
 
 from flows.audit.facts import machine
 from flows.checkout.git import Git
-from flows.dossier import compose, folder, pictures
+from flows.dossier import compose, folder, material, pictures
 from flows.lineage import owner
+from flows.lineage.records import Records
 from flows.registry import decisions
 from flows.registry.history import Decision
+from stages.runs import record
 from stages.runs.errors import InputError
 
 OWNER = """
 owner: A & B <laboratory>
 purpose: all pictures
 misuse: <script src="https://example.org/x.js"></script>
+limits: "\u202eturned"
 checkpoints: {net: {purpose: "old photos: see https://example.org"}, more: {purpose: a secret}}
 datasets: {faces: {kind: licensed, about: from a shoot}, dogs: {about: a secret}}
 """
@@ -145,6 +148,9 @@ def test_what_the_owner_says_is_never_shown_as_recorded(full: tuple) -> None:
     page = Page(where / "index.html")
     for words in ("A & B <laboratory>", "old photos: see https://example.org", '<script src="https', "from a shoot"):
         assert {one["word"] for one in page.said if words in one["text"]} == {"said by the owner"}
+    isolated = re.compile("<bdi>[^<]*\u202e[^<]*</bdi>")  # else the word behind it would be turned as well
+    text = (where / "index.html").read_text()
+    assert len(isolated.findall(text)) == text.count("\u202e") > 0
     found = files(where)
     assert not [
         name for name, data in found.items() if b"all pictures" in data
@@ -162,18 +168,32 @@ def test_it_says_what_is_recorded(full: tuple) -> None:
         said["The pictures of faces were collected from 2025 to 2026-03; of 1 picture no date is recorded."]
         == "recorded"
     )
-    assert said["3 pictures of faces that were trained on were collected for: a study."] == "recorded"
-    assert said["1 picture of faces that were trained on were collected for: a show."] == "recorded"
+    assert said["Collected for 'a study': 3 pictures of faces, of those that were trained on."] == "recorded"
+    assert said["Collected for 'a show': 1 picture of faces, of those that were trained on."] == "recorded"
     assert said["2 pictures of faces were rejected: 2 too small."] == "recorded"
     assert said["Its training and the 2 runs before it took 3 min."] == "recorded"
     assert said["It has 6 numbers in its tensors (net 6)."] == "verified"
-    assert said["Licences of faces: 8 CC-BY-4.0."] == "recorded"
+    assert said["Licences of faces: 7 CC-BY-4.0 and 1 none recorded."] == "recorded"
+    assert not [text for text in said if "None" in text]
     assert page.find("more.safetensors, md5")["text"].rstrip().endswith("has gone on from it (train_net@more).")
     assert said["Nobody has signed its scores."] == "not recorded"
     assert "Technical documentation: 1(b) Hardware and software that it works with" in done.empty
     assert "Technical documentation: 2(d) Data" not in done.empty
     assert (done.found, done.differs) == (False, [])
     TypeAdapter(compose.Dossier).validate_json(machine(done))
+
+
+def test_what_is_in_doubt_is_gathered_at_the_end_and_nothing_unknown_is_verified(full: tuple) -> None:
+    _, where, _ = full
+    page = Page(where / "index.html")
+    doubts = [one["text"] for one in page.said if one["word"] in ("cannot tell", "DIFFERS")]
+    last = [one["text"] for one in page.said[len(page.said) - len(set(doubts)) :]]
+    assert set(last) == set(doubts)
+    assert any("of 8 of 8 pictures nobody has said who is shown" in text for text in doubts)
+    assert not [one for one in page.said if "people who are shown" in one["text"]]
+    answer = next((where / "answers").glob("audit-checkpoint*")).read_text()
+    (files,) = [one for one in doubts if one.startswith("record: train_net@net")]
+    assert files.removeprefix("record: ").rstrip(". ") in answer
 
 
 def test_scores_by_group_are_those_worked_out_by_hand(full: tuple) -> None:
@@ -214,6 +234,7 @@ def test_a_checkpoint_without_records_has_a_dossier(tmp_path: Path, monkeypatch:
         file.unlink()
     _, done = made(lab)  # dvc.lock still says what it came from
     assert done.sentences["recorded"] > 10
+    assert Page(where / "index.html").find("as dvc.lock names them")["word"] == "recorded"  # its code
     assert not list((where / "records").glob("*"))
 
 
@@ -225,8 +246,9 @@ def test_an_altered_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     where, done = made(lab)
     assert done.found
     page = Page(where / "index.html")
-    assert page.find("The record of its training is altered")["word"] == "DIFFERS"
-    assert page.find("Its training and the 2 runs before it took")["word"] == "DIFFERS"
+    for words in ("The record of its training is altered", "Its training and the 2 runs before it took"):
+        found = [one["word"] for one in page.said if words in one["text"]]
+        assert found == ["DIFFERS", "DIFFERS"], "where it is said, and once more among what is in doubt"
     assert page.find("60 s4, 2 threadsAnothernone")["word"] == "DIFFERS"  # its row
     assert page.find("ingest@faces60 s")["word"] is None
 
@@ -305,6 +327,8 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     for name in ("photos", "file", "link"):
         with pytest.raises(InputError, match=f"{name}: .*name another"):
             folder.refuse(tmp_path / name)
+    with pytest.raises(InputError, match="/proc: exists, and is no dossier"):  # nothing in it is searched
+        folder.refuse(Path("/proc"))
     (tmp_path / "empty").mkdir()
     folder.refuse(tmp_path / "empty")
     folder.refuse(tmp_path / "new" / "deep")
@@ -330,6 +354,29 @@ def test_names_from_records_do_no_harm(tmp_path: Path, monkeypatch: pytest.Monke
     assert list((where / "records").glob("*b-*.json"))
 
 
+STRANGE = [
+    {"environment": {"kernels": "x"}}, {"packages": {"imported": ["x"]}}, {"sources": ["x"]}, {"weights": {"x": ["y"]}},
+    {"seconds": "x"}, {"git": "x"}, {"inputs": {"x": 1}}, {"notes": {"terms": ["x"]}}, {"notes": {"changed": ["x"]}},
+    {"notes": {"rejected": {"a": "x"}}}, {"params": "x"}, {"notes": {"gone": 3}}, {"notes": {"checkpoints": ["x"]}},
+]  # fmt: skip
+
+
+def test_a_record_of_another_shape_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A branch of records may bring a stranger's: it is left out, and parameters are read as far as they make sense."""
+    lab = DossierLab(tmp_path / "lab")
+    monkeypatch.chdir(lab.home)
+    known = len(Records(lab.home).every())
+    params = {"datasets.faces.align": ["x"], "evaluate": {"bootstrap": "x"}, "train_net.net": {"holes": [1]}}
+    for number, file in enumerate(lab.records.glob("*/*.json")):
+        body = json.loads(file.read_text())
+        for each in STRANGE if not number else ():
+            strange = file.with_name(f"{len(list(file.parent.iterdir()))}.json")
+            strange.write_text(record.text(body | each))
+        file.write_text(record.text(body | {"params": params}))
+    assert len(Records(lab.home).every()) == known
+    material.gather(lab.home, "net", lambda line: None)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -338,6 +385,7 @@ def test_names_from_records_do_no_harm(tmp_path: Path, monkeypatch: pytest.Monke
         ("datasets: {faces: {kind: bought}}", "datasets.faces.kind: input should be 'public'"),
         ("purpose: 3", "purpose: input should be a valid string"),
         ("released: 2026-01-01", "released: read as a date; write it in quotes"),
+        ("datasets: {faces: {published: '2026-02-31'}}", "datasets.faces.published: value error, day is out of range"),
         ("- purpose", "must be a mapping"),
         ("a: [", "not valid YAML"),
     ],

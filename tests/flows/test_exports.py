@@ -19,7 +19,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from dvc_project import ENV
 from exported import COMMIT, MODEL, PHOTOS, SCORES, SOURCE, TABLE, Project, digest
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import Signature
@@ -29,6 +29,7 @@ from flows.checkout.git import Git
 from flows.exports import attestations, croissant, materials, model_card, output, sbom
 from flows.exports.datasets import Terms, judge
 from flows.lineage import keys, owner, public_keys, signatures
+from flows.lineage.bundle import BUNDLE
 from stages.runs.errors import InputError
 
 
@@ -239,11 +240,12 @@ def test_hugging_face_reads_the_model_card(
 
 @settings(max_examples=50)
 @given(st.text())
+@example("&lt;b&gt;")
 def test_what_is_filled_into_the_card_stays_one_line_of_plain_text(text: str) -> None:
     line = model_card.line(text)
     assert len(line.splitlines()) <= 1
     assert re.sub(r"\\(.)", r"\1", line) == " ".join(text.split())
-    assert not re.search(r"[`*_\[\]<>|]", re.sub(r"\\.", "", line))
+    assert not re.search(r"[`*_\[\]<>|&]", re.sub(r"\\.", "", line))
 
 
 def test_the_bill_of_materials_is_valid_and_has_every_digest(
@@ -370,6 +372,12 @@ def test_no_file_of_others_is_replaced_and_nothing_is_half_written(
     output.write(project.home, kind, own, None, False)
     output.write(project.home, kind, {file: f"{text} again" for file, text in own.items()}, None, False)
     assert (tmp_path / "two.md").read_text().endswith("again")
+    (tmp_path / "one.md.sig").write_text(json.dumps({"mediaType": BUNDLE}))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    longer = {tmp_path / "one.md": f"{model_card.MARK} new", tmp_path / ("n" * 300): "that the system takes no name of"}
+    with pytest.raises(InputError, match="File name too long"):
+        output.write(project.home, kind, longer, None, False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, "no file of several is exchanged"
     assert output.places(tmp_path, ["a", "b"]) == [tmp_path / "a", tmp_path / "b"]
     with pytest.raises(InputError, match=r"both: no folder, and there are 2 files to write"):
         output.places(tmp_path / "both", ["a", "b"])

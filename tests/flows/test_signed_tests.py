@@ -144,3 +144,26 @@ def test_a_receiver_that_is_no_line_of_text_is_refused(lab: DossierLab, to: str)
     with pytest.raises(InputError, match="--to: takes one line of text"):
         handover.hand_over(lab.home, "net", to)
     assert not list(lab.records.glob(f"{HANDED}/*"))
+
+
+def test_a_terminal_acts_on_nothing_that_a_record_says(lab: DossierLab, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = {"md5": lab.digests(NET)[NET], "checkpoint": NET, "to": "Acme\x1b[2J\nnext"}
+    facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
+    record.write(lab.records, HANDED, facts, {"ended": "2026-01-01T00:00:00+00:00"})
+    checkpoint.show(checkpoint.ask(lab.home, "net"))
+    log.show(log.ask(lab.home), 99)
+    shown = capsys.readouterr().out
+    assert shown.count("Acme\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}next") == 2
+    assert "\x1b" not in shown
+
+
+def test_a_strangers_record_does_not_stand_before_one_that_is_signed(lab: DossierLab) -> None:
+    lab.key("Ada")
+    (file,) = lab.records.glob("train_net@net/*.json")
+    signatures.collect(lab.home)
+    body = json.loads(file.read_text())
+    facts = record.facts_of(body) | {"environment": {**body["environment"], "processor": "forged"}}
+    record.write(lab.records, body["stage"], facts, {"ended": "2020-01-01T00:00:00+00:00"})
+    run = checkpoint.ask(lab.home, "net").trainings[0].run
+    assert run.record
+    assert run.record["environment"]["processor"] == "A processor"
