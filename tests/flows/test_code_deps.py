@@ -3,9 +3,9 @@
 import difflib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-import forked
 from dvc_project import ENV, ROOT
 
 from flows.engine import code_deps
@@ -42,7 +42,7 @@ def test_one_command_writes_the_code_lists(tmp_path: Path) -> None:
     before = (tmp_path / "dvc.yaml").read_text()
 
     def write(code: int, *words: str) -> list[str]:
-        line = [forked.python(), "-m", "flows.engine.code_deps", *words]
+        line = [sys.executable, "-m", "flows.engine.code_deps", *words]
         done = subprocess.run(
             line, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )
@@ -67,7 +67,7 @@ def test_a_planted_tag_in_dvc_yaml_is_never_executed(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     planted = f'vars: [!!python/object/apply:os.mkdir ["{tmp_path / "executed"}"]]\n'
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text() + planted)
-    line = [forked.python(), "-m", "flows.engine.code_deps"]
+    line = [sys.executable, "-m", "flows.engine.code_deps"]
     done = subprocess.run(line, cwd=tmp_path, env=ENV | {"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0
     assert not (tmp_path / "executed").exists()
