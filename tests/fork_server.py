@@ -13,7 +13,8 @@ import fcntl
 import importlib
 import io
 import json
-import multiprocessing
+import logging
+import multiprocessing.util
 import os
 import random
 import runpy
@@ -22,15 +23,17 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 from fork_client import NAMESPACES
 
-# Of Prefect not `prefect.main`, which sets its logging up as the environment says.
+# Not `prefect.main`, which sets its logging up as the environment says, nor `distributed`, which alters how exceptions
+# are pickled.
 LIBRARIES = (
     "torch", "torch._dynamo", "torchvision", "lightning_fabric", "pyarrow.parquet", "pydantic", "cv2", "scipy.stats",
-    "scipy.ndimage", "scipy.sparse.linalg", "dvc.cli.parser", "dvc.repo", "dvc.scm", "networkx", "distributed",
+    "scipy.ndimage", "scipy.sparse.linalg", "dvc.cli.parser", "dvc.repo", "dvc.scm", "networkx",
     "prefect.flows", "prefect.tasks", "prefect.deployments", "prefect.events", "prefect.server.api.server",
     "fastapi.encoders", "typer", "ruamel.yaml", "tabulate", "configobj", "psutil", "hypothesis",
     "securesystemslib.signer", "cryptography.hazmat.primitives.serialization",
@@ -152,6 +155,12 @@ def main() -> None:
     address = sys.argv[1]
     for name in LIBRARIES:
         importlib.import_module(name)
+    # What the libraries would tidy up at their end is this process's; to do it in the others would copy it into each.
+    for known in weakref.finalize._registry.values():  # type: ignore[attr-defined]
+        known.atexit = False
+    atexit._clear()
+    for kept in (weakref.finalize._exitfunc, multiprocessing.util._exit_function, logging.shutdown):  # type: ignore[attr-defined]
+        atexit.register(kept)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         draft = f"{address}.draft"
         Path(draft).unlink(missing_ok=True)
