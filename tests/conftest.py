@@ -10,10 +10,10 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
-from execnet.xspec import XSpec
 from hypothesis import settings
 
 from flows.process import file_lock
@@ -58,8 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
-def pytest_xdist_setupnodes(specs: list[XSpec]) -> None:
-    """The test processes need not import the libraries either."""
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """The test processes need not import the libraries either: `specs` say how execnet is to begin them."""
     for spec in specs:
         spec.python = shlex.quote(forked.python())
 
