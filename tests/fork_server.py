@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import ctypes
 import fcntl
+import gc
 import importlib
 import io
 import json
@@ -167,17 +168,20 @@ def main() -> None:
         listener.bind(draft)
         listener.listen(100)
         Path(draft).rename(address)
+        gc.collect()
+        gc.freeze()  # else each look of the garbage collector in a process would be at all this, and copy it
         asked = serve(listener)
-    if asked:
-        try:
-            become(*asked)
-            code: object = 0
-        except SystemExit as ending:
-            code = ending.code
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            code = 1
-        _exit(code)
+    if not asked:
+        os._exit(0)
+    try:
+        become(*asked)
+        code: object = 0
+    except SystemExit as ending:
+        code = ending.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    _exit(code)
 
 
 def _exit(code: object) -> None:
