@@ -33,7 +33,7 @@ from fork_client import NAMESPACES
 # Not `prefect.main`, which sets its logging up as the environment says, nor `distributed`, which alters how exceptions
 # are pickled.
 LIBRARIES = (
-    "torch", "torch._dynamo", "torchvision", "lightning_fabric", "pyarrow.parquet", "pydantic", "cv2", "scipy.stats",
+    "torch", "torch._dynamo", "torchvision", "lightning_fabric", "pyarrow.parquet", "pydantic", "scipy.stats",
     "scipy.ndimage", "scipy.sparse.linalg", "dvc.cli.parser", "dvc.repo", "dvc.scm", "networkx",
     "prefect.flows", "prefect.tasks", "prefect.deployments", "prefect.events", "prefect.server.api.server",
     "fastapi.encoders", "typer", "ruamel.yaml", "tabulate", "configobj", "psutil", "hypothesis",

@@ -102,10 +102,11 @@ def spawning() -> Iterator[None]:
 def family(process: psutil.Process) -> list[psutil.Process]:
     """A process and all that it has started; with an interpreter of `python`, what this stands for."""
     found = [process]
-    for child in process.children():
-        found += family(child)
-    if (other := stands_for(process)) != process:
-        found += family(other)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+        for child in process.children():
+            found += family(child)
+        if (other := stands_for(process)) != process:
+            found += family(other)
     return found
 
 
