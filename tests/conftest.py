@@ -4,13 +4,15 @@ import atexit
 import contextlib
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import forked
 import pytest
 from hypothesis import settings
 
@@ -56,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """The test processes need not import the libraries either: `specs` say how execnet is to begin them."""
+    for spec in specs:
+        spec.python = shlex.quote(forked.python())
+
+
 @pytest.fixture(scope="session")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A temporary folder that all test processes share."""
@@ -69,7 +77,7 @@ def prefect_database(together: Path) -> Path:
     home = together / "prefect-database"
     with file_lock.lock(home.with_suffix(".lock")):
         if not home.exists():
-            words = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            words = [forked.python(), "-m", "prefect", "server", "database", "upgrade", "-y"]
             environment = {**os.environ, "DO_NOT_TRACK": "1", "PREFECT_HOME": f"{home}.draft"}
             subprocess.run(words, env=environment, check=True, capture_output=True)
             Path(f"{home}.draft").rename(home)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from forked import Forked
+from forked import Forked, python, stands_for
+
+from flows.process import supervisor
 
 Process = Forked | subprocess.Popen[str]
 
@@ -98,9 +100,12 @@ def command(
     module: str, words: Sequence[str], home: Path, env: Mapping[str, str], before: Sequence[str] = ()
 ) -> Process:
     """`python -m MODULE WORDS` in the folder `home`; words `before` it begin it, as `nsenter` does."""
-    if FORKED and not before:
+    if not FORKED:
+        return _spawned([*before, sys.executable, "-m", module, *words], home, env)
+    env = {"FORKED_PYTHON": python(), **env}
+    if not before:
         return Forked(module, words, home, env)
-    return _spawned([*before, sys.executable, "-m", module, *words], home, env)
+    return _spawned([*before, python(), "-m", module, *words], home, env)
 
 
 def dvc(home: Path, *words: str) -> str:
@@ -189,9 +194,9 @@ def server_of(process: Process) -> psutil.Process:
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
             words = child.cmdline()
-            found += [child] * ("server" in words and "-I" not in words)  # not its supervisor
+            found += [child] * ("server" in words and supervisor.__file__ not in words)
     (server,) = found
-    return server
+    return stands_for(server)
 
 
 def wait(reached: Callable[[], object]) -> None:
@@ -216,7 +221,8 @@ def start_prefect_server(home: Path, before: Sequence[str] = (), **options: Any)
     Words `before` it begin its command; `options` are Popen's.
     """
     port = str(free_port())
-    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    interpreter = python() if FORKED else sys.executable
+    words = [interpreter, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
     with (home / "log").open("w") as log:
         environment = {**ENV, "PREFECT_HOME": str(home)}
         server = subprocess.Popen([*before, *words], env=environment, stdout=log, stderr=log, **options)

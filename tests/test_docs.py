@@ -13,6 +13,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import forked
 import pytest
 import typer
 from dvc.cli import parse_args
@@ -98,7 +99,7 @@ def paste(home: Path, script: str) -> str:
         ["bash", "-e", "-o", "pipefail"],
         input=script,
         cwd=home,
-        env={**ENV, "PYTHONPATH": str(home)},
+        env=forked.environment({**ENV, "PYTHONPATH": str(home)}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

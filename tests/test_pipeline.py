@@ -6,10 +6,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pretend
 import pytest
@@ -79,7 +79,7 @@ def write_params(home: Path, params: dict) -> None:
 
 def repro(home: Path, *targets: str) -> list[str]:
     """`dvc repro` as a user runs it; the stages that ran."""
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    env = forked.environment(os.environ)
     env.pop("PALIMPSEST_RECORDS", None)
     said = end(command("dvc", ["repro", *targets], home, env), patience=900)
     return re.findall(r"Running stage '([^']+)'", "\n".join(said))

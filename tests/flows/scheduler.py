@@ -10,6 +10,7 @@ import urllib.request
 from base64 import b64encode
 from pathlib import Path
 
+import forked
 import psutil
 from dvc_project import ENV, PATIENCE, Project, command, wait
 
@@ -67,8 +68,7 @@ class Scheduler:
             time.sleep(0.1)
 
     def family(self) -> list[psutil.Process]:
-        me = psutil.Process(self.process.pid)
-        return [me, *me.children(recursive=True)]
+        return forked.family(psutil.Process(self.process.pid))
 
     def stop(self, number: int = signal.SIGTERM, code: int = 0) -> None:
         self.process.send_signal(number)

@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 from dvc_project import ENV
@@ -51,7 +52,7 @@ def public(home: Path, name: str) -> Path:
 
 @pytest.mark.skipif(find_spec("model_signing") is None, reason="needs model-signing: `pip install -e '.[dev]'`")
 def test_model_signing_accepts_the_signature_and_that_one_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [sys.executable, "-m", "flows.cli", "audit", "sign", MODEL]
+    words = [forked.python(), "-m", "flows.cli", "audit", "sign", MODEL]
     (home / MODEL).rename(home / "object")
     (home / MODEL).symlink_to(home / "object")  # as DVC leaves it with `cache.type symlink`
     env = ENV | {keys.KEY: str(keys.place())}
@@ -59,7 +60,7 @@ def test_model_signing_accepts_the_signature_and_that_one_alone(home: Path, monk
     assert said[0].startswith(f"{MODEL}.sig: your signature of {MODEL}")
     ada = public(home, "Ada")
     words = said[1].replace("KEY.pem", ada.name).split()  # the line that it prints is the one to run
-    done = subprocess.run([sys.executable, "-m", *words], cwd=home, capture_output=True, text=True, check=False)
+    done = subprocess.run([forked.python(), "-m", *words], cwd=home, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "Verification succeeded\n"), done.stderr
 
     (home / "object").replace(home / MODEL)

@@ -16,6 +16,7 @@ import distributed
 import psutil
 import pytest
 from dvc_project import ENV, FOLDER, STAGE, Project, end, gone, wait
+from forked import family, python
 
 from flows.checkout import snapshot
 from flows.cluster import dask as crews
@@ -52,8 +53,13 @@ class Cluster:
     def _start(self, *words: str) -> subprocess.Popen:
         with (self.folder / "log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:], "--no-dashboard"],
-                env={**ENV, "PALIMPSEST_WORKSPACES": str(self.clones), "PROJECT": str(self.home)},
+                [python(), "-m", "distributed.cli.dask_" + words[0], *words[1:], "--no-dashboard"],
+                env={
+                    **ENV,
+                    "FORKED_PYTHON": python(),
+                    "PALIMPSEST_WORKSPACES": str(self.clones),
+                    "PROJECT": str(self.home),
+                },
                 stdout=log,
                 stderr=log,
             )
@@ -200,8 +206,7 @@ def test_a_stage_of_a_killed_worker_goes_to_another(cluster: Cluster, project: P
     def kill() -> None:
         wait(lambda: "gen" in project.trace())
         stage = psutil.Process(int(project.trace()["gen"][0]))
-        family = {process.pid for process in stage.parents()}
-        (victim,) = [one for one in cluster.workers if one.pid in family]
+        (victim,) = [one for one in cluster.workers if stage in family(psutil.Process(one.pid))]
         victim.kill()
         victim.wait()
         cluster.workers.remove(victim)
@@ -233,7 +238,7 @@ def test_interrupt_ends_what_runs_on_the_workers(cluster: Cluster, project: Proj
 
 def test_a_killed_rebuild_ends_what_runs_on_the_workers(cluster: Cluster, project: Project, plain: str) -> None:
     project.control("gen.hold").touch()
-    process = subprocess.Popen([sys.executable, "-c", CODE.format(address=cluster.address)], cwd=project.home, env=ENV)
+    process = subprocess.Popen([python(), "-c", CODE.format(address=cluster.address)], cwd=project.home, env=ENV)
     wait(lambda: "gen" in project.trace())
     process.kill()
     process.wait()
@@ -374,7 +379,7 @@ def test_a_cluster_with_tls_is_spoken_to(project: Project, tmp_path: Path) -> No
     words = ["--host", "127.0.0.1", "--port", "0", "--protocol", "tls", "--no-dashboard"]
     file = tmp_path / "scheduler.json"
     scheduler = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", *words, "--scheduler-file", str(file)],
+        [python(), "-m", "distributed.cli.dask_scheduler", *words, "--scheduler-file", str(file)],
         env={**ENV, **environment},
         stderr=subprocess.DEVNULL,
     )

@@ -31,6 +31,7 @@ from dvc_project import (
     states,
     wait,
 )
+from forked import family, python
 
 from flows.engine import resources
 from flows.engine.lock_file import FILE
@@ -147,7 +148,7 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     project.control("a.hold").touch()
     process = project.start("rebuild", "--jobs", "2", PREFECT_API_URL=api)
     wait(lambda: "a" in project.trace() and states(api, project.home).get("mid@a") == "Running")
-    children = psutil.Process(process.pid).children(recursive=True)
+    children = family(psutil.Process(process.pid))[1:]
     process.kill()
     process.communicate()
     wait(lambda: all(gone(child.pid) for child in children))
@@ -164,12 +165,12 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
 
 def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain: str) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+        env = {**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "FORKED_PYTHON": python()}
         return subprocess.run([*small, *words], env=env, capture_output=True, text=True, timeout=PATIENCE)
 
-    rebuild = (sys.executable, "-m", "flows.cli", "rebuild")
+    rebuild = (python(), "-m", "flows.cli", "rebuild")
     make = "from pathlib import Path; from dvc_project import Project; Project(Path())"
-    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", sys.executable, "-c", make).returncode
+    assert not run("env", f"PYTHONPATH={ROOT / 'tests'}", python(), "-c", make).returncode
     run(sys.executable, "-c", FILL, "0")
     at_first = run(*rebuild)
     assert at_first.returncode == 2

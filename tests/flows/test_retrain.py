@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from configobj import ConfigObj
 from dvc_project import ENV, Process, command, dvc, end, gone, of, post, server_of, wait
@@ -202,6 +203,7 @@ def make_template(home: Path) -> Path:
 @pytest.fixture
 def lab(template: Path, tmp_path: Path, api: str, prefect_database: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("PREFECT_API_URL", api)  # for what is begun here without a flow
+    monkeypatch.setattr(sys, "executable", forked.python())  # of its children
     for name, value in {**IDENTITY, "PATH": ENV["PATH"], "PYTHONPATH": ENV["PYTHONPATH"]}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CONTROL", str(tmp_path / "control"))

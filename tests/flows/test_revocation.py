@@ -1,10 +1,10 @@
 """Revoked keys, by real signing: what was there before counts, what came after does not, whatever times it claims."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 from dvc_project import ENV
 from hypothesis import given
@@ -51,7 +51,7 @@ class Lab:
 
     def palimpsest(self, *words: str) -> list[str]:
         """The lines that `palimpsest audit key WORDS` prints."""
-        line = [sys.executable, "-m", "flows.cli", "audit", "key", *words]
+        line = [forked.python(), "-m", "flows.cli", "audit", "key", *words]
         done = subprocess.run(line, cwd=self.root, env=ENV, capture_output=True, text=True, check=True)
         return done.stdout.splitlines()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import dvc_project
+import forked
 import psutil
 import pytest
 from dvc_project import ENV, FILL, PATIENCE, Project, free_port, post, wait
@@ -23,6 +24,7 @@ from test_rebuild import build
 from flows.checkout.git import Git
 from flows.operations import alerts, run_log, scheduler_state
 from flows.prefect_server import runs, server
+from flows.process import supervisor
 from stages.runs.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +50,9 @@ def sockets(process: psutil.Process) -> list:
 
 def the(processes: list[psutil.Process], word: str) -> psutil.Process:
     """The process itself, not its supervisor."""
-    (one,) = [process for process in processes if word in line_of(process) and "-I" not in line_of(process)]
+    (one,) = [
+        process for process in processes if word in (line := line_of(process)) and supervisor.__file__ not in line
+    ]
     return one
 
 
@@ -271,11 +275,13 @@ def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
     shutil.copy(ROOT / "prefect.yaml", project.home)
     head = (ROOT / "prefect.yaml").read_text().partition("name:")[0].splitlines()
     lines = [line.split()[1:] for line in head if line.startswith("#   prefect ")]
-    _, pool, deploy, worker, run = lines
+    assert {words[0] for words in lines} == {"prefect"}
+    _, pool, deploy, worker, run = ([forked.python(), "-m", *words] for words in lines)
     environment = {
         **ENV,
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(project.home / "home"),
+        "FORKED_PYTHON": forked.python(),
         "PWD": str(project.home),  # as a shell has it there: deployments are of that folder
         "PALIMPSEST_HOOK": "cat >> told",
         "PALIMPSEST_STALE_AFTER": "0.00001m",
@@ -294,7 +300,7 @@ def test_a_work_pool_does_the_same(project: Project, api: str) -> None:
         try:
             wait(lambda: "Nothing changed" in states())
         finally:
-            for one in reversed([process, *psutil.Process(process.pid).children(recursive=True)]):
+            for one in reversed(forked.family(psutil.Process(process.pid))):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
     (entry,) = run_log.entries(project.home)
@@ -367,7 +373,7 @@ def test_a_full_disk_stops_no_scheduler(
             [*small, *words], env={**ENV, "PYTHONPATH": str(ROOT / "tests")}, check=False
         ).returncode
 
-    run(sys.executable, "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())"), free_port
+    run(forked.python(), "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())"), free_port
     environment = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
     monkeypatch.setattr(project, "words", small)
     scheduler = start("--cron", NEVER, name="full", **environment)

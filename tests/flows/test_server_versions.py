@@ -4,10 +4,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import forked
 import pytest
 from cronsim import CronSim
 from dvc_project import ENV, PATIENCE, prefect_server, wait
@@ -41,7 +41,7 @@ def test_the_server_works_with_the_installed_fastapi_and_sqlalchemy(
             wait(lambda: client.get_scheduled_flow_runs_for_deployments([deployment]))
             runs = client.get_scheduled_flow_runs_for_deployments([deployment])
             listed = subprocess.run(
-                [sys.executable, "-m", "prefect", "flow-run", "ls", "--flow-name", "clock", "-o", "json"],
+                [forked.python(), "-m", "prefect", "flow-run", "ls", "--flow-name", "clock", "-o", "json"],
                 env={**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path)},
                 capture_output=True,
                 text=True,

@@ -4,11 +4,11 @@ import csv
 import hashlib
 import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -381,7 +381,7 @@ def test_the_stage_as_a_command(shared, celeba, tmp_path):
     values.write_text(
         f"datasets: {{c: {{align: {{mode: face, size: 96, detector: yunet, detector_model: '{model}'}}}}}}\n"
     )
-    command = [sys.executable, "-m", "stages.align", "c", "--params", values, "--ingested", source]
+    command = [forked.python(), "-m", "stages.align", "c", "--params", values, "--ingested", source]
     command += ["--detector-model", model, "--aligned", tmp_path / "aligned"]
     environment = os.environ | {"PALIMPSEST_RECORDS": str(tmp_path / "records")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -251,7 +251,8 @@ def difference(context: DistributedContext) -> tuple[float, float]:
 
 
 def test_two_processes_join_their_gradients():
-    largest, apart = launch(Runtime(threads=1, devices=2), difference)
+    with forked.spawning():
+        largest, apart = launch(Runtime(threads=1, devices=2), difference)
     assert largest > 1e-2
     assert apart <= 1e-6
 

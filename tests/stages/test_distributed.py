@@ -104,7 +104,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             writer.append(picture, f"id{i}", f"{i}.png", None, None)
     (home / "whole").mkdir()
     launch(Runtime(threads=1), gradients, home)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, forked.spawning():
         patch.setenv(STATE, str(home / "whole-state"))
         with pytest.raises(InputError, match="not finite"):
             launch(Runtime(threads=1, devices=2), together, home)
@@ -128,7 +128,7 @@ def command(home: Path, out: Path, **changes: object) -> tuple[str, list[str], P
     words += ["--start", str(NO_CHECKPOINT)]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(out / "made" / name))]
     places = {STATE: str(out / "state"), "PALIMPSEST_RECORDS": str(out / "records")}
-    return "stages.train_dmfn", words, ROOT, {**os.environ, **places}
+    return "stages.train_dmfn", words, ROOT, {**os.environ, **places, "FORKED_PYTHON": forked.python()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import forked
 import pytest
 
 from stages.runs import kernels, params, record
@@ -20,8 +21,8 @@ HELD = pytest.mark.skipif(not kernels.features() >= kernels.NEEDED, reason="this
 CLEAN = {name: value for name, value in os.environ.items() if name not in kernels.PORTABLE}
 
 
-def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-c", code]
+def python(code: str, interpreter: str = sys.executable, **more: str) -> subprocess.CompletedProcess[str]:
+    line = [interpreter, "-c", code]
     return subprocess.run(line, cwd=ROOT, env={**CLEAN, **more}, capture_output=True, text=True, check=False)
 
 
@@ -47,7 +48,8 @@ def test_native_holds_nothing() -> None:
 def test_portable_after_torch_was_imported_is_refused() -> None:
     answer = python(
         "import torch\nfrom stages.training.device import prepare\nfrom stages.runs.params import Runtime\n"
-        "prepare(Runtime(kernels='portable'))"
+        "prepare(Runtime(kernels='portable'))",
+        forked.python(),
     )
     assert answer.returncode == 1
     assert "InputError: runtime.kernels: portable must be set before torch is imported" in answer.stderr
@@ -55,6 +57,7 @@ def test_portable_after_torch_was_imported_is_refused() -> None:
         "import torch\nfrom stages.training.device import prepare\nfrom stages.runs.params import Runtime\n"
         "print(prepare(Runtime(kernels='portable')))\n"
         "for _ in range(2): prepare(Runtime(kernels='portable', precision='bf16'))",
+        forked.python(),
         **kernels.PORTABLE,
     )
     assert answer.stdout.strip() == "cpu", "unless the environment holds it already"

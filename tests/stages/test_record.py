@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 
+import forked
 import pytest
 
 from stages.runs import git, record
@@ -143,14 +144,14 @@ def test_a_mistake_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_missing_input_is_one_line(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "stages.mask", "portraits", "--aligned", "no/where", "--masks", str(tmp_path / "m")]
+    line = [forked.python(), "-m", "stages.mask", "portraits", "--aligned", "no/where", "--masks", str(tmp_path / "m")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "mask@portraits: no/where: not found (--aligned); mend the path, or run `dvc repro`\n"
 
 
 def test_a_newline_in_a_name_makes_no_second_line(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "stages.mask", "portraits", "--aligned", "no\nwhere", "--masks", str(tmp_path / "m")]
+    line = [forked.python(), "-m", "stages.mask", "portraits", "--aligned", "no\nwhere", "--masks", str(tmp_path / "m")]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "mask@portraits: no where: not found (--aligned); mend the path, or run `dvc repro`\n"
@@ -194,7 +195,7 @@ found = sources()
 others = [path for path in found if path.suffix != ".py"]
 print(*sorted({{path.name for path in others if code_digest({{**found, path: "altered"}}) != code_digest(found)}}))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([forked.python(), "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     pages = ROOT / "stages" / "pages"
     expected = sorted(path.name for end in ("*.j2", "*.css") for path in pages.glob(end)) if counts else []
     assert done.stdout.split() == expected

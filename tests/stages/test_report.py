@@ -8,11 +8,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import forked
 import numpy as np
 import pretend
 import pytest
@@ -229,7 +229,7 @@ def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
     (home / "matplotlib" / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\n")
     (tmp_path / "params.yaml").write_text(json.dumps(SECTIONS))
     words = [word for name in FOLDERS for word in (f"--{name}", str(data / name))]
-    line = [sys.executable, "-m", "stages.report", *words, "--params", str(tmp_path / "params.yaml")]
+    line = [forked.python(), "-m", "stages.report", *words, "--params", str(tmp_path / "params.yaml")]
     environment = {**os.environ, "MPLCONFIGDIR": str(home / "matplotlib"), "TZ": "Asia/Tokyo"}
     environment["PALIMPSEST_RECORDS"] = str(tmp_path / "records")
     out = tmp_path / "report"

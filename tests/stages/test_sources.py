@@ -3,10 +3,10 @@
 import os
 import pickle
 import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 
@@ -50,7 +50,7 @@ def test_pictures_that_dvc_has_linked_to_its_cache_are_the_datasets(tmp_path: Pa
     """`cache.type` is often so for large data: a picture is then a link out of the folder, and read-only."""
 
     def dvc(*words: str) -> None:
-        subprocess.run([sys.executable, "-m", "dvc", *words, "-q"], cwd=tmp_path, check=True)
+        subprocess.run([forked.python(), "-m", "dvc", *words, "-q"], cwd=tmp_path, check=True)
 
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     for name in ("a.jpg", "deep/b.png", "altered.png"):
