@@ -77,7 +77,7 @@ class Records:
         found = self.all_of(path, md5)
         if len(found) < 2:
             return found[0] if found else None
-        return min(found, key=lambda one: (not _fits(one.body, inputs), not self._signed(one.body), one.body["ended"]))
+        return min(found, key=lambda one: (not _fits(one.body, inputs), self._loose(one.body), one.body["ended"]))
 
     def all_of(self, path: str, md5: str) -> list[Found]:
         """The records of all runs that made this output at this path."""
@@ -93,13 +93,15 @@ class Records:
                     found.append(Found(body, where))
         return found
 
-    def _signed(self, body: Mapping[str, Any]) -> bool:
+    def _loose(self, body: Mapping[str, Any]) -> bool:
+        """Whether anybody may have written it: nobody who counts has signed it. One that was altered is no such: it is
+        to be seen."""
         from flows.lineage.signatures import Vouchers  # which read records, too
 
         self._vouchers = self._vouchers or Vouchers(self._git)
         with contextlib.suppress(InputError):
-            return record.whole(body) and self._vouchers.of(record.text(body)) is not None
-        return False
+            return record.whole(body) and self._vouchers.of(record.text(body)) is None
+        return True
 
     def texts(self) -> Mapping[str, bytes]:
         """All of them as they are written, by where they are."""
