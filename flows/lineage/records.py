@@ -81,7 +81,7 @@ class Records:
 
         def rank(one: Found) -> tuple[bool, bool, int, str]:
             body = one.body
-            return not _fits(body, inputs), not self._signed(body), -body.get("format", 1), body["ended"]
+            return not _fits(body, inputs), self._loose(body), -body.get("format", 1), body["ended"]
 
         return min(found, key=rank)
 
@@ -99,13 +99,15 @@ class Records:
                     found.append(Found(body, where))
         return found
 
-    def _signed(self, body: Mapping[str, Any]) -> bool:
+    def _loose(self, body: Mapping[str, Any]) -> bool:
+        """Whether anybody may have written it: nobody who counts has signed it. One that was altered is no such: it is
+        to be seen."""
         from flows.lineage.signatures import Vouchers  # which read records, too
 
         self._vouchers = self._vouchers or Vouchers(self._git)
         with contextlib.suppress(InputError):
-            return record.whole(body) and self._vouchers.of(record.text(body)) is not None
-        return False
+            return record.whole(body) and self._vouchers.of(record.text(body)) is None
+        return True
 
     def texts(self) -> Mapping[str, bytes]:
         """All of them as they are written, by where they are."""
