@@ -142,6 +142,11 @@ def test_a_picture_of_the_same_name_in_another_folder_keeps_its_line(lab: Lab) -
     (lab.home / "photos" / "b" / "000.png").write_bytes(saved(scene(20)))
     with (lab.home / "photos" / "pictures.csv").open("a") as file:
         file.write("\nb/000.png,train,Bob\n")
+    stones = (lab.home / "tombstones.txt").read_bytes()
+    (lab.home / "tombstones.txt").write_bytes(b"\xff")  # stops it before anything is done
+    with pytest.raises(InputError, match=r"tombstones.txt: cannot be read as UTF-8"):
+        erased(lab, "photos/b/000.png")
+    (lab.home / "tombstones.txt").write_bytes(stones)
     assert erased(lab, "photos/b/000.png") == []  # nobody has ingested it yet
     left = (lab.home / "photos" / "pictures.csv").read_text()
     assert "Bob" not in left
@@ -246,8 +251,7 @@ def test_odd_places(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     git(clone, "stash", "push", "-q")
     state = lab.home.parent / "states" / "net-1"
     state.mkdir(parents=True)
-    count = pa.ipc.open_file(lab.home / "data/aligned/faces/train.arrow").read_all().num_rows
-    save_file({"seen": np.ones(count, bool)}, state / "state.safetensors")
+    save_file({"seen": np.ones(crops.num_rows, bool)}, state / "state.safetensors")
     monkeypatch.setenv("PALIMPSEST_STATE", str(state.parent))
 
     assert erased(lab, identity="Ada") == []
@@ -268,8 +272,6 @@ def test_odd_places(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     remedies = {one["kind"]: one["remedy"] for one in body["notes"]["kept"]}
     assert remedies["Git"] == git_objects.IN_INDEX
     assert remedies["Git of another repository"] == git_objects.STASHED
-    assert state.exists()  # it has read none of hers
-    assert erased(lab, sha(2)) == []
     assert not state.exists()
     assert "Ada" not in json.dumps(body)
 
@@ -295,11 +297,12 @@ def test_what_is_asked_for_is_erased_also_after_another_that_was_interrupted(lab
         erased(lab)
 
 
-def test_the_same_erasure_twice_at_once_takes_turns(lab: Lab) -> None:
+def test_the_same_erasure_twice_at_once_takes_turns(tmp_path: Path) -> None:
     """Also where DVC has not made its folder of locks yet."""
-    assert not (lab.home / ".dvc" / "tmp").exists()
-    with purge.turn(lab.home, quiet):
-        assert file_lock.acquire(lab.home / ".dvc" / "tmp" / "palimpsest.lock") is None
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".dvc").mkdir()
+    with purge.turn(tmp_path, quiet):
+        assert file_lock.acquire(tmp_path / ".dvc" / "tmp" / "palimpsest.lock") is None
 
 
 @pytest.mark.parametrize(
@@ -314,29 +317,26 @@ def test_a_strangers_record_of_an_erasure_that_makes_no_sense_is_none(notes: dic
     assert erasures.every(tmp_path) == []
 
 
-def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(lab: Lab) -> None:
+def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever can push a record could have a letter signed about an erasure that never was."""
-    keys.new(lab.home, "Grace", "")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+    git(tmp_path, "init", "-q")
+    keys.new(tmp_path, "Grace", "")
     notes = {"pictures": [{"image_id": sha(1)}], "checkpoints": [], "changed": {}, "gone": []}
     facts = {"inputs": {}, "outputs": {}, "params": {}, "environment": {}, "notes": notes}
-    record.write(lab.home / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
-    assert len(erasures.known(lab.home)) == 1
+    record.write(tmp_path / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
+    assert len(erasures.known(tmp_path)) == 1
     keys.place().unlink()
-    signatures.collect(lab.home, None)
-    shutil.rmtree(lab.home / record.home())
-    assert len(erasures.every(lab.home)) == 1
-    assert erasures.known(lab.home) == []
+    signatures.collect(tmp_path, None)
+    shutil.rmtree(tmp_path / record.home())
+    assert len(erasures.every(tmp_path)) == 1
+    assert erasures.known(tmp_path) == []
 
 
-def test_tombstones_that_cannot_be_read_stop_it_before_anything_is_done(lab: Lab) -> None:
-    (lab.home / "tombstones.txt").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=r"tombstones.txt: cannot be read as UTF-8"):
-        erased(lab, sha(1))
-    assert pending(lab.home) == []
-
-
-def test_a_full_disk_is_one_line(lab: Lab, tmp_path: Path) -> None:
-    """Files may have 40 kB: DVC's own databases cannot be written. Then it goes on."""
+def test_a_full_disk_is_one_line(lab: Lab) -> None:
+    """Files may have 40 kB: DVC's own databases cannot be written. It can go on later."""
     code = (
         "import resource, signal, sys; from flows.cli import app\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (40960, -1))\n"
@@ -346,5 +346,4 @@ def test_a_full_disk_is_one_line(lab: Lab, tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=lab.home, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert erased(lab) == []
-    assert lab.showing({1}) == []
+    assert [one.ids for one in pending(lab.home)] == [[sha(1)]]
