@@ -108,7 +108,7 @@ DIGESTS = {
     "blended/coupled": "50b95d30ebffd25b752ca6d9162007bd.dir",
     "blended/nearest": "3d30985cd4e97b05ae0c6028529febb6.dir",
     "blended/sobel": "8d7f19617a53d3ef051aaae78b8b7d51.dir",
-    "ingested/portraits": "2080c0bdb64341ececc126230c4c1557.dir",
+    "ingested/portraits": "319c553718f13557d6ca91cdedcda6a0.dir",
     "inpainted/mean": "a9f76afb25e18f35c881b395413351ea.dir",
     "inpainted/navier_stokes": "e36e471707ce023ae4c5b3daf753d12d.dir",
     "inpainted/nearest": "66300454a00d460ff8b32fd02e3f30df.dir",
