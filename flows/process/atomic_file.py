@@ -22,5 +22,6 @@ def write(path: Path, content: str | bytes, draft: Path | None = None) -> None:
         draft.replace(path)
     except BaseException:  # on a full disk, half a draft would take the place that is wanted
         with contextlib.suppress(OSError):
-            draft.unlink()
+            if draft.is_file():  # not a device
+                draft.unlink()
         raise

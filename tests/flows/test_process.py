@@ -42,6 +42,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     atomic_file.write(file, "old")
     with pytest.raises(OSError, match="No space left"):
         atomic_file.write(file, "new", draft=Path("/dev/full"))
+    assert Path("/dev/full").is_char_device()
     assert file.read_text() == "old"
     atomic_file.write(file, "new")
     assert {path: path.read_text() for path in file.parent.iterdir()} == {file: "new"}
