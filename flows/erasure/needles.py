@@ -1,4 +1,4 @@
-"""Pieces of pictures that are looked for in bytes: 24 of them in a row, taken from a file or from pixels.
+"""Pieces of pictures that are looked for in bytes: 16 of them in a row, taken from a file or from pixels.
 
 Where a few different pieces of one picture are found in one place, the picture is there: in an uncompressed table, a
 sheet, a page, an archive. Pieces with little in them (a plain background) would be found in other pictures too, and are
@@ -15,10 +15,10 @@ import numpy as np
 
 from flows.process import atomic_file
 
-SIZE = 24  # bytes of a piece: eight RGB pixels, or 24 of one colour
+SIZE = 16  # bytes of a piece: five RGB pixels and a third, or 16 of one colour
 WORDS = SIZE // 8
-BYTES, PIXELS = 10, 6  # how many of a piece's bytes, or of its eight pixels, must differ from each other
-MOST = {"pixels": 400, "crop": 1000}  # places in one form of a picture; crops are looked for inside of holes, too
+BYTES, PIXELS = 8, 4  # how many of a piece's bytes, or of its five pixels, must differ from each other
+MOST = {"pixels": 400, "crop": 4000}  # places in one form of a picture; crops are looked for inside of holes, too
 ENOUGH = 4  # different pieces that say that a picture is there
 STEP = 1 << 17  # bytes that are searched at once, so that they stay in a processor's cache
 MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
@@ -53,15 +53,16 @@ class Needles:
     def add_pixels(self, picture: int, what: str, pixels: np.ndarray) -> None:
         """Pieces of pixels (uint8 H x W x 3) and of their mirror image: RGB side by side, and each colour alone."""
         height, width = pixels.shape[:2]
-        across, down = 4, 2
+        across, down = (1, 1) if what == "crop" else (4, 2)
         while (height // down) * (width // across) > MOST[what]:
-            across, down = across * 2, down * 2
+            across, down = (across, down * 2) if down < 4 else (across * 2, down)
         for way in (pixels, pixels[:, ::-1]):
             pieces = []
-            if width >= SIZE // 3:
-                windows = np.lib.stride_tricks.sliding_window_view(way, SIZE // 3, 1)[::down, ::across]  # H W C 8
-                triples = windows.transpose(0, 1, 3, 2).reshape(-1, SIZE // 3, 3)
-                pieces.append(triples[_distinct(triples @ np.array([1, 1 << 8, 1 << 16])) >= PIXELS].reshape(-1, SIZE))
+            if 3 * width >= SIZE:
+                lines = np.ascontiguousarray(way[::down]).reshape(-1, 3 * width)
+                windows = np.lib.stride_tricks.sliding_window_view(lines, SIZE, 1)[:, :: 3 * across].reshape(-1, SIZE)
+                triples = windows[:, : SIZE // 3 * 3].reshape(-1, SIZE // 3, 3)
+                pieces.append(windows[_distinct(triples @ np.array([1, 1 << 8, 1 << 16])) >= PIXELS])
             if width >= SIZE:
                 planes = np.lib.stride_tricks.sliding_window_view(way[..., :1], SIZE, 1)[:: 2 * down, :: 2 * across]
                 flat = planes.reshape(-1, SIZE)  # of red: where it is alone, so are the others

@@ -336,10 +336,10 @@ def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(
 
 
 def test_a_full_disk_is_one_line(lab: Lab) -> None:
-    """Files may have 40 kB: DVC's own databases cannot be written. It can go on later."""
+    """Files may have 170 kB: DVC's own databases cannot be written. It can go on later."""
     code = (
         "import resource, signal, sys; from flows.cli import app\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (40960, -1))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, -1))\n"
         "sys.argv[0] = 'palimpsest'; app()\n"
     )
     words = [sys.executable, "-c", code, "audit", "erase", sha(1), "--purge", "--yes"]
