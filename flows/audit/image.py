@@ -146,7 +146,7 @@ def _erased(root: Path, queries: list[Query]) -> list[Erased | None]:
 
     records = erasures.every(root)
     with contextlib.suppress(InputError):
-        stones = withdrawn.read(root / "tombstones.txt")
+        stones = withdrawn.read(root / erasures.TOMBSTONES)
         near = stones.near([query.hashes for query in queries])
         found = []
         for query, copy in zip(queries, near, strict=True):

@@ -70,10 +70,7 @@ class Store:
         """`name` is the remote's. Raises an error of its kind where it cannot be reached."""
         self.name = name
         self._odb = repo.cloud.get_remote_odb(name, "audit erase")  # type: ignore[attr-defined]
-
-    def objects(self) -> list[str]:
-        """The digests of all that it has."""
-        return sorted(self._odb.all())
+        self.objects = sorted(self._odb.all())  # the digests of all that it has now
 
     def read(self, md5: str) -> bytes:
         """The bytes of an object."""
@@ -86,13 +83,11 @@ class Store:
 
     def remove(self, md5: str) -> None:
         """Delete an object."""
-        self._odb.fs.remove(self._odb.oid_to_path(md5))
+        self._odb.delete(md5)
 
-    def add(self, md5: str, file: Path) -> None:
+    def add(self, md5: str, data: bytes) -> None:
         """Put an object there."""
-        place = self._odb.oid_to_path(md5)
-        self._odb.fs.makedirs(self._odb.fs.parent(place), exist_ok=True)
-        self._odb.fs.put_file(str(file), place)
+        self._odb.add_bytes(md5, data)
 
 
 @contextlib.contextmanager
@@ -102,9 +97,7 @@ def stores(root: Path) -> Iterator[list[Store | str]]:
         found: list[Store | str] = []
         for name in repo.config["remote"]:
             try:
-                store = Store(repo, name)
-                store.objects()
-                found.append(store)
+                found.append(Store(repo, name))
             except Exception as error:  # each kind of remote has errors of its own
                 found.append(f"remote '{name}': {_line(error)}")
         yield found

@@ -11,13 +11,11 @@ import base64
 import bz2
 import contextlib
 import dataclasses
-import errno
 import gzip
 import hashlib
 import io
 import lzma
 import re
-import sqlite3
 import tarfile
 import tempfile
 import zipfile
@@ -27,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from flows.erasure import databases
+from flows.erasure.databases import LONG
 from flows.erasure.needles import ENOUGH, Needles
 
 DEPTH = 5  # files in files
@@ -34,9 +34,7 @@ DEPTH = 5  # files in files
 EMBEDDED = re.compile(
     rb"(?:data:image/[\w.+-]+;base64,|(?=iVBORw0KGgo|/9j/|R0lGOD|UklGR))((?:[A-Za-z0-9+/=\s]|\\n){100,})"
 )
-SQLITE = b"SQLite format 3"
 STREAM = b"\xff\xff\xff\xff"  # begins an Arrow stream
-LONG = 200  # characters of a text that may have a picture embedded
 ROW = "row"  # beside the forms of needles: a table's row is the picture's by its image_id
 PACKED: Mapping[bytes, Callable[[Any], bytes]] = {
     b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress
@@ -95,7 +93,7 @@ class Search:
         except (ValueError, OSError):  # pyarrow's errors are such: a damaged table, and its bytes are searched
             seen = Seen()
         if not seen.table:
-            seen.database = head.startswith(SQLITE)
+            seen.database = head.startswith(databases.MAGIC)
             if (number := self._ids.get(hashlib.sha256(data.data).hexdigest())) is not None:
                 seen.add({number: {"file"}})
             seen.add(self._needles.find(data))
@@ -119,8 +117,8 @@ class Search:
             found[same] = {"pixels"}
         for scale in self._scales:
             for across in range(scale):
-                flat = np.ascontiguousarray(pixels[:, across::scale]).reshape(-1)
-                for number, forms in self._needles.find(flat, 3).items():
+                part = np.ascontiguousarray(pixels[:, across::scale]).reshape(-1)
+                for number, forms in self._needles.find(part, 3).items():
                     found.setdefault(number, set()).update(forms)
         return found
 
@@ -153,8 +151,8 @@ class Search:
     def _fixed(self, seen: Seen, column: Any, own: set[int], start: int, batch: Any) -> None:
         """Note the rows of a column of arrays that show a picture."""
         width = column.type.byte_width
-        flat = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :][: len(column) * width]
-        hits = [*self._needles.hits(flat)]
+        every = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * width :][: len(column) * width]
+        hits = [*self._needles.hits(every)]
         if not hits:
             return
         rows = np.concatenate([places for places, _ in hits]) // width
@@ -187,34 +185,35 @@ class Search:
 
     def _parts(self, data: np.ndarray, head: bytes, path: Path | None) -> Iterator[np.ndarray]:
         """Files in a file, unpacked."""
-        if head.startswith(SQLITE):
-            yield from _cells(data, path)
+        if head.startswith(databases.MAGIC):
+            yield from _values(data, path)
         elif head.startswith(b"PK\3\4"):
             with (
                 contextlib.suppress(zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError),
                 zipfile.ZipFile(path or io.BytesIO(data.data)) as archive,
             ):
                 for name in archive.namelist():
-                    yield _array(archive.read(name))
+                    yield flat(archive.read(name))
         elif packed := next((kind for start, kind in PACKED.items() if head.startswith(start)), None):
             if path and tarfile.is_tarfile(path):  # member by member: it may be large
                 yield from _members(path)
             else:
                 with contextlib.suppress(OSError, EOFError, ValueError, lzma.LZMAError):
-                    yield _array(packed(data.data))
+                    yield flat(packed(data.data))
         elif data[257:262].tobytes() == b"ustar":
             yield from _members(path or io.BytesIO(data.data))
         elif not head.startswith(PICTURES[:2]):  # in a PNG or JPEG there is no page
             for embedded in EMBEDDED.finditer(data.data):
                 with contextlib.suppress(ValueError):
-                    yield _array(base64.b64decode(embedded[1].replace(b"\\n", b"")))
+                    yield flat(base64.b64decode(embedded[1].replace(b"\\n", b"")))
 
 
 def _key(batch: Any, row: int) -> tuple[str, ...]:
     return tuple(str(batch.column(name)[row]) for name in ("image_id", "path", "kind") if name in batch.schema.names)
 
 
-def _array(data: bytes) -> np.ndarray:
+def flat(data: bytes) -> np.ndarray:
+    """Bytes as they are searched."""
     return np.frombuffer(data, np.uint8)
 
 
@@ -244,11 +243,11 @@ def _long(column: Any, rows: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         parents = pc.list_parent_indices(column).to_numpy()
         inside = column.flatten()
         if pa.types.is_uint8(kind.value_type):
-            flat = inside.fill_null(0).to_numpy()
+            numbers = inside.fill_null(0).to_numpy()
             ends = np.flatnonzero(np.diff(parents, append=-1)) + 1
             for start, end in zip([0, *ends[:-1]], ends, strict=False):
                 if end - start >= LONG:
-                    yield rows[parents[start]], np.ascontiguousarray(flat[start:end])
+                    yield rows[parents[start]], np.ascontiguousarray(numbers[start:end])
         else:
             yield from _long(inside, [rows[parent] for parent in parents])
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_text(kind):
@@ -273,37 +272,15 @@ def _members(file: Any) -> Iterator[np.ndarray]:
     ):
         for member in tar:
             if inner := tar.extractfile(member) if member.isfile() else None:
-                yield _array(inner.read())
+                yield flat(inner.read())
 
 
-def _cells(data: np.ndarray, path: Path | None) -> Iterator[np.ndarray]:
-    """All long values of a SQLite database. It is read where it lies: its newest rows may be in another file.
-
-    Raises BlockingIOError where another program does not let it be read.
-    """
+def _values(data: np.ndarray, path: Path | None) -> Iterator[np.ndarray]:
+    """The long values of a SQLite database; of one inside of another file, by a copy. Raises as `databases.values`."""
     with contextlib.ExitStack() as stack:
         if path is None:
             copy = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".db"))
-            copy.write(data.tobytes())
+            copy.write(data.data)
             copy.flush()
             path = Path(copy.name)
-        try:
-            open_one = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
-            open_one.text_factory = bytes
-            with contextlib.closing(open_one) as database:
-                names = [
-                    row[0].decode() for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")
-                ]
-                for name in names:
-                    quoted = name.replace('"', '""')
-                    for row in database.execute(f'SELECT * FROM "{quoted}"'):
-                        for value in row:
-                            if isinstance(value, bytes) and len(value) >= LONG:
-                                yield _array(value)
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise BlockingIOError(
-                    errno.EBUSY, "in use; stop the program that uses it, and run this again"
-                ) from None
-        except sqlite3.Error:  # damaged: its bytes are searched
-            pass
+        yield from map(flat, databases.values(path))

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from flows.audit.facts import page
 from flows.erasure import plan, purge
 from flows.erasure.journal import Journal, pending
@@ -28,17 +30,15 @@ def look(root: Path, asked: Sequence[str], identity: str | None, exact: bool, sh
     going = pending(root)
     for wanted in going:
         say(f"an erasure of {len(wanted.pictures)} pictures was interrupted; --purge goes on with it first")
-    wanted = next((one for one in going if _covered(one, asked, identity)), None) or seek(
-        root, asked, identity, exact, say
-    )
-    return plan.make(root, wanted, shared, say)
+    same = next((one for one in going if _covered(one, asked, identity)), None)
+    return plan.make(root, same or seek(root, asked, identity, exact), shared)
 
 
-def seek(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> Sought:
+def seek(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
     """What to look for. Raises InputError as `plan.sought` does, and where nothing is named."""
     if not asked and identity is None:
         raise InputError("nothing to erase: name pictures by a file or sha256, or a person by --identity")
-    return plan.sought(root, asked, identity, exact, say)
+    return plan.sought(root, asked, identity, exact)
 
 
 def all_of(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> list[Sought]:
@@ -49,7 +49,7 @@ def all_of(root: Path, asked: Sequence[str], identity: str | None, exact: bool, 
     going = pending(root)
     if going:
         say(f"{len(going)} erasure{'s' * (len(going) != 1)} interrupted before: to be ended first")
-    same = [one for one in going if _covered(one, asked, identity)] or [seek(root, asked, identity, exact, say)]
+    same = [one for one in going if _covered(one, asked, identity)] or [seek(root, asked, identity, exact)]
     return [*(one for one in going if one not in same), *same]
 
 
@@ -85,7 +85,7 @@ def show(answer: Plan) -> None:
     pictures = answer.pictures
     count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
     print(
-        f"{count}: held in {len(answer.held)} places, {_size(total(answer.held))}; nothing is changed without --purge"
+        f"{count}: held in {len(answer.held)} places, {decimal(total(answer.held))}; nothing is changed without --purge"
     )
     rows = [(picture.image_id[:10], "", _said(picture)) for picture in pictures]
     for kind in dict.fromkeys(one.kind for one in answer.removed):
@@ -121,24 +121,16 @@ def _trained(each: plan.Trained) -> str:
 def _of_kind(kind: str, held: list[Held]) -> list[tuple[str, str, str]]:
     words = {"remove": "remove", "rewrite": "rewrite", "clean": "remove rows"}
     rows = [
-        (kind, words[one.action], f"{one.what or one.where}{_rows(one)}, {_size(one.size)} ({', '.join(one.how)})")
+        (kind, words[one.action], f"{one.what or one.where}{_rows(one)}, {decimal(one.size)} ({', '.join(one.how)})")
         for one in held[:SHOWN]
     ]
     if len(held) > SHOWN:
-        rows.append((kind, "", f"and {len(held) - SHOWN} more, {_size(total(held[SHOWN:]))} (--json lists them)"))
+        rows.append((kind, "", f"and {len(held) - SHOWN} more, {decimal(total(held[SHOWN:]))} (--json lists them)"))
     return rows
 
 
 def _rows(one: Held) -> str:
     return f" without {len(one.rows)} row{'s' * (len(one.rows) != 1)}" if one.action == "rewrite" else ""
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count = count / 1000  # type: ignore[assignment]
-    return f"{count:.3g} GB"
 
 
 def show_done(done: Done) -> None:

@@ -17,7 +17,7 @@ from flows.lineage.digests import Digests
 from stages.runs.errors import InputError
 
 DIGITS = 6  # of a sha256 that is cut short; fewer fit too many
-COLUMNS = ("image_id", "path", "pixel_sha256", "identity", "status")
+COLUMNS = ("image_id", "path", "pixel_sha256", "identity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Row:
 
 def rows(root: Path, digest: Digests) -> list[Row]:
     """Every row of every ingested table that a `dvc.lock` which Git knows names, as far as the table is here."""
-    damaged: list[str] = []
     every = [tables.among(lock.files()) for lock in locks.every(root)]
     parts, _ = tables.parts(root, {table: None for named in every for table in named.items()}, digest)
     found: dict[tuple[Any, ...], Row] = {}
@@ -55,13 +54,11 @@ def rows(root: Path, digest: Digests) -> list[Row]:
         dataset = Path(part.path).parts[2]
         try:
             table = read_table(part.file, COLUMNS, ["phash"])
-        except InputError as error:
-            damaged.append(str(error))
+        except InputError:  # damaged: it has no rows, and its bytes are searched as those of any file
             continue
         for row in table.to_pylist():
             if row["image_id"]:
                 key = (dataset, row["image_id"], row["path"])
-                row.pop("status")
                 if key not in found or (row.get("phash") and not found[key].phash):
                     found[key] = Row(dataset, **{"phash": None, **row}, file=part.file)
     return list(found.values())

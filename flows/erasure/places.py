@@ -119,7 +119,24 @@ def object_of(file: Path) -> str | None:
 def states(root: Path) -> Iterator[Path]:
     """The states of trainings that were interrupted, in every working copy and where else they are kept."""
     for tree in trees(root):
-        if tree.kind == "training states":
-            yield from sorted(tree.top.glob("*/state.safetensors"))
-        elif tree.kind != "cache":
-            yield from sorted(tree.top.glob("**/.palimpsest/state/*/state.safetensors"))
+        for here, names, _ in _walk(tree, root):
+            home = here.parts[-3:-1] == (".palimpsest", "state") or tree.kind == "training states"
+            if home and "state.safetensors" in names:
+                yield here / "state.safetensors"
+
+
+def caches(root: Path, shared: bool) -> Iterator[Path]:
+    """The folders of DVC caches; those that others may use only if `shared`."""
+    for tree in trees(root):
+        if tree.kind == "cache" and shared:
+            yield tree.top
+        elif not tree.shared:
+            yield from (here for here, _, _ in _walk(tree, root) if here.parts[-2:] == (".dvc", "cache"))
+
+
+def databases(root: Path) -> Iterator[Path]:
+    """Prefect's databases of this project, and of its other working copies."""
+    for tree in trees(root):
+        for here, names, _ in _walk(tree, root):
+            if here.parts[-2:] == (".palimpsest", "prefect") or tree.kind == "Prefect's database":
+                yield from (here / name for name in names if name.endswith(".db"))

@@ -16,7 +16,6 @@ from flows.erasure.pictures import Picture, Row
 from flows.erasure.scan import Held, Scan, Scanner
 from flows.lineage import locks, tables
 from flows.lineage.digests import Digests
-from flows.process.command import Say
 from flows.registry.history import Promoted
 from stages.runs.errors import InputError
 
@@ -46,10 +45,10 @@ class Sought:
         """The image_ids, in the order of the numbers."""
         return [picture.image_id for picture in self.pictures]
 
-    def scan(self, root: Path, shared: bool, say: Say) -> Scan:
+    def scan(self, root: Path, shared: bool) -> Scan:
         """Search everything."""
         trained = {each.md5: each.pictures for each in self.trained}
-        return Scanner(root, self.search(), self.pictures, trained, shared, say).run()
+        return Scanner(root, self.search(), self.pictures, trained, shared).run()
 
     def search(self) -> Search:
         """What looks for the pictures in anything."""
@@ -92,7 +91,7 @@ class Plan:
         return [one for one in self.held if one.action == "keep"]
 
 
-def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> Sought:
+def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
     """What to look for. Raises InputError as `pictures.find` does, and for a file that is nowhere."""
     digest = Digests(root)
     known = pictures.rows(root, digest)
@@ -101,7 +100,7 @@ def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool, 
     trained, untold = checkpoints.find(root, [picture.image_id for picture in found], digest)
     digest.save()
     wanted = Sought(found, needles, scales, trained, rows, untold, identity)
-    if not pictures.met(root, found, known) and not wanted.scan(root, False, say).held:
+    if not pictures.met(root, found, known) and not wanted.scan(root, False).held:
         raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it, and nowhere here; {pictures.LOOK}")
     return wanted
 
@@ -172,14 +171,9 @@ def _on_sheets(crop: Any) -> Any:
     return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BOX))
 
 
-def make(root: Path, wanted: Sought, shared: bool, say: Say) -> Plan:
+def make(root: Path, wanted: Sought, shared: bool) -> Plan:
     """Search everything, and say what would be done."""
-    scan = wanted.scan(root, shared, say)
-    return of(root, wanted, scan)
-
-
-def of(root: Path, wanted: Sought, scan: Scan) -> Plan:
-    """What would be done about what was found."""
+    scan = wanted.scan(root, shared)
     withdrawn, instead = checkpoints.promoted(root, [each.md5 for each in wanted.trained])
     stands = None
     if withdrawn and instead:

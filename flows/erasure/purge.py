@@ -22,19 +22,18 @@ from typing import Any
 
 from flows.checkout.git import Git
 from flows.engine import remotes
-from flows.erasure import git_objects, lists, places, plan, rewriting
-from flows.erasure.contents import LONG, SQLITE, _array
+from flows.erasure import databases, git_objects, lists, objects, places, plan, rewriting
+from flows.erasure.contents import flat
 from flows.erasure.journal import Journal
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.scan import Held
+from flows.lineage.erasures import TOMBSTONES
 from flows.process import atomic_file, file_lock
 from flows.process.command import Runner, Say
 from flows.registry import decisions
 from stages.images import withdrawn
 from stages.runs import record
-from stages.runs.errors import InputError
 
-TOMBSTONES = "tombstones.txt"
 STASH = "stash.json"  # in the journal's folder
 MD5 = re.compile(r"[0-9a-f]{32}(?:[.]dir)?")
 OUT = re.compile(r"^ *(?:- )?path: (.+)$", re.M)  # in a `.dvc` file
@@ -93,11 +92,13 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
     removed: list[Held] = []
     with remotes.held(root):
         for _ in range(ROUNDS):
-            found = plan.make(root, wanted, shared, say)
+            found = plan.make(root, wanted, shared)
             failed = _remove(root, wanted, found, journal, shared, say)
             removed += found.removed
             if not found.removed and not found.states:
                 break
+        # Rows that Prefect itself has deleted may still be in its files.
+        failed += filter(None, (databases.compact(file) for file in places.databases(root) if databases.is_one(file)))
     left = [one.shown for one in found.removed] + failed + _tracked(root, journal, say)
     for path, folder in lists.roots(root).items():
         if (before := journal.roots.get(path)) and (now := record.digest(folder)) != before:
@@ -160,58 +161,36 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, shared: b
         except sqlite3.Error as error:
             failed.append(f"{one.where}: {error}; stop the program that uses it, and run this again")
     failed += _from_remotes(root, [one for one in found.removed if one.place == "remote"], journal)
-    for folder in _caches(root, shared):
-        _listings(folder, journal)
+    for folder in places.caches(root, shared):
+        objects.exchange_listings(objects.Cache(folder), journal)
         _runs(folder, journal)
+    git = Git(root)
     if stashed := {one.where for one in found.removed if one.kind == "stash"}:
-        git = Git(root)
         git_objects.rewrite_stash(git, stashed, journal.folder / STASH)
         if git_objects.left(git, stashed):
             failed.append("a stash's files are in a pack of Git's; `git gc --prune=now` removes them")
     for state in found.states:
         shutil.rmtree(state, ignore_errors=True)
     for tree in places.trees(root):
-        shutil.rmtree(tree.top / Git(root).prefix / places.MEMORY, ignore_errors=True)
+        shutil.rmtree(tree.top / git.prefix / places.MEMORY, ignore_errors=True)
     shutil.rmtree(remotes.site_cache(root), ignore_errors=True)
-    for database in _databases(root):
-        failed += _compact(database)
     return failed
-
-
-def _caches(root: Path, shared: bool) -> set[Path]:
-    """The folders that DVC caches lie in, but for those that others may use, unless `shared`."""
-    found = set()
-    for tree in places.trees(root):
-        if tree.kind == "cache" and shared:
-            found.add(tree.top)
-        found |= {place.resolve() for place in tree.top.glob("**/.dvc/cache") if (place / "files").is_dir()}
-    return found
 
 
 def _from_file(one: Held, wanted: Sought, journal: Journal) -> None:
     file = Path(one.where)
-    promised = places.object_of(file)
     if one.action == "clean":
-        _clean(file, wanted)
+        search = wanted.search()
+        databases.clean(file, lambda value: bool(search.array(flat(value)).pictures))
         return
-    new = rewriting.without(file, one.rows) if one.action == "rewrite" else None
-    if promised:
-        digest = hashlib.md5(new).hexdigest() if new is not None else None
-        journal.note(promised, digest)
-        if new is not None and digest is not None:
-            _store(file.parents[1] / digest[:2] / digest[2:], new)
+    new = rewriting.without(file.read_bytes(), one.rows) if one.action == "rewrite" else None
+    if promised := places.object_of(file):
+        objects.exchange(objects.Cache(file.parents[3]), promised, new, journal)
     elif new is not None:
         journal.note(one.md5, hashlib.md5(new).hexdigest())
         atomic_file.write(file, new)  # of a link, the link is replaced
-        return
-    file.unlink(missing_ok=True)
-
-
-def _store(place: Path, data: bytes) -> None:
-    """Put an object into a cache, as DVC does: not to be written."""
-    if not place.exists():
-        atomic_file.write(place, data)
-        place.chmod(0o444)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _from_remotes(root: Path, held: list[Held], journal: Journal) -> list[str]:
@@ -223,67 +202,17 @@ def _from_remotes(root: Path, held: list[Held], journal: Journal) -> list[str]:
             if isinstance(store, str):
                 failed.append(store)
                 continue
-            mine = {one.where.partition(":")[2]: one for one in held if one.where.startswith(f"{store.name}:")}
             try:
-                for md5, one in mine.items():
-                    _from_remote(store, md5, one, journal)
-                for md5 in [md5 for md5 in store.objects() if md5.endswith(".dir")]:
-                    _listing_there(store, md5, journal)
+                for one in held:
+                    name, _, md5 = one.where.partition(":")
+                    if name == store.name:
+                        new = rewriting.without(store.read(md5), one.rows) if one.action == "rewrite" else None
+                        objects.exchange(store, md5, new, journal)
+                objects.exchange_listings(store, journal)
             except Exception as error:  # each kind of remote has errors of its own
                 said = " ".join(str(error).split()) or type(error).__name__
                 failed.append(f"remote '{store.name}' refuses: {said}; let it be written to, and run this again")
     return failed
-
-
-def _from_remote(store: remotes.Store, md5: str, one: Held, journal: Journal) -> None:
-    new = None
-    if one.action == "rewrite":
-        with _scratch(journal, store.read(md5)) as file:
-            new = rewriting.without(file, one.rows)
-    digest = hashlib.md5(new).hexdigest() if new is not None else None
-    journal.note(md5, digest)
-    if new is not None and digest is not None:
-        with _scratch(journal, new) as file:
-            store.add(digest, file)
-    store.remove(md5)
-
-
-def _listing_there(store: remotes.Store, md5: str, journal: Journal) -> None:
-    with _scratch(journal, store.read(md5)) as file:
-        try:
-            new = rewriting.listing(file, journal.gone, journal.changed)
-        except InputError:
-            return
-    if new is not None:
-        digest = f"{hashlib.md5(new).hexdigest()}.dir"
-        journal.note(md5, digest)
-        with _scratch(journal, new) as file:
-            store.add(digest, file)
-        store.remove(md5)
-
-
-@contextlib.contextmanager
-def _scratch(journal: Journal, data: bytes) -> Iterator[Path]:
-    file = journal.folder / "object"
-    file.write_bytes(data)
-    try:
-        yield file
-    finally:
-        file.unlink()
-
-
-def _listings(folder: Path, journal: Journal) -> None:
-    """Write the listings of folders anew that name what is gone."""
-    for file in sorted((folder / "files" / "md5").glob("[0-9a-f][0-9a-f]/*.dir")):
-        try:
-            new = rewriting.listing(file, journal.gone, journal.changed)
-        except InputError:
-            continue
-        if new is not None:
-            digest = f"{hashlib.md5(new).hexdigest()}.dir"
-            journal.note(file.parent.name + file.name, digest)
-            _store(file.parents[1] / digest[:2] / digest[2:], new)
-            file.unlink()
 
 
 def _runs(folder: Path, journal: Journal) -> None:
@@ -293,69 +222,6 @@ def _runs(folder: Path, journal: Journal) -> None:
         text = file.read_bytes() if file.is_file() else b""
         if any(md5 in text for md5 in old):
             file.unlink()
-
-
-def _databases(root: Path) -> Iterator[Path]:
-    """Prefect's databases of this project. Rows that Prefect has deleted itself may still be in their files."""
-    for tree in places.trees(root):
-        if tree.kind == "Prefect's database":
-            yield from (file for file in places.files(tree, root) if file.suffix == ".db" and _is_sqlite(file))
-        elif tree.kind != "cache":
-            yield from (file for file in tree.top.glob("**/.palimpsest/prefect/*.db") if _is_sqlite(file))
-
-
-def _is_sqlite(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(SQLITE)) == SQLITE
-
-
-def _clean(file: Path, wanted: Sought) -> None:
-    """Delete the rows of a database that show a picture, and write it anew, so that nothing is left of them."""
-    search = wanted.search()
-    with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
-        database.text_factory = bytes
-        names = [row[0].decode() for row in database.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        for name in names:
-            table, keys = _quoted(name), _keys(database, name)
-            gone = [
-                row[: len(keys)]
-                for row in database.execute(f"SELECT {', '.join(keys)}, * FROM {table}")
-                if any(
-                    isinstance(value, bytes) and len(value) >= LONG and search.array(_array(value)).pictures
-                    for value in row[len(keys) :]
-                )
-            ]
-            database.executemany(f"DELETE FROM {table} WHERE {' AND '.join(f'{key} IS ?' for key in keys)}", gone)
-        database.commit()
-        database.execute("VACUUM")
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _keys(database: sqlite3.Connection, table: str) -> list[str]:
-    """The columns by which SQLite knows a table's rows: `rowid`, or the primary key where there is none."""
-    try:
-        database.execute(f"SELECT rowid FROM {_quoted(table)} LIMIT 0")
-        return ["rowid"]
-    except sqlite3.OperationalError:
-        columns = database.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
-        return [_quoted(column[1].decode()) for column in columns if column[5]]
-
-
-def _compact(file: Path) -> list[str]:
-    """Write a database anew, so that nothing is left of rows that were deleted: what failed, if it did."""
-    try:
-        with contextlib.closing(sqlite3.connect(file, timeout=30)) as database:
-            database.execute("VACUUM")
-            busy = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    except sqlite3.OperationalError as error:
-        return [f"{file}: {error}; stop Prefect's server that uses it, and run this again"]
-    except sqlite3.Error as error:
-        return [f"{file}: {error}; it is damaged: remove it, and run this again"]
-    return [f"{file}: in use; stop Prefect's server that uses it, and run this again"] if busy else []
 
 
 def _tracked(root: Path, journal: Journal, say: Say) -> list[str]:

@@ -9,16 +9,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from flows.audit.checkpoint import CHECKPOINT
 from flows.lineage import bundle, cache, erasures, keys, locks
 from flows.lineage.records import ERASED
 from flows.process import atomic_file
 from flows.process.command import Say
-from flows.registry import history
+from flows.registry.history import MEMBERS
 from stages.runs.errors import InputError
 
 TITLE = "# Your pictures were taken out"
-MEMBERS = history.MEMBERS
-CHECKPOINT = ".safetensors"
 
 
 def check(root: Path, file: Path, passphrase: str | None) -> None:

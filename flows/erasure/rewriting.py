@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from flows.erasure import lists
@@ -15,29 +14,25 @@ from flows.lineage import cache
 INGESTED = {"image", "image_id", "path", "near", "reason"}  # columns by which an ingested table is known
 
 
-def without(file: Path, rows: Collection[int]) -> bytes | None:
+def without(data: bytes, rows: Collection[int]) -> bytes | None:
     """A table in Arrow or Parquet without these rows, in the form in which the stages write it; None: none is left.
 
-    Of any other file, without these lines.
+    Of anything else, without these lines.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with file.open("rb") as stream:
-        head = stream.read(6)
-    if not head.startswith((b"ARROW1", STREAM, b"PAR1")):
-        return lists.without(file.read_bytes(), rows)
-    arrow = not head.startswith(b"PAR1")
-    if arrow:
-        table = pa.Table.from_batches(arrow_batches(pa.memory_map(str(file)).read_buffer()))
-    else:
-        table = pq.ParquetFile(file).read()  # this file alone, whatever its folder is called
+    if not data.startswith((b"ARROW1", STREAM, b"PAR1")):
+        return lists.without(data, rows)
+    arrow = not data.startswith(b"PAR1")
+    buffer = pa.py_buffer(data)
+    table = pa.Table.from_batches(arrow_batches(buffer)) if arrow else pq.ParquetFile(pa.BufferReader(buffer)).read()
     kept = table.take(pa.array([row for row in range(table.num_rows) if row not in rows], pa.int64()))
     if not kept.num_rows:
         return None
     if {*kept.column_names} >= INGESTED:
         kept = _nameless(kept, table.take(pa.array(sorted(rows), pa.int64())))
-    return _arrow(kept, head.startswith(STREAM)) if arrow else _parquet(kept, file)
+    return _arrow(kept, data.startswith(STREAM)) if arrow else _parquet(kept, buffer)
 
 
 def _nameless(table: Any, gone: Any) -> Any:
@@ -57,29 +52,27 @@ def _nameless(table: Any, gone: Any) -> Any:
     return table.set_column(table.column_names.index("reason"), "reason", pa.array(reasons, pa.string()))
 
 
-def _arrow(table: object, as_stream: bool) -> bytes:
+def _arrow(table: Any, as_stream: bool) -> bytes:
     import pyarrow as pa
 
     from stages.images.table import ROWS
 
-    assert isinstance(table, pa.Table)
     stream = io.BytesIO()
     with (pa.ipc.new_stream if as_stream else pa.ipc.new_file)(stream, table.schema) as writer:
         writer.write_table(table.combine_chunks(), max_chunksize=ROWS)
     return stream.getvalue()
 
 
-def _parquet(table: object, like: Path) -> bytes:
-    """As the file before was written: its compression, its dictionaries and its statistics, column by column."""
+def _parquet(table: Any, like: Any) -> bytes:
+    """As the buffer before was written: its compression, its dictionaries and its statistics, column by column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from stages.ingest import SCHEMA
 
-    assert isinstance(table, pa.Table)
     if {*table.column_names} >= INGESTED:  # ingested: reading has renamed what is in its lists
         table = table.cast(pa.schema([SCHEMA.field(f.name) if f.name in SCHEMA.names else f for f in table.schema]))
-    before = pq.ParquetFile(like).metadata
+    before = pq.ParquetFile(pa.BufferReader(like)).metadata
     group = before.row_group(0)
     columns = [group.column(number) for number in range(group.num_columns)]
     names = {column.path_in_schema: column for column in columns}
@@ -95,9 +88,12 @@ def _parquet(table: object, like: Path) -> bytes:
     return stream.getvalue()
 
 
-def listing(file: Path, gone: Collection[str], changed: Mapping[str, str]) -> bytes | None:
-    """DVC's listing of a folder without files (md5), and with others in place of some; None where it stays as it is."""
-    found = cache.listing(file)
+def listing(data: bytes, gone: Collection[str], changed: Mapping[str, str]) -> bytes | None:
+    """DVC's listing of a folder without files (md5), and with others in place of some; None where it stays as it is.
+
+    Raises InputError where it is no such listing.
+    """
+    found = cache.listed(data, "an object that ends in .dir")
     if not any(md5 in gone or md5 in changed for md5 in found.values()):
         return None
     entries = [

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from flows.checkout.git import Git
 from flows.engine import remotes
 from flows.erasure import git_objects, lists, places
-from flows.erasure.contents import Search, Seen
+from flows.erasure.contents import Search, Seen, flat
 from flows.erasure.lists import Lists
 from flows.erasure.pictures import Picture
 from flows.lineage import cache, locks
-from flows.process.command import Say
+from flows.lineage.tables import FOLDER
 from stages.runs import record
 from stages.runs.errors import InputError
 
@@ -29,7 +27,6 @@ TRAINED = "trained on it"
 LISTED = "lists it"
 BORROWED = "hole filled from it"
 RESULTS = re.compile(r"(?:^|/)data/(?:inpainted|blended)/([^/]+)/")  # also in a copy of the project
-KEY = ("image_id", "path", "kind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +93,9 @@ class Scanner:
         pictures: Sequence[Picture],
         trained: Mapping[str, tuple[int, ...]],
         shared: bool,
-        say: Say,
     ) -> None:
         """`trained`: the pictures that a checkpoint was trained on, by its md5; `shared`: what others use goes, too."""
-        self._root, self._search, self._trained, self._shared, self._say = root, search, trained, shared, say
+        self._root, self._search, self._trained, self._shared = root, search, trained, shared
         self._prefix = Git(root).prefix
         self._seen: dict[str, Seen] = {}
         self.scan = Scan()
@@ -139,15 +135,15 @@ class Scanner:
             if isinstance(store, str):
                 self.scan.unread.append(store)
                 continue
-            for name in store.objects():
+            for name in store.objects:
                 read = functools.partial(store.read, name)
-                md5 = name.removesuffix(".dir")
+                md5 = name.removesuffix(FOLDER)
                 if md5 in self._seen:
                     size = store.size(name)
                 else:
                     data = read()
                     md5, size = hashlib.md5(data).hexdigest(), len(data)
-                    self._look(md5, functools.partial(self._search.array, _array(data)), size)
+                    self._look(md5, functools.partial(self._search.array, flat(data)), size)
                     self.scan.objects += 1
                 paths = frozenset(self.names.get(name, ()))
                 where, kind = f"{store.name}:{name}", f"remote '{store.name}'"
@@ -201,7 +197,7 @@ class Scanner:
         for blob, data in git_objects.blobs(git):
             self.scan.blobs += 1
             md5 = hashlib.md5(data).hexdigest()
-            seen = self._look(md5, functools.partial(self._search.array, _array(data)), blob.size)
+            seen = self._look(md5, functools.partial(self._search.array, flat(data)), blob.size)
             if seen.pictures or md5 in self._trained:
                 found[blob.sha] = blob.size, seen
         if not found:
@@ -248,7 +244,7 @@ def names(root: Path) -> dict[str, set[str]]:
             found.setdefault(file["md5"].decode(), set()).add(file["path"].decode(errors="replace"))
     for md5, paths in [*found.items()]:
         place = cache.place(root, md5)
-        if md5.endswith(".dir") and place.is_file():
+        if md5.endswith(FOLDER) and place.is_file():
             try:
                 listed = cache.listing(place)
             except InputError:
@@ -269,6 +265,8 @@ def _having(data: bytes, keys: Set[tuple[str, ...]]) -> set[int]:
     """The rows of a table that have one of these keys: (image_id, path, kind) of a completed picture."""
     import pyarrow as pa
 
+    from stages.images.table import KEY
+
     if not data.startswith(b"ARROW1"):
         return set()
     table = pa.ipc.open_file(data).read_all()
@@ -276,10 +274,6 @@ def _having(data: bytes, keys: Set[tuple[str, ...]]) -> set[int]:
         return set()
     columns = [table[name].to_pylist() for name in KEY]
     return {row for row, key in enumerate(zip(*columns, strict=True)) if tuple(map(str, key)) in keys}
-
-
-def _array(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8)
 
 
 def total(held: Iterable[Held]) -> int:

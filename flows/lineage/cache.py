@@ -33,7 +33,12 @@ def folder(root: Path) -> Path:
 
 def objects(root: Path) -> Iterator[tuple[str, Path]]:
     """Every object of the cache: the digest that its name promises, and where it lies."""
-    for file in sorted((folder(root) / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")):
+    return within(folder(root))
+
+
+def within(place: Path) -> Iterator[tuple[str, Path]]:
+    """The same, of the cache in this folder."""
+    for file in sorted((place / "files" / "md5").glob("[0-9a-f][0-9a-f]/*")):
         md5 = file.parent.name + file.name
         if re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5) and file.is_file():  # else a draft of DVC's
             yield md5, file
@@ -41,13 +46,18 @@ def objects(root: Path) -> Iterator[tuple[str, Path]]:
 
 def listing(file: Path) -> dict[str, str]:
     """What DVC's listing of a folder says: md5 by path inside of it. Raises InputError where it is no such listing."""
+    return listed(file.read_bytes(), str(file))
+
+
+def listed(data: bytes, name: str) -> dict[str, str]:
+    """The same, of a listing's bytes; `name` is for the error's line."""
     try:
-        found = {entry["relpath"]: entry["md5"] for entry in json.loads(file.read_bytes())}
+        found = {entry["relpath"]: entry["md5"] for entry in json.loads(data)}
         if not all(isinstance(each, str) for item in found.items() for each in item):
             raise TypeError
         return found
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError(f"{file}: not a listing of a folder") from None
+        raise InputError(f"{name}: not a listing of a folder") from None
 
 
 class Altered(InputError):
@@ -56,7 +66,12 @@ class Altered(InputError):
 
 def place(root: Path, md5: str) -> Path:
     """Where the cache keeps the bytes of this digest, if it has them."""
-    return folder(root) / "files" / "md5" / md5[:2] / md5[2:]
+    return inside(folder(root), md5)
+
+
+def inside(place: Path, md5: str) -> Path:
+    """Where the cache in this folder keeps them."""
+    return place / "files" / "md5" / md5[:2] / md5[2:]
 
 
 def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record.digest) -> Path | None:

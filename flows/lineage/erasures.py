@@ -20,6 +20,7 @@ from flows.lineage.signatures import Vouchers
 from stages.runs import record
 from stages.runs.errors import InputError
 
+TOMBSTONES = "tombstones.txt"  # the list of withdrawn pictures, which `ingest` reads
 Erasure = Mapping[str, Any]  # a record
 MD5 = re.compile("[0-9a-f]{32}([.]dir)?")
 

@@ -162,9 +162,9 @@ def test_tables_without_rows_are_those_that_stages_write_without_the_pictures(tm
         aligned(tmp_path / name)
     for inside in ("out/part-00000.parquet", "aligned 64/train.arrow"):
         before, after = (tmp_path / name / inside for name in ("all", "fewer"))
-        assert rewriting.without(before, {3}) == after.read_bytes()
-        assert rewriting.without(before, set()) == before.read_bytes()
-        assert rewriting.without(before, set(range(5))) is None
+        assert rewriting.without(before.read_bytes(), {3}) == after.read_bytes()
+        assert rewriting.without(before.read_bytes(), set()) == before.read_bytes()
+        assert rewriting.without(before.read_bytes(), set(range(5))) is None
 
 
 def test_lists_lose_the_lines_of_pictures_alone(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     assert {path for one in answer.pictures for _, path in one.names} == {"001.png", "006.png"}
     assert [each.path for each in answer.checkpoints] == ["data/models/read.safetensors"]
 
-    wanted = erase.seek(lab.home, [], "Ada", False, quiet)
+    wanted = erase.seek(lab.home, [], "Ada", False)
     done = erase.do(lab.home, wanted, False, quiet)
 
     assert done.left == []
@@ -373,7 +373,7 @@ def test_a_hole_that_was_filled_from_a_picture_goes_however_narrow_it_is(lab: La
     lab.repository.commit()
     shutil.copytree(lab.home / ".dvc/cache/files", lab.store / "files", dirs_exist_ok=True)
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
-    done = erase.do(lab.home, erase.seek(lab.home, [sha], None, False, quiet), False, quiet)
+    done = erase.do(lab.home, erase.seek(lab.home, [sha], None, False), False, quiet)
     assert done.left == []
     tables = [table.Table(file) for file in lab.files() if file.read_bytes()[:6] == b"ARROW1" and _kinds(file)]
     assert len(tables) == 6  # here and on the remote
@@ -391,11 +391,11 @@ def test_what_others_may_use_stays_unless_it_is_said(lab: Lab, tmp_path: Path) -
         file.write(f'[cache]\n    dir = "{shared}"\n')
     before = {file: file.read_bytes() for file in shared.rglob("*") if file.is_file()}
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
-    done = erase.do(lab.home, erase.seek(lab.home, [sha], None, False, quiet), False, quiet)
+    done = erase.do(lab.home, erase.seek(lab.home, [sha], None, False), False, quiet)
     assert {file for file in before if not file.exists()} == set()
     assert any("--shared removes it there, too" in one["remedy"] for one in done.kept)
     (lab.home.parent / "it.png").write_bytes(saved(scene(1)))  # its row is in no table any more
-    again = erase.seek(lab.home, [str(lab.home.parent / "it.png")], None, False, quiet)
+    again = erase.seek(lab.home, [str(lab.home.parent / "it.png")], None, False)
     done = erase.do(lab.home, again, True, quiet)
     assert not any("--shared" in one["remedy"] for one in done.kept)
     assert len([file for file in before if not file.exists()]) > 5
@@ -408,7 +408,7 @@ def test_an_erasure_that_is_killed_goes_on(lab: Lab) -> None:
         "import sys; from pathlib import Path; from flows.erasure import erase, purge\n"
         "root = Path.cwd(); quiet = lambda _: None\n"
         "with purge.turn(root, quiet):\n"
-        "    erase.do(root, erase.seek(root, sys.argv[1:], None, False, quiet), False, quiet)\n"
+        "    erase.do(root, erase.seek(root, sys.argv[1:], None, False), False, quiet)\n"
     )
     words = [sys.executable, "-c", code, sha]
     cached = [file for file in lab.showing({1}) if ".dvc" in file.parts]
@@ -435,7 +435,7 @@ def test_the_receipt_says_what_was_done_and_is_signed(lab: Lab) -> None:
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
     with pytest.raises(InputError, match="no record says that this picture was erased"):
         receipt.write(lab.home, [sha], None, letter, "", quiet)
-    erase.do(lab.home, erase.seek(lab.home, [sha], None, False, quiet), False, quiet)
+    erase.do(lab.home, erase.seek(lab.home, [sha], None, False), False, quiet)
     receipt.write(lab.home, [sha], None, letter, "", quiet)
     text = letter.read_text()
     assert f"`{sha}`" in text

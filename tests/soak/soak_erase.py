@@ -175,29 +175,28 @@ class Scene:
 
     def killed_experiment(self) -> None:
         words = ["dvc", "exp", "run", "--temp", "-S", "train_dcgan.dcgan.steps=2000", "train_dcgan@dcgan"]
-        process = subprocess.Popen(words, cwd=self.home, env=ENV | self.env, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        self.wait(lambda: [*self.home.glob(".dvc/tmp/exps/standalone/tmp*/.palimpsest/state/*/state.safetensors")])
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        (self.home / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+        self.killed(words, ".dvc/tmp/exps/standalone/tmp*/.palimpsest/state/*/state.safetensors")
 
     def killed_training(self) -> None:
-        """A training that is stopped leaves its state."""
+        """A training that is killed leaves its state."""
         text = (self.home / "params.yaml").read_text()
         given = json.loads(text)
         given["train_autoencoder"]["autoencoder"]["steps"] = 5000
         write_params(self.home, given)
         words = ["dvc", "repro", "train_autoencoder@autoencoder"]
-        process = subprocess.Popen(words, cwd=self.home, env=ENV | self.env, start_new_session=True,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        self.wait(lambda: [*self.home.glob(".palimpsest/state/autoencoder-*/state.safetensors")])
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        (self.home / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+        self.killed(words, ".palimpsest/state/autoencoder-*/state.safetensors")
         (self.home / "params.yaml").write_text(text)
         self.run("git", "checkout", "-q", ".")
         self.run("dvc", "checkout", "-q", "-f")
+
+    def killed(self, words: list[str], when: str) -> None:
+        """A command that is killed as soon as a file is there."""
+        process = subprocess.Popen(words, cwd=self.home, env=ENV | self.env, start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        self.wait(lambda: [*self.home.glob(when)])
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        (self.home / ".dvc/tmp/rwlock").unlink(missing_ok=True)
 
     def wait(self, there: object) -> None:
         for _ in range(600):
