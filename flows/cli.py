@@ -210,6 +210,55 @@ def schedule(
 
 
 @app.command()
+def restore(
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results; it is made.")],
+    hole: Annotated[
+        str,
+        typer.Option(
+            help="What is missing: a mask picture (white is missing), or a kind, placed on each face: eye_bar, covered "
+            "(a bar that is there already), centre, lines, strokes, random_box, half, pixels."
+        ),
+    ] = "eye_bar",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="NAME, NAME@VERSION, a checkpoint's file, an .onnx file, telea or navier_stokes; repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Answers of each system, and a sheet of them.")] = 1,
+    face: Annotated[
+        str | None, typer.Option(help="One face alone: its number (1: the largest), or a point X,Y.")
+    ] = None,
+    detector: Annotated[Path | None, typer.Option(help="YuNet's .onnx file; default: that of params.yaml.")] = None,
+    format: Annotated[str, typer.Option(help="png, or jpg, which changes pixels outside the hole a little.")] = "png",
+    seed: Annotated[int, typer.Option(min=0, help="Of drawn holes, and of the first of several answers.")] = 0,
+    grain: Annotated[bool, typer.Option(help="Give what is filled in the photo's own grain.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Complete photos by the promoted checkpoint. Pixels outside the hole stay as they are, bit for bit.
+
+    Each photo gets NAME.png, NAME.hole.png and NAME.json, the record of what was done. A folder is restored as a flow,
+    goes on where it was interrupted, and rejects what cannot be restored. Exit code 1 where a photo was rejected.
+    """
+    with for_people("restore"):
+        from flows import restore as restoring
+        from flows.restoration.encode import FORMATS
+        from flows.restoration.restorer import Settings
+
+        if format not in FORMATS:
+            raise InputError(f"--format {format}: one of {', '.join(FORMATS)}")
+        root = restoring.root_for(model or [])
+        settings = Settings(hole, face, samples, format, seed, grain, force)
+        work = restoring.Restoring.prepared(root, photos, out, model or [], detector, settings, _say)
+        restoring.run(work, root)
+        print(restoring.machine(work)) if json else restoring.show(work)
+        raise typer.Exit(int(bool(work.rejected)))
+
+
+@app.command()
 def status(
     stale_after: STALE_AFTER = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,

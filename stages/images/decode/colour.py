@@ -39,6 +39,21 @@ def to_srgb(pixels: np.ndarray, mode: str, profile: bytes | None) -> tuple[np.nd
     return pixels, remarks
 
 
+def from_srgb(pixels: np.ndarray, mode: str, profile: bytes | None) -> np.ndarray:
+    """uint8 sRGB pixels, H x W x 3, in the colours of a picture of mode L or RGB: what `to_srgb` undoes.
+
+    Where `to_srgb` leaves a picture's colours as they are, so does this; grey is then Rec. 601's luma.
+    """
+    picture = Image.fromarray(pixels, "RGB")
+    if profile is not None and _transform(profile, mode)[0]:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        transform = ImageCms.buildTransform(
+            ImageCms.createProfile("sRGB"), opened, "RGB", mode, ImageCms.Intent.PERCEPTUAL
+        )
+        return np.asarray(ImageCms.applyTransform(picture, transform))
+    return np.asarray(picture if mode == "RGB" else picture.convert("L"))
+
+
 @lru_cache(maxsize=64)  # the photos of a camera share a profile
 def _transform(profile: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform | None, str]:
     """The transform of a picture's colours to sRGB, or None where they stay as they are, and the remark."""

@@ -48,7 +48,7 @@ def read(data: bytes) -> Stored:
     needed: dict[bytes, list[bytes]] = {name: [] for name in NEEDED}
     others: dict[bytes, bytes] = {}
     broken = set()
-    for number, (name, body, intact) in enumerate(_chunks(data)):
+    for number, (name, body, intact) in enumerate(chunks(data)):
         if number > MAX_PARTS or not re.fullmatch(rb"[A-Za-z]{4}", name):
             raise BadPicture("corrupt")
         if name in NEEDED or name[:1].isupper():
@@ -77,7 +77,7 @@ def read(data: bytes) -> Stored:
     return stored
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """Name and content of each chunk, and whether its checksum is right; a cut one is the last.
 
     Raises BadPicture ("truncated") where a cut chunk holds pixels.

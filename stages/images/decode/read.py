@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from stages.images.decode import colour, jpeg, pillow, png
-from stages.images.decode.picture import BadPicture, Picture
+from stages.images.decode.picture import BadPicture, Picture, Stored
 
 
 def read(data: bytes) -> Picture:
@@ -27,15 +27,24 @@ def read(data: bytes) -> Picture:
     Raises BadPicture: "empty file", "not a picture", "too large: W x H", "truncated", "corrupt",
     "unsupported pixels: ...", or which package to install.
     """
+    return to_picture(stored(data))
+
+
+def stored(data: bytes) -> Stored:
+    """The same file as it holds its picture: neither upright nor sRGB yet. Raises BadPicture as `read` does."""
     if not data:
         raise BadPicture("empty file")
     reader = (
         jpeg.read if data.startswith(jpeg.SIGNATURE) else png.read if data.startswith(png.SIGNATURE) else pillow.read
     )
     try:
-        stored = reader(data)
+        return reader(data)
     except (TypeError, ValueError, LookupError, ArithmeticError, struct.error):  # tags of types that nobody writes
         raise BadPicture("corrupt") from None
+
+
+def to_picture(stored: Stored) -> Picture:
+    """What a file holds, brought to uint8 sRGB pixels, H x W x 3, upright."""
     pixels, mode, alpha = stored.pixels, stored.mode, None
     if mode in ("LA", "RGBA"):
         mode, alpha = mode[:-1], pixels[..., -1]
@@ -43,7 +52,7 @@ def read(data: bytes) -> Picture:
     rgb, remarks = colour.to_srgb(pixels, mode, stored.profile)
     if alpha is not None:
         rgb = _over_white(rgb, alpha)
-    return Picture(np.ascontiguousarray(_upright(rgb, stored.orientation)), (*stored.remarks, *remarks))
+    return Picture(np.ascontiguousarray(upright(rgb, stored.orientation)), (*stored.remarks, *remarks))
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -57,7 +66,7 @@ def _over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.asarray(Image.alpha_composite(white, picture).convert("RGB"))
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Undo the camera's orientation (EXIF 2.32, tag 0x0112): orientations above 4 swap the axes first."""
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)

@@ -1,0 +1,156 @@
+"""A hole of a photo completed: blended exactly in the system's crop, then put back at the photo's full size.
+
+To solve at full size is hundreds of times slower and no better: the crop's pixels are all that a system knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flows.restoration import frames
+from flows.restoration.frames import Face, Frame
+from flows.restoration.grain import grain as made_grain
+from flows.restoration.system import System
+from stages.images import landmarks
+from stages.images.opencv import cv2
+from stages.runs.errors import InputError
+
+EDGE = 0.97  # of a frame: what lies nearer to its border has too little around it, and gets a frame of its own
+
+
+class Cancelled(Exception):
+    """The user has stopped it; nothing was changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A completed photo."""
+
+    pixels: np.ndarray  # uint8 H x W x 3, sRGB; outside of the hole as they were
+    record: dict[str, Any]  # JSON: the frames, the seed, whether grain was added
+
+
+def fill(
+    view: np.ndarray,
+    hole: np.ndarray,
+    system: System,
+    *,
+    faces: Sequence[Face] = (),
+    seed: int | None = None,
+    grain: bool = True,
+    name: str = "the photo",
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Filled:
+    """Complete the hole (bool H x W, True = missing) of a photo (uint8 H x W x 3, sRGB).
+
+    What lies in a face's frame is completed there, turned upright; the rest in upright frames around each piece.
+    `seed` draws another answer where the system has several; None is its best. `progress` gets how many frames are
+    done, and of how many as far as is known. Raises InputError where the system cannot complete the hole, Cancelled
+    when `cancelled` says so.
+    """
+    _check(view, hole)
+    work, left = view.copy(), hole.copy()
+    told: list[dict[str, Any]] = []
+    todo = list(_plan(hole, system, faces))
+    for number, (part, tried) in enumerate(todo):
+        if cancelled and cancelled():
+            raise Cancelled
+        if progress:
+            progress(number, len(todo))
+        frame, crop_hole = _fitting(left, tried, system)
+        _one(work, left, part, frame, crop_hole, system, seed, name, grain)
+        left &= ~part
+        told.append(
+            {"transform": frame.transform.ravel().tolist(), "side": frame.side, "face": frame.face,
+             "pixels": int(part.sum()), "enlargement": round(frame.enlargement, 3)}
+        )  # fmt: skip
+    if progress:
+        progress(len(todo), len(todo))
+    return Filled(work, {"frames": told, "seed": seed, "grain": grain})
+
+
+def _check(view: np.ndarray, hole: np.ndarray) -> None:
+    if hole.shape != view.shape[:2] or hole.dtype != np.bool_:
+        raise InputError(
+            f"the hole is {hole.shape[1]} x {hole.shape[0]} px, the photo {view.shape[1]} x {view.shape[0]}"
+        )
+    if not hole.any():
+        raise InputError("the hole is empty: nothing to complete")
+    if hole.all():
+        raise InputError("the hole covers all of the photo: leave something to go by")
+
+
+def _plan(hole: np.ndarray, system: System, faces: Sequence[Face]) -> Iterator[tuple[np.ndarray, list[Frame]]]:
+    """Parts of the hole, in the order in which they are completed, each with the frames to try."""
+    own = [frames.of_face(face, number, system.side) for number, face in enumerate(faces)]
+    order = sorted(range(len(own)), key=lambda number: own[number].enlargement)  # the smallest face first
+    mine = frames.shares(hole, own)
+    rest = hole.copy()
+    for number in order:
+        part = mine[number]
+        inner = part & _within(part, own[number])
+        if inner.any():
+            rest &= ~inner
+            yield inner, [own[number], *frames.around(inner, system.side)]
+    if rest.any():
+        for piece in frames.parts(rest):
+            yield piece, list(frames.around(piece, system.side))
+
+
+def _within(part: np.ndarray, frame: Frame) -> np.ndarray:
+    rows, columns = np.nonzero(part)
+    inside = np.zeros_like(part)
+    if len(rows):
+        near = frame.distance(np.column_stack([columns, rows]).astype(np.float64)) < EDGE
+        inside[rows[near], columns[near]] = True
+    return inside
+
+
+def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Frame, np.ndarray]:
+    """The first frame in which the system can complete what is left of the hole, and that in its crop."""
+    for frame in tried:
+        # Every pixel with a share of the hole: half-covered ones mix with what lies under it.
+        crop_hole = landmarks.crop(left.view(np.uint8) * 255, frame.transform, frame.side) > 0
+        if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
+            return frame, crop_hole
+    raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
+
+
+def _one(
+    work: np.ndarray,
+    left: np.ndarray,
+    part: np.ndarray,
+    frame: Frame,
+    crop_hole: np.ndarray,
+    system: System,
+    seed: int | None,
+    name: str,
+    grain: bool,
+) -> None:
+    """Complete `part` of `work` in one frame; `left` is all that is still missing."""
+    from stages.blend import poisson_blend
+
+    known = landmarks.crop(work, frame.transform, frame.side)
+    known[crop_hole] = 0  # nothing of what is missing reaches the system
+    guide = system.complete(known, crop_hole, name, seed)
+    blended = poisson_blend(known[None] / 255, guide[None] / 255, crop_hole[None])[0]
+    crop = (blended * 255).astype(np.float32)
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    reach = 64
+    top, left_edge = max(0, rows[0] - reach), max(0, columns[0] - reach)
+    box = np.s_[top : rows[-1] + 1 + reach, left_edge : columns[-1] + 1 + reach]
+    missing, picture = part[box], work[box].astype(np.float32)
+    shifted = frame.transform.copy()
+    shifted[:, 2] += frame.transform[:, :2] @ [left_edge, top]
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    made = cv2.warpAffine(crop, shifted, missing.shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    picture[missing] = made[missing]
+    if grain:
+        rng = np.random.default_rng([0 if seed is None else seed + 1, int(top), int(left_edge)])
+        picture += made_grain(picture, missing, ~left[box], frame.enlargement, rng)
+    work[box][missing] = np.clip(np.rint(picture[missing]), 0, 255).astype(np.uint8)

@@ -1,0 +1,118 @@
+"""What of a photo is missing: a mask picture of the user's, or a kind of hole placed on its faces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.restoration.frames import Face, Frame, of_face
+from stages.images import holes, landmarks
+from stages.images.opencv import cv2
+from stages.runs.errors import InputError
+
+COVERED = "covered"  # a bar that lies on the eyes already
+KINDS = (COVERED, *(kind for kind in holes.KINDS if kind != "file"))
+ON_FACES = (COVERED, "eye_bar")  # kinds that need faces
+LARGEST = 2048  # px; holes are drawn at this size at most, and scaled to the photo's
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]] | None:
+    """A kind of hole and its options from `KIND` or `KIND:option=value,...`; None where the text names no kind.
+
+    Raises InputError for options that the kind has not.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    kind, _, rest = text.partition(":")
+    if kind not in KINDS:
+        return None
+    options = {}
+    for one in filter(None, rest.split(",")):
+        key, equals, value = one.partition("=")
+        try:
+            options[key.strip()] = YAML(typ="safe").load(value) if equals else None
+        except YAMLError:
+            raise InputError(f"--hole {text}: '{value}' is no value; write {kind}:option=number") from None
+    if kind == COVERED:
+        if options:
+            raise InputError(f"--hole {text}: {COVERED} takes no options")
+        return kind, {}
+    holes.validate(kind, options)
+    return kind, options
+
+
+def from_file(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """The mask in a picture file as a hole, bool H x W: missing where it is brighter than 127.
+
+    Raises InputError where it is no picture, not of the photo's (upright) shape, black everywhere or white everywhere.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        kinds = ", ".join(KINDS)
+        raise InputError(f"--hole {path}: {error.strerror}; give a mask picture, or one of {kinds}") from None
+    return from_bytes(data, shape, f"--hole {path}")
+
+
+def from_bytes(data: bytes, shape: tuple[int, int], where: str) -> np.ndarray:
+    """The same, of a file's bytes; errors begin with `where`."""
+    from stages.images.decode.picture import BadPicture
+    from stages.images.decode.read import decode
+
+    try:
+        mask = decode(data)
+    except BadPicture as error:
+        raise InputError(f"{where}: {error}") from None
+    if mask.shape[:2] != shape:
+        raise InputError(
+            f"{where}: {mask.shape[1]} x {mask.shape[0]} px, and the upright photo {shape[1]} x {shape[0]}; "
+            "draw it on the photo itself"
+        )
+    hole = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY) > 127
+    if not hole.any():
+        raise InputError(f"{where}: black everywhere; white marks what is missing")
+    if hole.all():
+        raise InputError(f"{where}: white everywhere; leave something to go by")
+    return hole
+
+
+def preset(
+    kind: str, view: np.ndarray, faces: Sequence[Face], seed: int = 0, options: dict[str, Any] | None = None
+) -> np.ndarray:
+    """A hole of a kind on each face, or, of kinds that need none, on the photo's middle: bool H x W, True = missing.
+
+    `view` is uint8 H x W x 3. Raises InputError where it cannot be placed.
+    """
+    height, width = view.shape[:2]
+    if not faces and kind in ON_FACES:
+        raise InputError(f"no face found, and {kind} needs one: paint the hole, or take another kind (centre, lines)")
+    hole = np.zeros((height, width), bool)
+    for number in range(max(1, len(faces))):
+        frame = _frame(faces[number] if faces else None, number, height, width)
+        points = frame.to_crop(faces[number].landmarks) if faces else None
+        rng = holes.keyed_rng(seed, kind, str(number))
+        try:
+            drawn = holes.draw(kind, frame.side, rng, points, **(options or {}))
+        except holes.Unplaceable as error:
+            raise InputError(str(error)) from None
+        rows, columns = frame.box(height, width)
+        transform = frame.transform.copy()
+        transform[:, 2] += transform[:, :2] @ [columns.start, rows.start]
+        shape = columns.stop - columns.start, rows.stop - rows.start
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        placed = cv2.warpAffine(drawn.view(np.uint8), transform, shape, flags=flags, borderMode=cv2.BORDER_CONSTANT)
+        hole[rows, columns] |= placed > 0
+    return hole
+
+
+def _frame(face: Face | None, number: int, height: int, width: int) -> Frame:
+    """The face's frame, or the photo's largest square in the middle, at the photo's own scale as far as LARGEST."""
+    if face is None:
+        side = min(height, width, LARGEST)
+        return Frame(landmarks.centre(height, width, side), side)
+    unit = of_face(face, number, 64)
+    side = int(np.clip(round(64 * unit.enlargement), 32, LARGEST))
+    return of_face(face, number, side)

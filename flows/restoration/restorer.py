@@ -1,0 +1,214 @@
+"""One photo restored: its files and the record of what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.restoration import detection, holes, marking
+from flows.restoration.encode import encode
+from flows.restoration.fill import Filled, fill
+from flows.restoration.frames import Face
+from flows.restoration.photo import Photo, load
+from flows.restoration.photos import Job
+from flows.restoration.system import System
+from stages.runs.errors import InputError
+from stages.runs.record import canonical
+
+FORMAT = 1  # of records
+PACKAGES = ("palimpsest", "numpy", "opencv-python", "pillow", "torch")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for, of every photo of a call."""
+
+    hole: str = "eye_bar"  # a kind with its options, or a mask's file
+    face: str | None = None  # a number or `X,Y`; None: all
+    samples: int = 1
+    kind: str = "png"  # of the results: png or jpg
+    seed: int = 0
+    grain: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Restorer:
+    """Opened systems and a detector: restores photo after photo."""
+
+    systems: Sequence[System]
+    find: detection.Find
+    detector: str
+    settings: Settings
+    _digests: dict[Path, str] = field(default_factory=dict, repr=False)
+
+    def asked(self, photo_sha256: str) -> str:
+        """The digest of all that decides a photo's result: of what is there already, it tells whether it is this."""
+        hole = Path(self.settings.hole)
+        mask = sha256(hole.read_bytes()).hexdigest() if hole.is_file() and not holes.parse(self.settings.hole) else None
+        own = {key: value for key, value in vars(self.settings).items() if key != "force"}
+        checkpoints = [
+            system.facts.get("checkpoint") and system.facts["checkpoint"]["sha256"] for system in self.systems
+        ]
+        said = {"photo": photo_sha256, "mask": mask, "systems": [system.name for system in self.systems],
+                "checkpoints": checkpoints, "detector": self.detector, **own}  # fmt: skip
+        return sha256(canonical(said).encode()).hexdigest()
+
+    def done(self, job: Job) -> dict[str, Any] | None:
+        """The record of a result that is there already and is what would be made now; None where there is none.
+
+        Raises InputError where other files have its names.
+        """
+        files = job.files(self.settings.kind, self._count())
+        there = [file for file in files if os.path.lexists(file)]
+        if not there or self.settings.force:
+            return None
+        try:
+            record: dict[str, Any] = json.loads(job.file("json").read_text())
+            same = record["asked"] == self.asked(sha256(job.photo.read_bytes()).hexdigest())
+            whole = all(sha256((job.stem.parent / name).read_bytes()).hexdigest() == digest
+                        for name, digest in record["files"].items())  # fmt: skip
+            if same and whole:
+                return record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        raise InputError(f"{there[0]}: exists, and is another result; add --force to replace it")
+
+    def _count(self) -> int:
+        return self.settings.samples * len(self.systems)
+
+    def restore(self, job: Job, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+        """Restore a photo and write its files, whole or not at all. Returns its record.
+
+        Raises InputError for a photo that cannot be read, a hole that cannot be placed or completed, and files that
+        cannot be written.
+        """
+        if (record := self.done(job)) is not None:
+            return record
+        photo = load(job.photo)
+        faces, hole, about = self.place(photo)
+        results = []
+        for system in self.systems:
+            for sample in range(self.settings.samples):
+                seed = None if self.settings.samples == 1 else self.settings.seed + sample
+                results.append((system, self.fill(photo, hole, faces, system, seed, progress)))
+        return self.write(job, photo, faces, hole, about, results)
+
+    def place(self, photo: Photo) -> tuple[list[Face], np.ndarray, dict[str, Any]]:
+        """The faces of a photo, its hole, and what the record says of that."""
+        given = holes.parse(self.settings.hole)
+        if given is None:
+            file = Path(self.settings.hole)
+            hole = holes.from_file(file, photo.view.shape[:2])
+            about: dict[str, Any] = {"mask": file.name, "sha256": sha256(file.read_bytes()).hexdigest()}
+            faces = detection.chosen(self.find(photo.view), self.settings.face)
+        else:
+            kind, options = given
+            faces = detection.chosen(self.find(photo.view), self.settings.face)
+            hole, about = holes.preset(kind, photo.view, faces, self.settings.seed, options), {"kind": kind, **options}
+        return faces, hole, {**about, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
+
+    def fill(
+        self, photo: Photo, hole: np.ndarray, faces: Sequence[Face], system: System, seed: int | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Filled:  # fmt: skip
+        """One answer of one system."""
+        return fill(photo.view, hole, system, faces=faces, seed=seed, grain=self.settings.grain, name=photo.name,
+                    progress=progress)  # fmt: skip
+
+    def write(
+        self,
+        job: Job,
+        photo: Photo,
+        faces: Sequence[Face],
+        hole: np.ndarray,
+        about: Mapping[str, Any],
+        results: Sequence[tuple[System, Filled]],
+    ) -> dict[str, Any]:
+        """Write the files of a photo's results, the record last."""
+        from stages.images import png
+
+        *pictures, hole_file, record_file = job.files(self.settings.kind, len(results))
+        contents = {
+            file: encode(photo, one.pixels, hole, self.settings.kind)
+            for file, (_, one) in zip(pictures, results, strict=False)
+        }
+        if len(results) > 1:
+            from flows.restoration import sheet
+
+            contents[pictures[-1]] = sheet.draw(
+                photo.view, hole, [(_title(*result), result[1].pixels) for result in results]
+            )
+        contents[hole_file] = png.encode(hole.astype(np.uint8) * 255)
+        digests = {file.name: sha256(content).hexdigest() for file, content in contents.items()}
+        record = record_of(photo, faces, self.detector, hole, about, results, self.settings)
+        record = {**record, "files": digests, "asked": self.asked(record["photo"]["sha256"])}
+        contents[record_file] = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        write_all(contents, job.stem.parent)
+        return record
+
+
+def _title(system: System, filled: Filled) -> str:
+    seed = filled.record["seed"]
+    return system.name if seed is None else f"{system.name}, seed {seed}"
+
+
+def record_of(
+    photo: Photo,
+    faces: Sequence[Face],
+    detector: str,
+    hole: np.ndarray,
+    about: Mapping[str, Any],
+    results: Sequence[tuple[System, Filled]],
+    settings: Settings,
+) -> dict[str, Any]:
+    """What was done to a photo, as JSON: the photo, its faces, the hole, and of each answer the system behind it."""
+    exact = settings.kind == "png"
+    return {
+        "format": FORMAT,
+        "photo": {"name": photo.name, "sha256": sha256(photo.data).hexdigest(), "width": photo.view.shape[1],
+                  "height": photo.view.shape[0], "mode": photo.mode, "bits": photo.bits,
+                  "profile": photo.profile and sha256(photo.profile).hexdigest(), "remarks": list(photo.remarks)},
+        "faces": [{"box": [round(float(v), 2) for v in face.box], "score": round(float(face.score), 3),
+                   "landmarks": np.round(face.landmarks, 3).tolist()} for face in faces],
+        "detector": detector,
+        "hole": dict(about),
+        "answers": [{**one.record, "system": system.facts} for system, one in results],
+        "outside_the_hole": "the photo's own samples, bit for bit" if exact else "compressed anew: may differ a little",
+        "inside_the_hole": "made up by the system: not what was there",
+        "marked": marking.VALUE,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write_all(contents: Mapping[Path, bytes], folder: Path) -> None:
+    """Write files into a folder, which is made: all of them, or none. Raises InputError where that fails."""
+    drafts: dict[Path, Path] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in contents.items():
+            drafts[file] = file.with_name(f".{file.name}.{os.getpid()}.new")
+            drafts[file].write_bytes(content)
+        for file, draft in drafts.items():
+            draft.replace(file)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror}; give another folder with -o") from None
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)  # there only where something went wrong
