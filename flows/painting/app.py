@@ -1,0 +1,232 @@
+"""The server behind the page: photos come in once, holes after them; boxes of filled pixels go back.
+
+Every path under /api/ needs the key (see guard.py). What goes wrong is answered as {"error": one line}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from flows.painting.guard import HOSTS, Guard, body
+from flows.painting.runs import Run, Runner, Wanted
+from flows.painting.session import Session, patch, read_hole
+from flows.restoration.holes import preset
+from flows.restoration.photo import BYTES, read_photo
+from flows.restoration.system import choices
+from stages.runs.errors import InputError
+
+HOLE_BYTES = 32 << 20
+OPEN_PHOTOS = 4  # more: the one that was used longest ago is closed
+PRESETS = {"eye_bar": "Bar over the eyes", "covered": "Eyes covered already", "centre": "Centre", "lines": "Lines"}
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+Answers = Annotated[int, Query(ge=1, le=8)]
+Seed = Annotated[int, Query(ge=0, lt=1 << 32)]
+
+
+@dataclass(eq=False)
+class Open:
+    """A photo that a tab has open."""
+
+    session: Session
+    run: Run | None = None
+
+
+def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | None = None) -> FastAPI:
+    """The app for the project in `root`.
+
+    `models` stand first among the systems, and the first of them is chosen; they and `detector` are as those of
+    `palimpsest restore`. Raises InputError where the detector cannot be used.
+    """
+    runner = Runner(root, detector)
+    photos: OrderedDict[str, Open] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(runner.close)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, key=key)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
+    _errors(app)
+    _files(app)
+
+    def opened(photo: str, still: bool = False) -> Open:
+        """Raises HTTPException where it is not open, or, for what needs it `still`, where it is being completed."""
+        if photo not in photos:
+            raise HTTPException(404, "this photo is no longer open here; open it again")
+        photos.move_to_end(photo)
+        if still and (run := photos[photo].run) and not run.over:
+            raise HTTPException(409, "this photo is being completed; wait, or cancel it")
+        return photos[photo]
+
+    def state(photo: str) -> dict[str, Any]:
+        return {"id": photo, **_state(photos[photo])}
+
+    @app.get("/api/start")
+    def start() -> dict[str, Any]:
+        titles = {one.name: one.title for one in reversed(choices(root))}
+        names = dict.fromkeys([*models, *reversed(titles)])
+        systems = [{"name": name, "title": titles.get(name, "")} for name in names]
+        return {"systems": systems, "presets": PRESETS, "photo_bytes": BYTES}
+
+    @app.get("/api/system")
+    def system(name: str) -> dict[str, Any]:
+        found = runner.system(name)
+        return {"name": found.name, "side": found.side, "samples": found.samples, "facts": found.facts}
+
+    @app.post("/api/photos", status_code=201)
+    async def add(request: Request, name: Annotated[str, Query(max_length=255)] = "photo") -> dict[str, Any]:
+        read = await run_in_threadpool(read_photo, await body(request, BYTES), name)
+        photo = secrets.token_urlsafe(9)
+        photos[photo] = Open(Session(read))
+        while len(photos) > OPEN_PHOTOS:
+            _close(photos.popitem(last=False)[1])
+        return state(photo)
+
+    @app.get("/api/photos/{photo}")
+    def look(photo: str) -> dict[str, Any]:
+        opened(photo)
+        return state(photo)
+
+    @app.delete("/api/photos/{photo}", status_code=204)
+    def close(photo: str) -> None:
+        opened(photo)
+        _close(photos.pop(photo))
+
+    @app.get("/api/photos/{photo}/view.jpg")
+    def view(photo: str) -> Response:
+        """For photos of a format that the browser cannot show; only looked at."""
+        from stages.images.opencv import cv2
+
+        pixels = opened(photo).session.photo.view
+        return Response(cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+
+    @app.get("/api/photos/{photo}/preset")
+    def make_preset(photo: str, kind: str, seed: Seed = 0) -> Response:
+        if kind not in PRESETS:
+            raise InputError(f"no such hole: {kind}; one of: {', '.join(PRESETS)}")
+        session = opened(photo).session
+        return _png(preset(kind, session.pixels, runner.faces(session), seed))
+
+    @app.post("/api/photos/{photo}/run", status_code=202)
+    async def complete(
+        photo: str, request: Request, system: str, answers: Answers = 1, seed: Seed = 0, grain: bool = True
+    ) -> dict[str, Any]:
+        here = opened(photo, still=True)
+        hole = await run_in_threadpool(read_hole, await body(request, HOLE_BYTES), here.session.size)
+        here = opened(photo, still=True)  # another request may have come first
+        here.run = runner.start(here.session, hole, Wanted(system, answers, seed, grain))
+        return state(photo)
+
+    @app.delete("/api/photos/{photo}/run")
+    def cancel(photo: str) -> dict[str, Any]:
+        if run := opened(photo).run:
+            run.cancel()
+        return state(photo)
+
+    # These run in the event loop, as `complete` does: so none begins between another's check and its change.
+    @app.put("/api/photos/{photo}/applied")
+    async def step(photo: str, edits: int) -> dict[str, Any]:
+        opened(photo, still=True).session.step(edits)
+        return state(photo)
+
+    @app.put("/api/photos/{photo}/answer")
+    async def choose(photo: str, number: int) -> dict[str, Any]:
+        opened(photo, still=True).session.choose(number)
+        return state(photo)
+
+    @app.get("/api/photos/{photo}/edits/{number}/{answer}.png")
+    def filled(photo: str, number: int, answer: int) -> Response:
+        return Response(patch(opened(photo).session.edit(number), answer), media_type="image/png")
+
+    @app.get("/api/photos/{photo}/edits/{number}/hole.png")
+    def edit_hole(photo: str, number: int) -> Response:
+        session = opened(photo).session
+        edit = session.edit(number)
+        hole = session.hole
+        hole[:] = False
+        hole[edit.box] = edit.hole
+        return _png(hole)
+
+    @app.get("/api/photos/{photo}/picture.png")
+    def picture(photo: str) -> Response:
+        return Response(opened(photo).session.png(), media_type="image/png")
+
+    @app.get("/api/photos/{photo}/hole.png")
+    def hole(photo: str) -> Response:
+        return _png(opened(photo).session.hole)
+
+    @app.get("/api/photos/{photo}/record.json")
+    def record(photo: str) -> dict[str, Any]:
+        return opened(photo).session.record(runner.detector)
+
+    return app
+
+
+def _close(photo: Open) -> None:
+    if photo.run:
+        photo.run.cancel()
+
+
+def _state(photo: Open) -> dict[str, Any]:
+    """What the page shows."""
+    session, run = photo.session, photo.run
+    height, width = session.size
+    edits = []
+    for edit in session.edits:
+        rows, columns = edit.box
+        box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+        edits.append({"number": edit.number, "system": edit.system.name, "facts": edit.system.facts, "box": box,
+                      "pixels": int(edit.hole.sum()), "answers": len(edit.answers), "chosen": edit.chosen})  # fmt: skip
+    going = {"state": run.state, "progress": run.progress, "error": run.error} if run else None
+    return {"name": session.photo.name, "width": width, "height": height, "edits": edits,
+            "applied": session.applied, "run": going}  # fmt: skip
+
+
+def _png(hole: Any) -> Response:
+    from stages.images.png import encode
+
+    return Response(encode(hole.view("uint8") * 255), media_type="image/png")
+
+
+def _errors(app: FastAPI) -> None:
+    @app.exception_handler(InputError)
+    def mistake(request: Request, error: InputError) -> Response:
+        return JSONResponse({"error": str(error)}, 400)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": str(error.detail)}, error.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    def unfit(request: Request, error: RequestValidationError) -> Response:
+        said = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
+        return JSONResponse({"error": said}, 400)
+
+
+def _files(app: FastAPI) -> None:
+    """The page itself, which holds nothing private."""
+    files = {f"/{file.name}": file for file in Path(__file__).parent.glob("page/*")}
+    files["/"] = files.pop("/page.html")
+
+    def file(request: Request) -> Response:
+        found = files[request.url.path]
+        return Response(found.read_bytes(), media_type=TYPES[found.suffix])
+
+    for path in files:
+        app.get(path)(file)

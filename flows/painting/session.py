@@ -1,0 +1,191 @@
+"""One photo that is being restored by hand: its edits, and what they make of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flows.restoration.detection import Find
+from flows.restoration.encode import encode
+from flows.restoration.fill import Filled
+from flows.restoration.frames import Face
+from flows.restoration.photo import Photo
+from flows.restoration.restorer import Settings, record_of
+from flows.restoration.system import System
+from stages.runs.errors import InputError
+
+KEPT_BYTES = 1 << 30  # what the edits of one photo may hold in memory
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answer:
+    """What a system drew into a hole."""
+
+    colours: np.ndarray  # uint8 N x 3, sRGB: the hole's pixels, row by row
+    record: dict[str, Any]  # as `Filled.record`
+
+
+@dataclass(eq=False, slots=True)
+class Edit:
+    """A hole that was filled once. Nothing outside of the hole is kept."""
+
+    number: int  # never given twice in a session
+    system: System
+    box: tuple[slice, slice]  # rows and columns of the photo: the hole and a pixel round it
+    hole: np.ndarray  # bool, of the box
+    answers: list[Answer]
+    chosen: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.hole.nbytes + sum(answer.colours.nbytes for answer in self.answers)
+
+    def record(self) -> dict[str, Any]:
+        rows, columns = self.box
+        return {
+            **self.answers[self.chosen].record,
+            "answer": self.chosen + 1,
+            "of": len(self.answers),
+            "hole": {"pixels": int(self.hole.sum()), "rows": [rows.start, rows.stop],
+                     "columns": [columns.start, columns.stop]},
+        }  # fmt: skip
+
+
+@dataclass(eq=False)
+class Session:
+    """A photo and its edits, of which the first `applied` count; the others were stepped back from.
+
+    Raises InputError where a step is not possible.
+    """
+
+    photo: Photo
+    edits: list[Edit] = field(default_factory=list)
+    applied: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _numbers: int = 0
+    _faces: list[Face] | None = None
+
+    def faces(self, find: Find) -> list[Face]:
+        """The photo's faces, which are looked for once."""
+        with self.lock:
+            if self._faces is None:
+                self._faces = find(self.photo.view)
+            return self._faces
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.photo.view.shape[0], self.photo.view.shape[1]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The photo with its edits: uint8 H x W x 3, sRGB."""
+        pixels = self.photo.view.copy()
+        for edit in self.edits[: self.applied]:
+            pixels[edit.box][edit.hole] = edit.answers[edit.chosen].colours
+        return pixels
+
+    @property
+    def hole(self) -> np.ndarray:
+        """All that was filled: bool H x W."""
+        hole = np.zeros(self.size, bool)
+        for edit in self.edits[: self.applied]:
+            hole[edit.box] |= edit.hole
+        return hole
+
+    def add(self, hole: np.ndarray, system: System, answers: Sequence[Answer]) -> Edit:
+        """Keep a filled hole (bool H x W) as the newest edit. Edits that were stepped back from are dropped."""
+        rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
+        box = _round(rows, self.size[0]), _round(columns, self.size[1])
+        with self.lock:
+            edit = Edit(self._numbers, system, box, hole[box].copy(), list(answers))
+            before = self.edits[: self.applied]
+            if sum(one.bytes for one in [*before, edit]) > KEPT_BYTES:
+                raise InputError("this photo has too many edits to keep; save the picture, and open it to go on")
+            self._numbers += 1
+            self.edits = [*before, edit]
+            self.applied += 1
+            return edit
+
+    def step(self, applied: int) -> None:
+        """Go back or forward, until so many edits count."""
+        with self.lock:
+            if not 0 <= applied <= len(self.edits):
+                raise InputError(f"there are {len(self.edits)} edits, not {applied}")
+            self.applied = applied
+
+    def choose(self, answer: int) -> None:
+        """Take another answer for the last edit that counts. Edits that were stepped back from are dropped."""
+        with self.lock:
+            if not self.applied or not 0 <= answer < len(self.edits[self.applied - 1].answers):
+                raise InputError(f"there is no answer {answer + 1} to choose")
+            del self.edits[self.applied :]
+            self.edits[-1].chosen = answer
+
+    def edit(self, number: int) -> Edit:
+        for edit in self.edits:
+            if edit.number == number:
+                return edit
+        raise InputError("this edit is gone")
+
+    def record(self, detector: str) -> dict[str, Any]:
+        """What was done to the photo, JSON-able: as of `palimpsest restore`, with the edits in place of answers."""
+        with self.lock:
+            edits, hole = self.edits[: self.applied], self.hole
+            results = [(edit.system, Filled(edit.answers[edit.chosen].colours, edit.record())) for edit in edits]
+        about = {"painted": True, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
+        record = record_of(self.photo, self._faces or [], detector, hole, about, results, Settings())
+        return {**record, "edits": record.pop("answers")}
+
+    def png(self) -> bytes:
+        """The picture as a file; every pixel outside of `hole` is the photo's own."""
+        with self.lock:
+            pixels, hole = self.pixels, self.hole
+        return encode(self.photo, pixels, hole)
+
+
+def _round(places: np.ndarray, length: int) -> slice:
+    """From the first of some rows or columns to the last, and one more on each side."""
+    return slice(max(int(places[0]) - 1, 0), min(int(places[-1]) + 2, length))
+
+
+def patch(edit: Edit, answer: int) -> bytes:
+    """A PNG of the edit's box: an answer's colours inside of the hole, transparent elsewhere."""
+    from stages.images.opencv import cv2
+
+    if not 0 <= answer < len(edit.answers):
+        raise InputError(f"there is no answer {answer + 1}")
+    pixels = np.zeros((*edit.hole.shape, 4), np.uint8)
+    pixels[edit.hole, :3] = edit.answers[answer].colours[:, ::-1]  # OpenCV's order: blue first
+    pixels[edit.hole, 3] = 255
+    return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def read_hole(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """A mask picture as a hole: bool H x W, True (missing) where the mask is brighter than 127.
+
+    `size` is the photo's height and width. A smaller mask of the same shape is enlarged: browsers cannot paint
+    the very largest. Raises InputError where the bytes are no picture, where its shape is another, and where
+    nothing or all is missing.
+    """
+    from stages.images.decode.picture import BadPicture
+    from stages.images.decode.read import decode
+    from stages.images.opencv import cv2
+
+    try:
+        mask = decode(data)[..., 1]
+    except BadPicture as error:
+        raise InputError(f"the hole: {error}; give a picture that is white where something is missing") from None
+    (height, width), (tall, wide) = size, mask.shape
+    if abs(tall * width - wide * height) > max(size):  # more than rounding would do
+        raise InputError(f"the hole is {wide} x {tall}, the photo {width} x {height}; give a hole of the photo's size")
+    hole = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 127
+    if not hole.any():
+        raise InputError("the hole is empty; paint over what is to be filled")
+    if hole.all():
+        raise InputError("the hole covers the whole photo; leave something to go by")
+    return hole
