@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -150,18 +151,16 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
         opened(photo, still=True).session.choose(number)
         return state(photo)
 
-    @app.get("/api/photos/{photo}/edits/{number}/{answer}.png")
-    def filled(photo: str, number: int, answer: int) -> Response:
-        return Response(patch(opened(photo).session.edit(number), answer), media_type="image/png")
-
     @app.get("/api/photos/{photo}/edits/{number}/hole.png")
     def edit_hole(photo: str, number: int) -> Response:
         session = opened(photo).session
-        edit = session.edit(number)
-        hole = session.hole
-        hole[:] = False
+        edit, hole = session.edit(number), np.zeros(session.size, bool)
         hole[edit.box] = edit.hole
         return _png(hole)
+
+    @app.get("/api/photos/{photo}/edits/{number}/{answer}.png")
+    def filled(photo: str, number: int, answer: int) -> Response:
+        return Response(patch(opened(photo).session.edit(number), answer), media_type="image/png")
 
     @app.get("/api/photos/{photo}/picture.png")
     def picture(photo: str) -> Response:
@@ -198,10 +197,10 @@ def _state(photo: Open) -> dict[str, Any]:
             "applied": session.applied, "run": going}  # fmt: skip
 
 
-def _png(hole: Any) -> Response:
+def _png(hole: np.ndarray) -> Response:
     from stages.images.png import encode
 
-    return Response(encode(hole.view("uint8") * 255), media_type="image/png")
+    return Response(encode(hole.view(np.uint8) * 255), media_type="image/png")
 
 
 def _errors(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,7 @@ class Run:
         self.state: State = "waiting"
         self.progress = 0.0  # 0 to 1
         self.error = ""
+        self.future: Future[None] | None = None
         self._stop = threading.Event()
         self._end = float("inf")
 
@@ -45,6 +46,8 @@ class Run:
 
     def cancel(self) -> None:
         self._stop.set()
+        if self.future and self.future.cancel():  # it has not begun
+            self.state = "cancelled"
 
     def stopped(self) -> bool:
         return self._stop.is_set() or time.monotonic() > self._end
@@ -95,7 +98,7 @@ class Runner:
         """Fill `hole` (bool H x W); at the end the session has an edit more."""
         run = Run()
         self._runs = [*(one for one in self._runs if not one.over), run]
-        self._pool.submit(self._complete, run, session, hole, wanted)
+        run.future = self._pool.submit(self._complete, run, session, hole, wanted)
         return run
 
     def _complete(self, run: Run, session: Session, hole: np.ndarray, wanted: Wanted) -> None:
