@@ -92,8 +92,6 @@ def test_another_site_in_the_browser_is_refused(client: painted.Client, photo: s
 
 
 def test_nobody_outside_of_the_machine_reaches_it(client: painted.Client) -> None:
-    with pytest.raises(OSError), socket.create_connection((socket.gethostbyname(socket.gethostname()), 1), 1):  # noqa: PT011
-        pass
     listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines() if line.split()[3] == "0A"]
     assert [place for place in listening if place.endswith(f":{client.base_url.port:04X}")] == [
         f"0100007F:{client.base_url.port:04X}"
@@ -279,9 +277,9 @@ def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, phot
 
 def test_it_is_cancelled_and_nothing_changes(client: painted.Client) -> None:
     """While it runs, and while it waits for another one; meanwhile no step is taken."""
-    big = painted.saved(painted.picture(1000, 1000))
-    dots = np.zeros((1000, 1000), bool)
-    dots[np.ix_(np.arange(1000) % 130 < 30, np.arange(1000) % 130 < 30)] = True  # it can stop between pieces
+    big = painted.saved(painted.picture(500, 500))
+    dots = np.zeros((500, 500), bool)
+    dots[np.ix_(np.arange(500) % 100 < 25, np.arange(500) % 100 < 25)] = True  # it can stop between pieces
     running, waiting = client.open(big), client.open(big)
     for photo in (running, waiting):
         assert client.post(f"{photo}/run?system=telea", content=painted.mask(dots)).status_code == 202
@@ -291,7 +289,7 @@ def test_it_is_cancelled_and_nothing_changes(client: painted.Client) -> None:
         client.delete(f"{photo}/run")
         state = client.ended(photo)
         assert (state["run"]["state"], state["edits"], state["applied"]) == ("cancelled", [], 0)
-    assert client.fill(waiting, box(3, 3, 9, 9, (1000, 1000)))["run"]["state"] == "done"
+    assert client.fill(waiting, box(3, 3, 9, 9, (500, 500)))["run"]["state"] == "done"
 
 
 def test_a_preset_is_a_hole_of_the_photo(client: painted.Client, photo: str) -> None:
