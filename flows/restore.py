@@ -48,10 +48,12 @@ class Restoring:
         try:
             self.records.append({"results": str(job.stem), **self.restorer.restore(job, self._step)})
         except InputError as error:
+            said = str(error)
+            why = said if said.startswith(("--", str(job.photo), str(job.stem))) else f"{job.photo}: {said}"
             if len(self.jobs) == 1:
-                raise
-            self.rejected[str(job.photo)] = str(error)
-            return str(error)
+                raise InputError(why) from None
+            self.rejected[str(job.photo)] = why
+            return why
         return None
 
     def _step(self, done: int, count: int) -> None:
