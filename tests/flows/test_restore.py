@@ -13,6 +13,7 @@ from dvc_project import Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.lineage import restored
 from flows.restoration import fill, frames, grain, holes, photos, system
 from flows.restoration.frames import Face
 from flows.restoration.system import System
@@ -287,9 +288,9 @@ def test_names_of_results_never_meet(tmp_path: Path) -> None:
     made = photos.jobs([folder], tmp_path / "out", "png", 3)
     assert len(made) == len(names)
     written = [file for job in made for file in job.files("png", 3)]
-    assert len(set(written)) == len(written) == 6 * 6
+    assert len(set(written)) == len(written) == 6 * 7
     alone = photos.jobs([folder / "b.jpg"], tmp_path / "out", "png", 1)
-    assert [file.name for file in alone[0].files("png", 1)] == ["b.png", "b.hole.png", "b.json"]
+    assert [file.name for file in alone[0].files("png", 1)] == ["b.png", "b.hole.png", "b.json", "b.json.sig"]
 
 
 def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_path: Path) -> None:
@@ -303,6 +304,25 @@ def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_
     ):
         with pytest.raises(InputError, match=said):
             photos.jobs(asked, out, "png", 1)
+
+
+# ---- records ----
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"files": {"a": "0"}}',
+        '{"photo": 1, "hole": {}, "answers": [], "files": {"a": "0"}}',
+        '{"photo": {"name": "a", "sha256": "1"}, "hole": {"share": 1}, "answers": [{}], "files": {"a": "0"}}',
+    ],
+)
+def test_other_json_files_are_no_records(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    assert restored.beside(tmp_path / "a.png", "0") is None
 
 
 # ---- the command ----
@@ -342,6 +362,10 @@ def test_a_photo_by_the_working_copys_checkpoint_and_its_record(project: Project
     assert record["answers"][0]["system"]["checkpoint"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     for name, digest in record["files"].items():
         assert hashlib.sha256((project.home / "out" / name).read_bytes()).hexdigest() == digest
+    told = project.run("audit", "file", "out/photo.png")
+    assert told[0] == "out/photo.png: a photo that `palimpsest restore` has completed"
+    assert [line for line in told if record["photo"]["sha256"] in line]
+    assert told[-1] == "  see also: palimpsest audit checkpoint data/models/net.safetensors"
     # The same again is left as it is; another one is refused, but for --force.
     stamp = (project.home / "out" / "photo.png").stat().st_mtime_ns
     project.run(*words)
