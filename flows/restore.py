@@ -48,10 +48,12 @@ class Restoring:
         try:
             self.records.append({"results": str(job.stem), **self.restorer.restore(job, self._step)})
         except InputError as error:
+            said = str(error)
+            why = said if said.startswith(("--", str(job.photo), str(job.stem))) else f"{job.photo}: {said}"
             if len(self.jobs) == 1:
-                raise
-            self.rejected[str(job.photo)] = str(error)
-            return str(error)
+                raise InputError(why) from None
+            self.rejected[str(job.photo)] = why
+            return why
         return None
 
     def _step(self, done: int, count: int) -> None:
@@ -95,7 +97,19 @@ def open_all(root: Path, models: Sequence[str], detector: Path | None, settings:
                 f"--samples {settings.samples}: system '{system.name}' has one answer; take a VAE or a DCGAN by "
                 "--model, or name several systems"
             )
-    return Restorer(systems, find, name, settings)
+    return Restorer(systems, find, name, settings, _signer(root))
+
+
+def _signer(root: Path) -> Any:
+    """The user, by the private key; None where there is no key, or no repository that says whether it still counts."""
+    from flows.checkout.git import GitError
+    from flows.lineage import keys
+    from flows.operations.command_line import key_passphrase
+
+    try:
+        return keys.own(root, key_passphrase())
+    except GitError:
+        return None
 
 
 def run(work: Restoring, root: Path) -> None:

@@ -11,7 +11,7 @@ from flows.audit import evidence
 from flows.audit.checkpoint import CHECKPOINT
 from flows.audit.facts import HERE, Fact, page, since
 from flows.checkout.git import Git
-from flows.lineage import cache, entries, locks
+from flows.lineage import cache, entries, locks, restored
 from flows.lineage.entries import Entry
 from flows.lineage.locks import Lock
 from flows.lineage.records import Records
@@ -77,12 +77,16 @@ def ask(root: Path, asked: str) -> File:
     if git:
         said = f"{git['path']}, first in commit {git['commit'][:10]}, {git['time']:%Y-%m-%d %H:%M} UTC"
         facts.append(Fact("kept by Git", said, "verified"))
+    restoration: list[Fact] = []
+    ask_next = None
     if not origins:
         facts += _runs(root, md5)
+        restoration, ask_next = _restored(what)
+        facts += restoration
     facts += altered
-    if len(facts) == 1 or (missing and not origins):
+    if len(facts) == 1 or (missing and not origins and not restoration):
         facts.append(Fact("made by", _unknown(bool(facts[1:]), missing), "cannot tell"))
-    hint = _hint(asked, origins, len(facts) > 2)
+    hint = ask_next or _hint(asked, origins, len(facts) > 2)
     return File(asked, md5, [*facts, *evidence.of_damaged(damaged)], origins, git, missing, hint)
 
 
@@ -147,6 +151,34 @@ def _runs(root: Path, md5: str) -> list[Fact]:
     return found
 
 
+def _restored(file: Path) -> tuple[list[Fact], str | None]:
+    """What the record beside a restored photo says, and the command that traces its checkpoint."""
+    if file.is_dir():
+        return [], None
+    sha256 = record.digests(file, "sha256")[0]
+    if (found := restored.beside(file, sha256)) is None:
+        return [], None
+    place, record_of_it = found
+    photo = record_of_it["photo"]
+    facts = [
+        Fact(
+            "restored from",
+            f"{photo['name']}, sha256 {photo['sha256']}; by the record {place.name} beside it",
+            "claimed",
+        )
+    ]
+    one = restored.answer(record_of_it, sha256)
+    if one is None:
+        return facts, None
+    system = one["system"]
+    share = f"{record_of_it['hole']['share']:.1%} of its pixels, made up by {system['system']}"
+    facts.append(Fact("completed", f"{share}; the rest is the photo's", "claimed"))
+    if checkpoint := system.get("checkpoint"):
+        said = ", ".join(f"{key} {value}" for key, value in checkpoint.items())
+        facts.append(Fact("checkpoint", said, "claimed"))
+    return facts, system.get("ask")
+
+
 def _unknown(known: bool, missing: list[dict[str, str]]) -> str:
     gone = f"{len(missing)} folders of which the cache has no listing" if missing else ""
     if gone:
@@ -172,6 +204,8 @@ def show(answer: File) -> None:
         print(f"{answer.asked}: a version of {answer.git['path']}, which Git keeps")
     elif any(fact.about == "made by" and fact.word == "recorded" for fact in answer.facts):
         print(f"{answer.asked}: made by a run that no dvc.lock has")
+    elif any(fact.about == "restored from" for fact in answer.facts):
+        print(f"{answer.asked}: a photo that `palimpsest restore` has completed")
     else:
         print(f"{answer.asked}: cannot tell where it comes from")
     page([(fact.about, fact.word, fact.said) for fact in answer.facts])

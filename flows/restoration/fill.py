@@ -55,6 +55,7 @@ def fill(
     """
     _check(view, hole)
     work, left = view.copy(), hole.copy()
+    work[hole] = 0  # nothing of what is missing reaches the system
     told: list[dict[str, Any]] = []
     todo = list(_plan(hole, system, faces))
     for number, (part, tried) in enumerate(todo):
@@ -114,8 +115,8 @@ def _within(part: np.ndarray, frame: Frame) -> np.ndarray:
 def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Frame, np.ndarray]:
     """The first frame in which the system can complete what is left of the hole, and that in its crop."""
     for frame in tried:
-        # Every pixel with a share of the hole: half-covered ones mix with what lies under it.
-        crop_hole = landmarks.crop(left.view(np.uint8) * 255, frame.transform, frame.side) > 0
+        # Every pixel with a share of the hole: it is mixed with what lies under it. (Of a cubic, a negative one.)
+        crop_hole = landmarks.crop(left.astype(np.float32), frame.transform, frame.side) != 0
         if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
             return frame, crop_hole
     raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
@@ -136,7 +137,7 @@ def _one(
     from stages.blend import poisson_blend
 
     known = landmarks.crop(work, frame.transform, frame.side)
-    known[crop_hole] = 0  # nothing of what is missing reaches the system
+    known[crop_hole] = 0
     guide = system.complete(known, crop_hole, name, seed)
     blended = poisson_blend(known[None] / 255, guide[None] / 255, crop_hole[None])[0]
     crop = (blended * 255).astype(np.float32)

@@ -25,9 +25,12 @@ class Job:
         return self.stem.with_name(f"{self.stem.name}.{ending}")
 
     def files(self, kind: str, samples: int) -> list[Path]:
-        """All that is written for it, where `kind` is the pictures' ending."""
+        """All that is written for it, where `kind` is the pictures' ending; the last is the record's signature."""
         pictures = [kind] if samples == 1 else [f"{number}.{kind}" for number in range(1, samples + 1)]
-        return [self.file(end) for end in (*pictures, *(["sheet.png"] if samples > 1 else []), "hole.png", "json")]
+        return [
+            self.file(end)
+            for end in (*pictures, *(["sheet.png"] if samples > 1 else []), "hole.png", "json", "json.sig")
+        ]
 
 
 def jobs(photos: Sequence[Path], out: Path, kind: str, samples: int) -> list[Job]:

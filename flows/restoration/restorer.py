@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.lineage import bundle
 from flows.restoration import detection, holes, marking
 from flows.restoration.encode import encode
 from flows.restoration.fill import Filled, fill
@@ -49,7 +50,7 @@ class Restorer:
     find: detection.Find
     detector: str
     settings: Settings
-    _digests: dict[Path, str] = field(default_factory=dict, repr=False)
+    signer: Any = None  # securesystemslib's, by which records are signed; None: they are not
 
     def asked(self, photo_sha256: str) -> str:
         """The digest of all that decides a photo's result: of what is there already, it tells whether it is this."""
@@ -137,7 +138,7 @@ class Restorer:
         """Write the files of a photo's results, the record last."""
         from stages.images import png
 
-        *pictures, hole_file, record_file = job.files(self.settings.kind, len(results))
+        *pictures, hole_file, record_file, signature = job.files(self.settings.kind, len(results))
         contents = {
             file: encode(photo, one.pixels, hole, self.settings.kind)
             for file, (_, one) in zip(pictures, results, strict=False)
@@ -153,7 +154,13 @@ class Restorer:
         record = record_of(photo, faces, self.detector, hole, about, results, self.settings)
         record = {**record, "files": digests, "asked": self.asked(record["photo"]["sha256"])}
         contents[record_file] = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        if self.signer:
+            contents[signature] = bundle.sign(
+                record_file.name, sha256(contents[record_file]).hexdigest(), self.signer
+            ).encode()
         write_all(contents, job.stem.parent)
+        if not self.signer:
+            signature.unlink(missing_ok=True)  # of a result that was replaced
         return record
 
 

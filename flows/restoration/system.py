@@ -18,6 +18,7 @@ from flows.registry import history
 from stages.runs.errors import InputError
 
 if TYPE_CHECKING:
+    from flows.audit import checkpoint
     from stages.images.batches import Batch
 
 CLASSICAL = {"telea": "fast marching from the border (Telea 2004)", "navier_stokes": "Navier-Stokes (Bertalmio 2001)"}
@@ -268,5 +269,13 @@ def facts_of(root: Path, file: Path, chosen: Choice, shape: Mapping[str, Any]) -
         "promotion": promotion and {key: str(promotion[key]) for key in ("commit", "time", "who", "why")},
         "trained_on": trained if answer.trainings else None,
         "differs": [fact.said for fact in answer.facts if fact.word == "DIFFERS"],
-        "ask": f"palimpsest audit checkpoint {chosen.path or file.name}",
+        "ask": f"palimpsest audit checkpoint {_asked(answer, chosen, file)}",
     }
+
+
+def _asked(answer: checkpoint.Checkpoint, chosen: Choice, file: Path) -> str:
+    """What names a checkpoint to the audit for good: NAME@COMMIT, as far as a commit has it."""
+    made = next(iter(answer.trainings), None)
+    if made and made.commit:
+        return f"{Path(made.checkpoint).name.removesuffix(ENDING)}@{made.commit[:10]}"
+    return chosen.path or str(file)
