@@ -167,16 +167,16 @@ def _restored(file: Path) -> tuple[list[Fact], str | None]:
             "claimed",
         )
     ]
-    one = restored.answer(record_of_it, sha256)
-    if one is None:
+    systems = {one["system"]["system"]: one["system"] for one in restored.answers(record_of_it, sha256)}
+    if not systems:
         return facts, None
-    system = one["system"]
-    share = f"{record_of_it['hole']['share']:.1%} of its pixels, made up by {system['system']}"
+    share = f"{record_of_it['hole']['share']:.1%} of its pixels, made up by {', '.join(systems)}"
     facts.append(Fact("completed", f"{share}; the rest is the photo's", "claimed"))
-    if checkpoint := system.get("checkpoint"):
-        said = ", ".join(f"{key} {value}" for key, value in checkpoint.items())
-        facts.append(Fact("checkpoint", said, "claimed"))
-    return facts, system.get("ask")
+    for system in systems.values():
+        if checkpoint := system.get("checkpoint"):
+            said = ", ".join(f"{key} {value}" for key, value in checkpoint.items())
+            facts.append(Fact("checkpoint", said, "claimed"))
+    return facts, next((system["ask"] for system in systems.values() if system.get("ask")), None)
 
 
 def _unknown(known: bool, missing: list[dict[str, str]]) -> str:

@@ -44,11 +44,13 @@ def beside(file: Path, sha256: str) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def answer(record: dict[str, Any], sha256: str) -> dict[str, Any] | None:
-    """Which of a record's answers a file holds: its system and frames; None for the hole or a sheet."""
+def answers(record: dict[str, Any], sha256: str) -> list[dict[str, Any]]:
+    """Which of a record's answers a file holds: each one's system and frames; none for the hole or a sheet.
+
+    It is one of them; of a photo that was painted by hand all, one after the other.
+    """
     names = [name for name, digest in record["files"].items() if digest == sha256]
     pictures = [name for name in record["files"] if not name.endswith((".hole.png", ".sheet.png"))]
-    for name, one in zip(pictures, record["answers"], strict=False):
-        if name in names:
-            return dict(one)
-    return None
+    if record["hole"].get("painted"):
+        return list(record["answers"]) if pictures[:1] == names[:1] else []
+    return [dict(one) for name, one in zip(pictures, record["answers"], strict=False) if name in names]

@@ -23,8 +23,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from flows.painting.guard import HOSTS, Guard, body
 from flows.painting.runs import Run, Runner, Wanted
-from flows.painting.session import Session, patch, read_hole
-from flows.restoration.holes import preset
+from flows.painting.session import Session, mask, patch
+from flows.restoration.holes import from_bytes, preset
 from flows.restoration.photo import BYTES, read_photo
 from flows.restoration.system import choices
 from stages.runs.errors import InputError
@@ -122,14 +122,15 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
         if kind not in PRESETS:
             raise InputError(f"no such hole: {kind}; one of: {', '.join(PRESETS)}")
         session = opened(photo).session
-        return _png(preset(kind, session.pixels, runner.faces(session), seed))
+        return Response(mask(preset(kind, session.pixels, runner.faces(session), seed)), media_type="image/png")
 
     @app.post("/api/photos/{photo}/run", status_code=202)
     async def complete(
         photo: str, request: Request, system: str, answers: Answers = 1, seed: Seed = 0, grain: bool = True
     ) -> dict[str, Any]:
         here = opened(photo, still=True)
-        hole = await run_in_threadpool(read_hole, await body(request, HOLE_BYTES), here.session.size)
+        data = await body(request, HOLE_BYTES)
+        hole = await run_in_threadpool(from_bytes, data, here.session.size, "the hole", smaller=True)
         here = opened(photo, still=True)  # another request may have come first
         here.run = runner.start(here.session, hole, Wanted(system, answers, seed, grain))
         return state(photo)
@@ -156,7 +157,7 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
         session = opened(photo).session
         edit, hole = session.edit(number), np.zeros(session.size, bool)
         hole[edit.box] = edit.hole
-        return _png(hole)
+        return Response(mask(hole), media_type="image/png")
 
     @app.get("/api/photos/{photo}/edits/{number}/{answer}.png")
     def filled(photo: str, number: int, answer: int) -> Response:
@@ -168,7 +169,7 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
 
     @app.get("/api/photos/{photo}/hole.png")
     def hole(photo: str) -> Response:
-        return _png(opened(photo).session.hole)
+        return Response(mask(opened(photo).session.hole), media_type="image/png")
 
     @app.get("/api/photos/{photo}/record.json")
     def record(photo: str) -> dict[str, Any]:
@@ -195,12 +196,6 @@ def _state(photo: Open) -> dict[str, Any]:
     going = {"state": run.state, "progress": run.progress, "error": run.error} if run else None
     return {"name": session.photo.name, "width": width, "height": height, "edits": edits,
             "applied": session.applied, "run": going}  # fmt: skip
-
-
-def _png(hole: np.ndarray) -> Response:
-    from stages.images.png import encode
-
-    return Response(encode(hole.view(np.uint8) * 255), media_type="image/png")
 
 
 def _errors(app: FastAPI) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from flows.restoration.detection import Find
 from flows.restoration.encode import encode
-from flows.restoration.fill import Filled
 from flows.restoration.frames import Face
 from flows.restoration.photo import Photo
-from flows.restoration.restorer import Settings, record_of
+from flows.restoration.restorer import record_of
 from flows.restoration.system import System
 from stages.runs.errors import InputError
 
@@ -48,6 +49,7 @@ class Edit:
         rows, columns = self.box
         return {
             **self.answers[self.chosen].record,
+            "system": self.system.facts,
             "answer": self.chosen + 1,
             "of": len(self.answers),
             "hole": {"pixels": int(self.hole.sum()), "rows": [rows.start, rows.stop],
@@ -68,6 +70,7 @@ class Session:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _numbers: int = 0
     _faces: list[Face] | None = None
+    _file: tuple[list[tuple[int, int]], bytes] | None = None  # the picture's, and the edits that it has
 
     def faces(self, find: Find) -> list[Face]:
         """The photo's faces, which are looked for once."""
@@ -133,19 +136,28 @@ class Session:
         raise InputError("this edit is gone")
 
     def record(self, detector: str) -> dict[str, Any]:
-        """What was done to the photo, JSON-able: as of `palimpsest restore`, with the edits in place of answers."""
+        """What was done to the photo, JSON-able: as of `palimpsest restore`, whose `answers` are the edits here."""
         with self.lock:
-            edits, hole = self.edits[: self.applied], self.hole
-            results = [(edit.system, Filled(edit.answers[edit.chosen].colours, edit.record())) for edit in edits]
-        about = {"painted": True, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
-        record = record_of(self.photo, self._faces or [], detector, hole, about, results, Settings())
-        return {**record, "edits": record.pop("answers")}
+            hole, answers = self.hole, [edit.record() for edit in self.edits[: self.applied]]
+            about = {"painted": True, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
+            stem = PurePosixPath(self.photo.name).stem
+            files = {f"{stem}.png": sha256(self.png()).hexdigest(), f"{stem}.hole.png": sha256(mask(hole)).hexdigest()}
+        return {**record_of(self.photo, self._faces or [], detector, about, answers, exact=True), "files": files}
 
     def png(self) -> bytes:
         """The picture as a file; every pixel outside of `hole` is the photo's own."""
         with self.lock:
-            pixels, hole = self.pixels, self.hole
-        return encode(self.photo, pixels, hole)
+            made = [(edit.number, edit.chosen) for edit in self.edits[: self.applied]]
+            if self._file is None or self._file[0] != made:  # at 24 megapixels it takes seconds
+                self._file = made, encode(self.photo, self.pixels, self.hole)
+            return self._file[1]
+
+
+def mask(hole: np.ndarray) -> bytes:
+    """A hole as a PNG: white where something is missing, black elsewhere."""
+    from stages.images import png
+
+    return png.encode(hole.astype(np.uint8) * 255)
 
 
 def _round(places: np.ndarray, length: int) -> slice:
@@ -163,29 +175,3 @@ def patch(edit: Edit, answer: int) -> bytes:
     pixels[edit.hole, :3] = edit.answers[answer].colours[:, ::-1]  # OpenCV's order: blue first
     pixels[edit.hole, 3] = 255
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-
-
-def read_hole(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """A mask picture as a hole: bool H x W, True (missing) where the mask is brighter than 127.
-
-    `size` is the photo's height and width. A smaller mask of the same shape is enlarged: browsers cannot paint
-    the very largest. Raises InputError where the bytes are no picture, where its shape is another, and where
-    nothing or all is missing.
-    """
-    from stages.images.decode.picture import BadPicture
-    from stages.images.decode.read import decode
-    from stages.images.opencv import cv2
-
-    try:
-        mask = decode(data)[..., 1]
-    except BadPicture as error:
-        raise InputError(f"the hole: {error}; give a picture that is white where something is missing") from None
-    (height, width), (tall, wide) = size, mask.shape
-    if abs(tall * width - wide * height) > max(size):  # more than rounding would do
-        raise InputError(f"the hole is {wide} x {tall}, the photo {width} x {height}; give a hole of the photo's size")
-    hole = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 127
-    if not hole.any():
-        raise InputError("the hole is empty; paint over what is to be filled")
-    if hole.all():
-        raise InputError("the hole covers the whole photo; leave something to go by")
-    return hole

@@ -57,8 +57,8 @@ def from_file(path: Path, shape: tuple[int, int]) -> np.ndarray:
     return from_bytes(data, shape, f"--hole {path}")
 
 
-def from_bytes(data: bytes, shape: tuple[int, int], where: str) -> np.ndarray:
-    """The same, of a file's bytes; errors begin with `where`."""
+def from_bytes(data: bytes, shape: tuple[int, int], where: str, *, smaller: bool = False) -> np.ndarray:
+    """The same, of a file's bytes; errors begin with `where`. A `smaller` mask may be the photo's, scaled down."""
     from stages.images.decode.picture import BadPicture
     from stages.images.decode.read import decode
 
@@ -66,10 +66,12 @@ def from_bytes(data: bytes, shape: tuple[int, int], where: str) -> np.ndarray:
         mask = decode(data)
     except BadPicture as error:
         raise InputError(f"{where}: {error}") from None
+    (height, width), (tall, wide) = shape, mask.shape[:2]
+    if smaller and tall <= height and abs(tall * width - wide * height) <= max(shape):  # the same but for rounding
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     if mask.shape[:2] != shape:
         raise InputError(
-            f"{where}: {mask.shape[1]} x {mask.shape[0]} px, and the upright photo {shape[1]} x {shape[0]}; "
-            "draw it on the photo itself"
+            f"{where}: {wide} x {tall} px, and the upright photo {width} x {height}; draw it on the photo itself"
         )
     hole = cv2.cvtColor(mask, cv2.COLOR_RGB2GRAY) > 127
     if not hole.any():

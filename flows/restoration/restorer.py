@@ -151,7 +151,10 @@ class Restorer:
             )
         contents[hole_file] = png.encode(hole.astype(np.uint8) * 255)
         digests = {file.name: sha256(content).hexdigest() for file, content in contents.items()}
-        record = record_of(photo, faces, self.detector, hole, about, results, self.settings)
+        record = record_of(
+            photo, faces, self.detector, about, [{**one.record, "system": system.facts} for system, one in results],
+            exact=self.settings.kind == "png",
+        )  # fmt: skip
         record = {**record, "files": digests, "asked": self.asked(record["photo"]["sha256"])}
         contents[record_file] = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
         if self.signer:
@@ -173,13 +176,11 @@ def record_of(
     photo: Photo,
     faces: Sequence[Face],
     detector: str,
-    hole: np.ndarray,
-    about: Mapping[str, Any],
-    results: Sequence[tuple[System, Filled]],
-    settings: Settings,
+    hole: Mapping[str, Any],
+    answers: Sequence[Mapping[str, Any]],
+    exact: bool,
 ) -> dict[str, Any]:
-    """What was done to a photo, as JSON: the photo, its faces, the hole, and of each answer the system behind it."""
-    exact = settings.kind == "png"
+    """What was done to a photo, as JSON: the photo, its faces, the hole, and each answer with the system behind it."""
     return {
         "format": FORMAT,
         "photo": {"name": photo.name, "sha256": sha256(photo.data).hexdigest(), "width": photo.view.shape[1],
@@ -188,8 +189,8 @@ def record_of(
         "faces": [{"box": [round(float(v), 2) for v in face.box], "score": round(float(face.score), 3),
                    "landmarks": np.round(face.landmarks, 3).tolist()} for face in faces],
         "detector": detector,
-        "hole": dict(about),
-        "answers": [{**one.record, "system": system.facts} for system, one in results],
+        "hole": dict(hole),
+        "answers": [dict(answer) for answer in answers],
         "outside_the_hole": "the photo's own samples, bit for bit" if exact else "compressed anew: may differ a little",
         "inside_the_hole": "made up by the system: not what was there",
         "marked": marking.VALUE,

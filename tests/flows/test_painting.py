@@ -4,6 +4,7 @@ import io
 import re
 import socket
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from flows.painting.serve import serve
-from flows.painting.session import Answer, Session, read_hole
+from flows.painting.session import Answer, Session
+from flows.restoration.holes import from_bytes
 from flows.restoration.photo import read_photo
 from flows.restoration.system import open_system
 from stages.runs.errors import InputError
@@ -49,6 +51,10 @@ def box(top: int, left: int, bottom: int, right: int, shape: tuple[int, int] = (
     hole = np.zeros(shape, bool)
     hole[top:bottom, left:right] = True
     return hole
+
+
+def read_hole(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    return from_bytes(data, shape, "the hole", smaller=True)
 
 
 def own(data: bytes) -> np.ndarray:
@@ -131,9 +137,12 @@ def test_a_photo_that_is_none_is_one_line(client: painted.Client, data: bytes) -
 @pytest.mark.parametrize(
     ("hole", "said"),
     [
-        (box(0, 0, 0, 0), "the hole is empty; paint over what is to be filled"),
-        (box(0, 0, HEIGHT, WIDTH), "the hole covers the whole photo; leave something to go by"),
-        (box(1, 1, 9, 9, (40, 40)), "the hole is 40 x 40, the photo 104 x 72; give a hole of the photo's size"),
+        (box(0, 0, 0, 0), "the hole: black everywhere; white marks what is missing"),
+        (box(0, 0, HEIGHT, WIDTH), "the hole: white everywhere; leave something to go by"),
+        (
+            box(1, 1, 9, 9, (40, 40)),
+            "the hole: 40 x 40 px, and the upright photo 104 x 72; draw it on the photo itself",
+        ),
     ],
 )
 def test_a_hole_that_is_none_is_one_line(client: painted.Client, photo: str, hole: np.ndarray, said: str) -> None:
@@ -215,7 +224,8 @@ def test_ten_edits_leave_what_is_outside_of_their_holes(client: painted.Client, 
         assert asked.info.get("icc_profile") == given.info.get("icc_profile")
         assert "compositeWithTrainedAlgorithmicMedia" in given.info["XML:com.adobe.xmp"]
     record = client.get(f"{photo}/record.json").json()
-    assert len(record["edits"]) == 10
+    assert record["files"]["photo.png"] == sha256(result).hexdigest()
+    assert len(record["answers"]) == 10
     assert record["hole"] == {"painted": True, "pixels": int(union.sum()), "share": round(float(union.mean()), 6)}
 
 
@@ -249,7 +259,7 @@ def test_steps_back_and_forward(client: painted.Client, photo: str) -> None:
     for edits in (1, 0, 2, 1):
         assert client.put(f"{photo}/applied", params={"edits": edits}).json()["applied"] == edits
         assert client.get(f"{photo}/picture.png").content == pictures[edits]
-        assert len(client.get(f"{photo}/record.json").json()["edits"]) == edits
+        assert len(client.get(f"{photo}/record.json").json()["answers"]) == edits
     state = client.fill(photo, box(2, 2, 8, 8))  # after a step back: the second edit is gone, and its number with it
     assert [edit["number"] for edit in state["edits"]] == [0, 2]
     assert state["applied"] == 2
@@ -269,7 +279,7 @@ def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, phot
     assert client.put(f"{photo}/answer?number=2").json()["edits"][0]["chosen"] == 2
     pixels = read_photo(client.get(f"{photo}/picture.png").content, "chosen").view
     assert np.array_equal(pixels[hole], patches[2][patches[2][..., 3] > 0][:, 2::-1])
-    (edit,) = client.get(f"{photo}/record.json").json()["edits"]
+    (edit,) = client.get(f"{photo}/record.json").json()["answers"]
     assert (edit["answer"], edit["of"], edit["seed"]) == (3, 3, 7)
     assert edit["system"] == facts["facts"]
     assert client.put(f"{photo}/answer?number=3").status_code == 400

@@ -16,7 +16,7 @@ import pytest
 from browser import CONTROL, SHIFT, Browser, Page
 from PIL import Image
 
-from flows.painting.session import read_hole
+from flows.restoration.holes import from_bytes
 
 HEIGHT, WIDTH = 150, 200
 IDLE = "!document.body.hasAttribute('aria-busy')"
@@ -194,9 +194,9 @@ def test_filled_compared_stepped_and_saved(painting: Painting) -> None:
         pixels = np.asarray(picture)
     assert np.array_equal(pixels[~hole], photo[~hole])
     assert (pixels[hole] != photo[hole]).any()
-    assert np.array_equal(read_hole(painting.downloaded("#save-holes", "photo.hole.png"), (HEIGHT, WIDTH)), hole)
+    assert np.array_equal(from_bytes(painting.downloaded("#save-holes", "photo.hole.png"), (HEIGHT, WIDTH), ""), hole)
     record = json.loads(painting.downloaded("#save-record", "photo.json"))
-    assert [edit["system"]["system"] for edit in record["edits"]] == ["telea"]
+    assert [edit["system"]["system"] for edit in record["answers"]] == ["telea"]
 
     shown = "getComputedStyle(document.querySelector('#patches')).display"
     painting.page.evaluate("document.activeElement.blur()")
@@ -240,7 +240,7 @@ def test_what_goes_wrong_is_said(painting: Painting) -> None:
     assert painting.pick("#preset", "eye_bar").startswith("! no face found")
     assert painting.pick("#preset", "centre").startswith("The hole covers")
     painting.press("#clear")
-    assert painting.press("#run") == "! the hole is empty; paint over what is to be filled"
+    assert painting.press("#run") == "! the hole: black everywhere; white marks what is missing"
     entries = [one for one in painting.page.events if one["method"] == "Log.entryAdded"]
     assert entries  # the browser logs refused requests as errors of its own
     painting.page.events = [one for one in painting.page.events if one not in entries]
