@@ -35,9 +35,11 @@ BASELINES = ("telea", "navier_stokes", "mean", "nearest")
 class Params:
     """One system: a network with its checkpoint, or a baseline, and what it completes."""
 
-    network: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]  # a file of stages/models
+    network: Annotated[
+        str, Field(pattern=r"^[a-z][a-z0-9_]*$")
+    ]  # a file of stages/models; onnx: a network from elsewhere
     dataset: Name  # the dataset whose test pictures are completed
-    checkpoint: str  # its file; of network classical: stages/models/no_checkpoint.txt
+    checkpoint: str  # its file, of network onnx an .onnx file; of network classical: stages/models/no_checkpoint.txt
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
     kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes
@@ -50,7 +52,12 @@ class Params:
             raise ValueError(f"network classical, and no other, takes a method: one of {', '.join(BASELINES)}")
         if self.network == "classical" and self.sample_seed is not None:
             raise ValueError("sample_seed: a baseline draws no completions")
-        if self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
+        if self.network == "onnx":
+            if not self.checkpoint.endswith(".onnx"):
+                raise ValueError("checkpoint: network 'onnx' needs the path of an .onnx file")
+            if self.sample_seed is not None:
+                raise ValueError("sample_seed: network 'onnx' draws no completions")
+        elif self.network != "classical" and not self.checkpoint.endswith(".safetensors"):
             raise ValueError(f"checkpoint: network '{self.network}' needs one: data/models/<name>.safetensors")
         if self.network == "classical" and self.checkpoint.endswith(".safetensors"):
             raise ValueError("checkpoint: a baseline reads none: stages/models/no_checkpoint.txt")
@@ -167,6 +174,19 @@ def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Ru
     return System(complete, completes if hasattr(network, "completes") else every, params.batch)
 
 
+def foreign(params: Params, file: Path, size: tuple[int, int]) -> System:
+    """A network from elsewhere. Raises InputError where it cannot be opened, or takes another size."""
+    from stages.models.onnx import Onnx
+
+    found = Onnx(file)
+    if not found.open and size != (found.side, found.side):
+        raise InputError(
+            f"{file}: completes {found.side} x {found.side} pictures, dataset '{params.dataset}' has "
+            f"{size[1]} x {size[0]}: set its align.size"
+        )
+    return System(lambda batch: found.complete(batch.known, batch.hole), every, params.batch)
+
+
 def noise(seed: int, batch: batches.Batch, latent: int) -> Tensor:
     """Standard normal N x latent, keyed by picture and hole: what is drawn for one does not depend on the others."""
     import torch
@@ -205,6 +225,8 @@ def infer(
     work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
     if params.network == "classical":
         system = baseline(params, aligned, work.size)
+    elif params.network == "onnx":
+        system = foreign(params, checkpoint, work.size)
     else:
         system = learned(params, checkpoint, work.size, runtime)
     kinds = within_reach(work, system)

@@ -59,10 +59,13 @@ def closure(root: Path, *files: Path) -> set[Path]:
 
 
 def networks(root: Path) -> set[Path]:
-    """What an entry of `infer` may name: the files with a class `Network`, and the baselines."""
+    """What an entry of `infer` may name: the files with a class `Network`, the baselines, and ONNX files."""
     paths = (root / "stages" / "models").glob("*.py")
     named = {path for path in paths if re.search(r"^Network = ", path.read_text(encoding="utf-8"), re.MULTILINE)}
-    return {path.relative_to(root) for path in named} | {Path("stages/models/classical.py")}
+    return {path.relative_to(root) for path in named} | {
+        Path("stages/models/classical.py"),
+        Path("stages/models/onnx.py"),
+    }
 
 
 def needed(root: Path, stage: str, deps: Iterable[str]) -> set[Path]:

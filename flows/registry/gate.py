@@ -77,8 +77,8 @@ def system(values: dict[str, Any], name: str) -> search.Params | infer.Params:
         return params.section(values, f"search.{name}", search.Params)
     if name in (values.get("infer") or {}):
         found = params.section(values, f"infer.{name}", infer.Params)
-        if found.network == "classical":
-            raise InputError(f"params.yaml: retrain.system: '{name}' is classical: it has no checkpoint to promote")
+        if found.network in ("classical", "onnx"):
+            raise InputError(f"params.yaml: retrain.system: '{name}' is {found.network}: no checkpoint to promote")
         return found
     raise InputError(f"params.yaml: retrain.system: no '{name}' in `search` or `infer`")
 

@@ -120,9 +120,7 @@ def open_system(root: Path, model: str | None, kind: str | None = None, say: Say
     if model in CLASSICAL:
         return _classical(model)
     if model and model.endswith(".onnx"):
-        from flows.restoration import onnx
-
-        return onnx.opened(Path(model))
+        return _foreign(Path(model))
     if model and Path(model).is_file():
         return _learned(root, Path(model), Choice(Path(model).name.removesuffix(ENDING), "the file that was named"))
     if model:
@@ -187,6 +185,24 @@ def _classical(name: str) -> System:
     complete: Callable[[Batch], np.ndarray] = made.complete
     facts = {"system": name, "network": "classical", "about": CLASSICAL[name], "checkpoint": None}
     return System(name, CLASSICAL_SIDE, False, facts, lambda seed: complete, infer.every)
+
+
+def _foreign(file: Path) -> System:
+    """A network from elsewhere."""
+    from stages.infer import every
+    from stages.models.onnx import Onnx
+
+    found = Onnx(file)
+    facts = {
+        "system": file.name,
+        "chosen": "the file that was named",
+        "network": "onnx",
+        "checkpoint": {"path": file.name, "sha256": sha256(file.read_bytes()).hexdigest()},
+        "trained_on": None,
+        "audit": "made elsewhere: what it was trained on is not known here",
+    }
+    complete: Complete = lambda batch: found.complete(batch.known, batch.hole)  # noqa: E731
+    return System(file.name, found.side, False, facts, lambda seed: complete, every)
 
 
 def _learned(root: Path, file: Path, chosen: Choice) -> System:

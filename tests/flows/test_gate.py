@@ -210,7 +210,7 @@ def test_latent_search_is_compared_too(home: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "line"),
     [
-        ({"system": "telea"}, "'telea' is classical: it has no checkpoint to promote"),
+        ({"system": "telea"}, "'telea' is classical: no checkpoint to promote"),
         ({"system": "none"}, "no 'none' in `search` or `infer`"),
         ({"metric": "sharpness"}, "retrain.metric"),
         ({"minimum": 1}, "retrain.minimum"),

@@ -12,6 +12,7 @@ import pytest
 from dvc_project import Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_made import grey
 
 from flows.lineage import restored
 from flows.restoration import fill, frames, grain, holes, photos, system
@@ -389,6 +390,14 @@ def test_a_folder_goes_on_after_a_bad_photo_and_again_does_nothing(project: Proj
     assert len(made) == 9
     project.run(*words, code=1)
     assert {file: file.stat().st_mtime_ns for file in (project.home / "out").iterdir()} == made
+
+
+def test_a_system_of_ones_own(project: Project, photo: Path) -> None:
+    grey(project.home / "mine.onnx", 64)
+    project.run("restore", "in/photo.jpg", "-o", "out", "--hole", "mask.png", "--model", "mine.onnx")
+    record = json.loads((project.home / "out" / "photo.json").read_text())
+    assert record["answers"][0]["system"]["network"] == "onnx"
+    assert record["answers"][0]["frames"][0]["side"] == 64
 
 
 def test_several_systems_beside_each_other(project: Project, photo: Path) -> None:

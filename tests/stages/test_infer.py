@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import onnx_made
 import pretend
 import pytest
 import torch
@@ -324,3 +325,28 @@ def test_checkpoints_that_do_not_fit_are_refused_in_one_line(tmp_path, data):
     checkpoint.save(broken, {}, {"network": "dmfn", "arguments": {"size": 16, "width": 4, "blocks": 1}})
     with pytest.raises(InputError, match=r"broken\.safetensors: not a whole dmfn"):
         complete_by(broken, data, tmp_path / "no", "dmfn")
+
+
+def test_a_network_from_elsewhere_completes_every_hole(tmp_path: Path, data: tuple[Path, Path]) -> None:
+    aligned, masks = data
+    file = onnx_made.grey(tmp_path / "grey.onnx")
+    entry = build(Params, {"network": "onnx", "checkpoint": str(file), "dataset": "x"}, "infer.x")
+    infer(file, aligned, masks, tmp_path / "out", entry, Runtime(threads=1), "x")
+    made, pictures, drawn = (
+        table.Table(path)
+        for path in (tmp_path / "out" / "completed.arrow", aligned / "test.arrow", masks / "test.arrow")
+    )
+    keys = made.keys()
+    assert len(keys) == 8
+    hole = drawn.holes(drawn.find(keys))
+    result, truth = made.pictures(range(8)), pictures.pictures(pictures.find([key[:2] for key in keys]))
+    np.testing.assert_array_equal(result[~hole], truth[~hole])
+    assert (result[hole] == 128).all()
+    with pytest.raises(InputError, match="completes 32 x 32 pictures, dataset 'x' has 16 x 16"):
+        infer(onnx_made.grey(file, 32), aligned, masks, tmp_path / "two", entry, Runtime(threads=1), "x")
+
+
+@pytest.mark.parametrize("entry", [{"checkpoint": "a.safetensors"}, {"checkpoint": "a.onnx", "sample_seed": 1}])
+def test_what_a_network_from_elsewhere_does_not_take(entry: dict) -> None:
+    with pytest.raises(InputError, match="network 'onnx'"):
+        build(Params, {"network": "onnx", "dataset": "x", **entry}, "infer.x")
