@@ -211,8 +211,8 @@ def schedule(
 
 @app.command()
 def restore(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the results; it is made.")],
+    photos: Annotated[list[Path] | None, typer.Argument(help="Photos, or folders of photos.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder for the results; it is made.")] = None,
     hole: Annotated[
         str,
         typer.Option(
@@ -236,6 +236,8 @@ def restore(
     seed: Annotated[int, typer.Option(min=0, help="Of drawn holes, and of the first of several answers.")] = 0,
     grain: Annotated[bool, typer.Option(help="Give what is filled in the photo's own grain.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Paint holes by hand, on a page in the browser.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of that page; default: a free one.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Complete photos by the promoted checkpoint. Pixels outside the hole stay as they are, bit for bit.
@@ -251,6 +253,15 @@ def restore(
         if format not in FORMATS:
             raise InputError(f"--format {format}: one of {', '.join(FORMATS)}")
         root = restoring.root_for(model or [])
+        if serve:
+            if photos or out:
+                raise InputError("--serve: photos are opened, and results saved, on its page; name neither here")
+            from flows.painting.serve import serve as serve_page
+
+            serve_page(root, port, model or [], detector)
+            return
+        if not photos or not out:
+            raise InputError("name photos, and a folder for the results with -o; or paint holes by hand with --serve")
         settings = Settings(hole, face, samples, format, seed, grain, force)
         work = restoring.Restoring.prepared(root, photos, out, model or [], detector, settings, _say)
         restoring.run(work, root)

@@ -37,7 +37,8 @@ def serve(
     except OSError as error:
         raise InputError(f"port {port}: {error.strerror}; choose another one, or 0 for a free one") from None
     settings = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, proxy_headers=False,
-                              ws="none", limit_concurrency=64, timeout_graceful_shutdown=3)  # fmt: skip
+                              ws="none", limit_concurrency=64, timeout_keep_alive=75,
+                              timeout_graceful_shutdown=3)  # fmt: skip
     with listening:
         say(f"restore: open http://{HOST}:{listening.getsockname()[1]}/#{key}")
         say("restore: Ctrl-C ends it; then photos and edits that were not saved are gone")

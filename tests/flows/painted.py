@@ -19,7 +19,6 @@ from stages.images import png
 from stages.models.context_encoder import ContextEncoder
 from stages.training import checkpoint
 
-SERVE = "from pathlib import Path; from flows.painting.serve import serve; serve(Path.cwd(), models=['telea'])"
 ARGUMENTS = {"size": 64, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 4}
 
 
@@ -48,7 +47,7 @@ def serving(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     checkpoint.save(
         home / "data/models/vae.safetensors", tensors, {"network": "context_encoder", "arguments": ARGUMENTS}
     )
-    words = [forked.python(), "-c", SERVE]
+    words = [forked.python(), "-m", "flows.cli", "restore", "--serve", "--model", "telea"]
     with subprocess.Popen(words, cwd=home, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -15,6 +15,7 @@ import profiles_made as icc
 import pytest
 from PIL import Image
 
+from flows.lineage import restored
 from flows.painting.serve import serve
 from flows.painting.session import Answer, Session
 from flows.restoration.holes import from_bytes
@@ -265,7 +266,7 @@ def test_steps_back_and_forward(client: painted.Client, photo: str) -> None:
     assert state["applied"] == 2
 
 
-def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, photo: str) -> None:
+def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, photo: str, tmp_path: Path) -> None:
     hole = box(26, 40, 42, 62)
     facts = client.get("/api/system", params={"name": "vae"}).json()
     assert facts["samples"] is True
@@ -283,6 +284,12 @@ def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, phot
     assert (edit["answer"], edit["of"], edit["seed"]) == (3, 3, 7)
     assert edit["system"] == facts["facts"]
     assert client.put(f"{photo}/answer?number=3").status_code == 400
+    result = client.get(f"{photo}/picture.png").content
+    (tmp_path / "saved.png").write_bytes(result)
+    (tmp_path / "photo.json").write_bytes(client.get(f"{photo}/record.json").content)
+    found = restored.beside(tmp_path / "saved.png", sha256(result).hexdigest())  # as `palimpsest audit file` asks
+    assert found is not None
+    assert restored.answers(found[1], sha256(result).hexdigest()) == [edit]
 
 
 def test_it_is_cancelled_and_nothing_changes(client: painted.Client) -> None:
