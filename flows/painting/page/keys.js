@@ -6,7 +6,7 @@ const BUTTONS = {
   ".": "forward", Escape: "cancel",
 };
 const WITH_CONTROL = {z: "undo", y: "redo", Enter: "run"};
-const FIELDS = "input:not([type=radio], [type=checkbox]), select, textarea";
+const FIELDS = "input[type=number], select";
 
 // `press(id)` presses the button of this name, `resize(steps)` makes the brush larger, `bare(on)` shows the original,
 // and `choose(number)` takes an answer, from 1.

@@ -33,10 +33,12 @@ function warn(error) {
   $("alert").hidden = false;
 }
 
-// Do one thing at a time; what goes wrong is said.
+// Do one thing at a time; what goes wrong is said. What had the focus has it again at the end.
 async function act(work) {
   if (busy) return;
   busy = true;
+  const focused = document.activeElement;
+  const instead = focused.closest("#choice") ? "#choice :checked" : "#history [aria-current]";
   document.body.setAttribute("aria-busy", "true");
   refresh();
   try {
@@ -47,6 +49,8 @@ async function act(work) {
     busy = false;
     document.body.removeAttribute("aria-busy");
     refresh();
+    if (document.activeElement === document.body && focused !== document.body)
+      (focused.isConnected && !focused.disabled ? focused : document.querySelector(instead))?.focus();
   }
 }
 
@@ -120,6 +124,7 @@ const fill = () => act(async () => {
   const query = {system: $("system").value, grain: $("grain").checked, seed: Math.floor(Math.random() * 2 ** 31)};
   if (!$("answers-label").hidden) query.answers = $("answers").value;
   tell("Filling…");
+  const painted = view.hole.done.length;
   photo = await json("POST", `photos/${photo.id}/run`, query, await view.hole.file());
   try {
     $("cancel").hidden = $("progress").hidden = false;
@@ -134,7 +139,8 @@ const fill = () => act(async () => {
   }
   if (photo.run.state === "failed") throw new Error(photo.run.error);
   if (photo.run.state === "cancelled") return tell("Cancelled. The hole is still there.");
-  view.hole.add({kind: "clear"}); // so that the result is seen; undo brings the hole back
+  // So that the result is seen; undo brings the hole back. What was painted meanwhile stays.
+  if (view.hole.done.length === painted) view.hole.add({kind: "clear"});
   await showEdits();
   const {answers} = photo.edits.at(-1);
   tell(answers > 1 ? `Filled, with ${answers} answers to choose from.` : "Filled.");
