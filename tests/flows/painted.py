@@ -1,4 +1,4 @@
-"""A server of `palimpsest restore --serve` with a small VAE, for the tests of it and of its page."""
+"""A server of `palimpsest restore --serve` with two small networks, for the tests of it and of its page."""
 
 import contextlib
 import io
@@ -16,10 +16,16 @@ import torch
 from PIL import Image
 
 from stages.images import png
-from stages.models.context_encoder import ContextEncoder
+from stages.models import context_encoder, partial_conv
 from stages.training import checkpoint
 
-ARGUMENTS = {"size": 64, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 4}
+UNET = "data/models/unet.safetensors"
+NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
+    UNET: (partial_conv, {"size": 32, "width": 4}),
+    "data/models/vae.safetensors": (
+        context_encoder, {"size": 64, "encoder": "alexnet", "objective": "vae", "bottleneck": 8, "width": 4}
+    ),
+}  # fmt: skip
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -43,11 +49,11 @@ def serving(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address that the server says, and its process, which is ended by Ctrl-C."""
     torch.manual_seed(0)
     (home / "data/models").mkdir(parents=True)
-    tensors = {f"network.{name}": value for name, value in ContextEncoder(**ARGUMENTS).state_dict().items()}
-    checkpoint.save(
-        home / "data/models/vae.safetensors", tensors, {"network": "context_encoder", "arguments": ARGUMENTS}
-    )
-    words = [forked.python(), "-m", "flows.cli", "restore", "--serve", "--model", "telea"]
+    for path, (module, arguments) in NETWORKS.items():
+        tensors = {f"network.{name}": value for name, value in module.Network(**arguments).state_dict().items()}
+        said = {"network": module.__name__.rpartition(".")[2], "arguments": arguments}
+        checkpoint.save(home / path, tensors, said)
+    words = [forked.python(), "-m", "flows.cli", "restore", "--serve", "--model", UNET]
     with subprocess.Popen(words, cwd=home, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -84,6 +90,6 @@ class Client(httpx.Client):
         return state
 
     def fill(self, photo: str, hole: np.ndarray, **query: Any) -> Any:
-        answer = self.post(f"{photo}/run", params={"system": "telea", **query}, content=mask(hole))
+        answer = self.post(f"{photo}/run", params={"system": UNET, **query}, content=mask(hole))
         assert answer.status_code == 202, answer.text
         return self.ended(photo)

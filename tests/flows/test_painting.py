@@ -67,7 +67,7 @@ def own(data: bytes) -> np.ndarray:
 
 
 def test_only_the_key_opens_anything(client: painted.Client, photo: str) -> None:
-    paths = ["/api/start", photo, f"{photo}/picture.png", f"{photo}/record.json", "/api/system?name=telea"]
+    paths = ["/api/start", photo, f"{photo}/picture.png", f"{photo}/record.json", f"/api/system?name={painted.UNET}"]
     for key in ("", "wrong", client.headers["x-palimpsest-key"][:-1], "ü"):
         for path in paths:
             assert client.get(path, headers={"x-palimpsest-key": key.encode()}).status_code == 403, (key, path)
@@ -112,14 +112,14 @@ def test_what_is_too_large_is_refused_announced_or_not(client: painted.Client, p
     def chunks() -> Iterator[bytes]:
         yield from [bytes(1 << 20)] * 33
 
-    for path in ("/api/photos", f"{photo}/run?system=telea"):
+    for path in ("/api/photos", f"{photo}/run?system={painted.UNET}"):
         with socket.create_connection((client.base_url.host, client.base_url.port), 30) as plain:
             head = (
                 f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Palimpsest-Key: {client.headers['x-palimpsest-key']}\r\n"
             )
             plain.sendall(f"{head}Content-Length: {1 << 40}\r\n\r\n".encode())
             assert plain.recv(12) == b"HTTP/1.1 413"
-    answer = client.post(f"{photo}/run", params={"system": "telea"}, content=chunks())
+    answer = client.post(f"{photo}/run", params={"system": painted.UNET}, content=chunks())
     assert answer.status_code == 413
     assert answer.json() == {"error": "too large: more than 32 MiB"}
 
@@ -147,7 +147,7 @@ def test_a_photo_that_is_none_is_one_line(client: painted.Client, data: bytes) -
     ],
 )
 def test_a_hole_that_is_none_is_one_line(client: painted.Client, photo: str, hole: np.ndarray, said: str) -> None:
-    answer = client.post(f"{photo}/run", params={"system": "telea"}, content=painted.mask(hole))
+    answer = client.post(f"{photo}/run", params={"system": painted.UNET}, content=painted.mask(hole))
     assert (answer.status_code, answer.json()) == (400, {"error": said})
     assert client.state(photo)["run"] is None
 
@@ -299,8 +299,8 @@ def test_it_is_cancelled_and_nothing_changes(client: painted.Client) -> None:
     dots[np.ix_(np.arange(500) % 100 < 25, np.arange(500) % 100 < 25)] = True  # it can stop between pieces
     running, waiting = client.open(big), client.open(big)
     for photo in (running, waiting):
-        assert client.post(f"{photo}/run?system=telea", content=painted.mask(dots)).status_code == 202
-    assert client.post(f"{running}/run?system=telea", content=painted.mask(dots)).status_code == 409
+        assert client.post(f"{photo}/run?system={painted.UNET}", content=painted.mask(dots)).status_code == 202
+    assert client.post(f"{running}/run?system={painted.UNET}", content=painted.mask(dots)).status_code == 409
     assert client.put(f"{running}/applied?edits=0").status_code == 409
     for photo in (waiting, running):
         client.delete(f"{photo}/run")

@@ -196,7 +196,7 @@ def test_filled_compared_stepped_and_saved(painting: Painting) -> None:
     assert (pixels[hole] != photo[hole]).any()
     assert np.array_equal(from_bytes(painting.downloaded("#save-holes", "photo.hole.png"), (HEIGHT, WIDTH), ""), hole)
     record = json.loads(painting.downloaded("#save-record", "photo.json"))
-    assert [edit["system"]["system"] for edit in record["answers"]] == ["telea"]
+    assert [edit["system"]["system"] for edit in record["answers"]] == ["unet"]
 
     shown = "getComputedStyle(document.querySelector('#patches')).display"
     painting.page.evaluate("document.activeElement.blur()")
