@@ -6,10 +6,8 @@ Every path under /api/ needs the key (see guard.py). What goes wrong is answered
 from __future__ import annotations
 
 import contextlib
-import secrets
-from collections import OrderedDict
+import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,28 +20,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from flows.painting.guard import HOSTS, Guard, body
-from flows.painting.runs import Run, Runner, Wanted
-from flows.painting.session import Session, mask, patch
+from flows.painting.photos import Open, Photos
+from flows.painting.runs import Runner, Wanted
+from flows.painting.session import mask, patch
 from flows.restoration.holes import from_bytes, preset
 from flows.restoration.photo import BYTES, read_photo
 from flows.restoration.system import choices
 from stages.runs.errors import InputError
 
 HOLE_BYTES = 32 << 20
-OPEN_PHOTOS = 4  # more: the one that was used longest ago is closed
 PRESETS = {"eye_bar": "Bar over the eyes", "covered": "Eyes covered already", "centre": "Centre", "lines": "Lines"}
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 Answers = Annotated[int, Query(ge=1, le=8)]
 Seed = Annotated[int, Query(ge=0, lt=1 << 32)]
-
-
-@dataclass(eq=False)
-class Open:
-    """A photo that a tab has open."""
-
-    session: Session
-    run: Run | None = None
 
 
 def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | None = None) -> FastAPI:
@@ -53,7 +43,7 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
     `palimpsest restore`. Raises InputError where the detector cannot be used.
     """
     runner = Runner(root, detector)
-    photos: OrderedDict[str, Open] = OrderedDict()
+    photos = Photos()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -65,15 +55,6 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)
     _errors(app)
     _files(app)
-
-    def opened(photo: str, still: bool = False) -> Open:
-        """Raises HTTPException where it is not open, or, for what needs it `still`, where it is being completed."""
-        if photo not in photos:
-            raise HTTPException(404, "this photo is no longer open here; open it again")
-        photos.move_to_end(photo)
-        if still and (run := photos[photo].run) and not run.over:
-            raise HTTPException(409, "this photo is being completed; wait, or cancel it")
-        return photos[photo]
 
     def state(photo: str) -> dict[str, Any]:
         return {"id": photo, **_state(photos[photo])}
@@ -93,94 +74,89 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
     @app.post("/api/photos", status_code=201)
     async def add(request: Request, name: Annotated[str, Query(max_length=255)] = "photo") -> dict[str, Any]:
         read = await run_in_threadpool(read_photo, await body(request, BYTES), name)
-        photo = secrets.token_urlsafe(9)
-        photos[photo] = Open(Session(read))
-        while len(photos) > OPEN_PHOTOS:
-            _close(photos.popitem(last=False)[1])
-        return state(photo)
+        return state(photos.add(read))
 
     @app.get("/api/photos/{photo}")
     def look(photo: str) -> dict[str, Any]:
-        opened(photo)
         return state(photo)
 
     @app.delete("/api/photos/{photo}", status_code=204)
     def close(photo: str) -> None:
-        opened(photo)
-        _close(photos.pop(photo))
+        photos.close(photo)
 
     @app.get("/api/photos/{photo}/view.jpg")
     def view(photo: str) -> Response:
         """For photos of a format that the browser cannot show; only looked at."""
         from stages.images.opencv import cv2
 
-        pixels = opened(photo).session.photo.view
-        return Response(cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        pixels = photos[photo].session.photo.view
+        shown = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+        return Response(shown, media_type="image/jpeg")
 
     @app.get("/api/photos/{photo}/preset")
     def make_preset(photo: str, kind: str, seed: Seed = 0) -> Response:
         if kind not in PRESETS:
             raise InputError(f"no such hole: {kind}; one of: {', '.join(PRESETS)}")
-        session = opened(photo).session
+        session = photos[photo].session
         return Response(mask(preset(kind, session.pixels, runner.faces(session), seed)), media_type="image/png")
 
     @app.post("/api/photos/{photo}/run", status_code=202)
     async def complete(
         photo: str, request: Request, system: str, answers: Answers = 1, seed: Seed = 0, grain: bool = True
     ) -> dict[str, Any]:
-        here = opened(photo, still=True)
-        data = await body(request, HOLE_BYTES)
-        hole = await run_in_threadpool(from_bytes, data, here.session.size, "the hole", smaller=True)
-        here = opened(photo, still=True)  # another request may have come first
-        here.run = runner.start(here.session, hole, Wanted(system, answers, seed, grain))
+        here, data = photos[photo], await body(request, HOLE_BYTES)
+
+        def begin() -> None:
+            hole = from_bytes(data, here.session.size, "the hole", smaller=True)
+            with here.changing() as session:
+                here.run = runner.start(session, hole, Wanted(system, answers, seed, grain))
+
+        await run_in_threadpool(begin)
         return state(photo)
 
     @app.delete("/api/photos/{photo}/run")
     def cancel(photo: str) -> dict[str, Any]:
-        if run := opened(photo).run:
+        if run := photos[photo].run:
             run.cancel()
         return state(photo)
 
-    # These run in the event loop, as `complete` does: so none begins between another's check and its change.
     @app.put("/api/photos/{photo}/applied")
-    async def step(photo: str, edits: int) -> dict[str, Any]:
-        opened(photo, still=True).session.step(edits)
+    def step(photo: str, edits: int) -> dict[str, Any]:
+        with photos[photo].changing() as session:
+            session.step(edits)
         return state(photo)
 
     @app.put("/api/photos/{photo}/answer")
-    async def choose(photo: str, number: int) -> dict[str, Any]:
-        opened(photo, still=True).session.choose(number)
+    def choose(photo: str, number: int) -> dict[str, Any]:
+        with photos[photo].changing() as session:
+            session.choose(number)
         return state(photo)
 
     @app.get("/api/photos/{photo}/edits/{number}/hole.png")
     def edit_hole(photo: str, number: int) -> Response:
-        session = opened(photo).session
+        session = photos[photo].session
         edit, hole = session.edit(number), np.zeros(session.size, bool)
         hole[edit.box] = edit.hole
         return Response(mask(hole), media_type="image/png")
 
     @app.get("/api/photos/{photo}/edits/{number}/{answer}.png")
     def filled(photo: str, number: int, answer: int) -> Response:
-        return Response(patch(opened(photo).session.edit(number), answer), media_type="image/png")
+        return Response(patch(photos[photo].session.edit(number), answer), media_type="image/png")
 
     @app.get("/api/photos/{photo}/picture.png")
     def picture(photo: str) -> Response:
-        return Response(opened(photo).session.png(), media_type="image/png")
+        return Response(photos[photo].session.png(), media_type="image/png")
 
     @app.get("/api/photos/{photo}/hole.png")
     def hole(photo: str) -> Response:
-        return Response(mask(opened(photo).session.hole), media_type="image/png")
+        return Response(mask(photos[photo].session.hole), media_type="image/png")
 
     @app.get("/api/photos/{photo}/record.json")
-    def record(photo: str) -> dict[str, Any]:
-        return opened(photo).session.record(runner.detector)
+    def record(photo: str) -> Response:
+        said = json.dumps(photos[photo].session.record(runner.detector), indent=1, ensure_ascii=False)
+        return Response(f"{said}\n", media_type="application/json")
 
     return app
-
-
-def _close(photo: Open) -> None:
-    if photo.run:
-        photo.run.cancel()
 
 
 def _state(photo: Open) -> dict[str, Any]:
@@ -192,7 +168,7 @@ def _state(photo: Open) -> dict[str, Any]:
         rows, columns = edit.box
         box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
         edits.append({"number": edit.number, "system": edit.system.name, "facts": edit.system.facts, "box": box,
-                      "pixels": int(edit.hole.sum()), "answers": len(edit.answers), "chosen": edit.chosen})  # fmt: skip
+                      "pixels": edit.pixels, "answers": len(edit.answers), "chosen": edit.chosen})  # fmt: skip
     going = {"state": run.state, "progress": run.progress, "error": run.error} if run else None
     return {"name": session.photo.name, "width": width, "height": height, "edits": edits,
             "applied": session.applied, "run": going}  # fmt: skip

@@ -45,6 +45,11 @@ class Edit:
     def bytes(self) -> int:
         return self.hole.nbytes + sum(answer.colours.nbytes for answer in self.answers)
 
+    @property
+    def pixels(self) -> int:
+        """How many the hole has."""
+        return len(self.answers[0].colours)
+
     def record(self) -> dict[str, Any]:
         rows, columns = self.box
         return {
@@ -52,7 +57,7 @@ class Edit:
             "system": self.system.facts,
             "answer": self.chosen + 1,
             "of": len(self.answers),
-            "hole": {"pixels": int(self.hole.sum()), "rows": [rows.start, rows.stop],
+            "hole": {"pixels": self.pixels, "rows": [rows.start, rows.stop],
                      "columns": [columns.start, columns.stop]},
         }  # fmt: skip
 
