@@ -258,7 +258,7 @@ def restore(
                 raise InputError("--serve: photos are opened, and results saved, on its page; name neither here")
             from flows.painting.serve import serve as serve_page
 
-            serve_page(root, port, model or [], detector)
+            serve_page(root, port, model or [], detector, restoring.signer(root))
             return
         if not photos or not out:
             raise InputError("name photos, and a folder for the results with -o; or paint holes by hand with --serve")

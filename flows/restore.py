@@ -97,10 +97,10 @@ def open_all(root: Path, models: Sequence[str], detector: Path | None, settings:
                 f"--samples {settings.samples}: system '{system.name}' has one answer; take a VAE or a DCGAN by "
                 "--model, or name several systems"
             )
-    return Restorer(systems, find, name, settings, _signer(root))
+    return Restorer(systems, find, name, settings, signer(root))
 
 
-def _signer(root: Path) -> Any:
+def signer(root: Path) -> Any:
     """The user, by the private key; None where there is no key, or no repository that says whether it still counts."""
     from flows.checkout.git import GitError
     from flows.lineage import keys

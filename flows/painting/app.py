@@ -6,8 +6,8 @@ Every path under /api/ needs the key (see guard.py). What goes wrong is answered
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,11 +36,18 @@ Answers = Annotated[int, Query(ge=1, le=8)]
 Seed = Annotated[int, Query(ge=0, lt=1 << 32)]
 
 
-def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | None = None) -> FastAPI:
+def create(
+    root: Path,
+    key: str,
+    models: Sequence[str] = (),
+    detector: Path | None = None,
+    signer: Any = None,
+) -> FastAPI:
     """The app for the project in `root`.
 
     `models` stand first among the systems, and the first of them is chosen; they and `detector` are as those of
-    `palimpsest restore`. Raises InputError where the detector cannot be used.
+    `palimpsest restore`. `signer` (securesystemslib's) signs records; None: they are not signed. Raises InputError
+    where the detector cannot be used.
     """
     runner = Runner(root, detector)
     photos = Photos()
@@ -64,7 +71,7 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
         titles = {one.name: one.title for one in reversed(choices(root))}
         names = dict.fromkeys([*models, *reversed(titles)])
         systems = [{"name": name, "title": titles.get(name, "")} for name in names]
-        return {"systems": systems, "presets": PRESETS, "photo_bytes": BYTES}
+        return {"systems": systems, "presets": PRESETS, "photo_bytes": BYTES, "signed": signer is not None}
 
     @app.get("/api/system")
     def system(name: str) -> dict[str, Any]:
@@ -153,8 +160,17 @@ def create(root: Path, key: str, models: Sequence[str] = (), detector: Path | No
 
     @app.get("/api/photos/{photo}/record.json")
     def record(photo: str) -> Response:
-        said = json.dumps(photos[photo].session.record(runner.detector), indent=1, ensure_ascii=False)
-        return Response(f"{said}\n", media_type="application/json")
+        return Response(photos[photo].session.record(runner.detector), media_type="application/json")
+
+    @app.get("/api/photos/{photo}/record.json.sig")
+    def signature(photo: str) -> Response:
+        from flows.lineage import bundle
+
+        if signer is None:
+            raise HTTPException(404, "you have no key: `palimpsest audit key new NAME` makes one")
+        session = photos[photo].session
+        digest = sha256(session.record(runner.detector)).hexdigest()
+        return Response(bundle.sign(f"{session.stem}.json", digest, signer), media_type="application/json")
 
     return app
 

@@ -35,7 +35,7 @@ class Open:
 
 
 class Photos:
-    """The photos that are open, by names that nobody can guess; when there are too many, the one used longest ago goes."""
+    """The photos that are open, by names that nobody can guess; the one used longest ago makes room."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, Open] = OrderedDict()

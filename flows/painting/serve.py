@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.process.words import say as _say
 from stages.runs.errors import InputError
@@ -19,9 +20,10 @@ def serve(
     port: int = 0,
     models: Sequence[str] = (),
     detector: Path | None = None,
+    signer: Any = None,
     say: Callable[[str], None] = _say,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM; `port` 0 takes a free one.
+    """Serve the page until Ctrl-C or SIGTERM; `port` 0 takes a free one, the rest is as for `create`.
 
     Photos and edits lie in memory alone, and are gone at the end. Raises InputError where the port is taken, and as
     `create` does.
@@ -31,7 +33,7 @@ def serve(
     from flows.painting.app import create
 
     key = secrets.token_urlsafe(24)
-    app = create(root, key, models, detector)
+    app = create(root, key, models, detector, signer)
     try:
         listening = socket.create_server((HOST, port))
     except OSError as error:

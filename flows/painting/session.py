@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,14 +141,20 @@ class Session:
                 return edit
         raise InputError("this edit is gone")
 
-    def record(self, detector: str) -> dict[str, Any]:
-        """What was done to the photo, JSON-able: as of `palimpsest restore`, whose `answers` are the edits here."""
+    @property
+    def stem(self) -> str:
+        """The photo's name without ending and folders: results are called by it."""
+        return PurePosixPath(self.photo.name).stem
+
+    def record(self, detector: str) -> bytes:
+        """The JSON of what was done to the photo: as of `palimpsest restore`, whose `answers` are the edits here."""
         with self.lock:
             hole, answers = self.hole, [edit.record() for edit in self.edits[: self.applied]]
+            contents = {f"{self.stem}.png": self.png(), f"{self.stem}.hole.png": mask(hole)}
             about = {"painted": True, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
-            stem = PurePosixPath(self.photo.name).stem
-            files = {f"{stem}.png": sha256(self.png()).hexdigest(), f"{stem}.hole.png": sha256(mask(hole)).hexdigest()}
-        return {**record_of(self.photo, self._faces or [], detector, about, answers, exact=True), "files": files}
+            record = record_of(self.photo, self._faces or [], detector, about, answers, exact=True)
+        record["files"] = {name: sha256(content).hexdigest() for name, content in contents.items()}
+        return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
 
     def png(self) -> bytes:
         """The picture as a file; every pixel outside of `hole` is the photo's own."""

@@ -1,6 +1,7 @@
 """`palimpsest restore --serve`: who may ask the server, what it refuses, and that it changes holes alone."""
 
 import io
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -14,8 +15,12 @@ import painted
 import profiles_made as icc
 import pytest
 from PIL import Image
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
+from starlette.testclient import TestClient
 
 from flows.lineage import restored
+from flows.painting.app import create
 from flows.painting.serve import serve
 from flows.painting.session import Answer, Session
 from flows.restoration.holes import from_bytes
@@ -334,6 +339,21 @@ def test_a_smaller_hole_of_the_same_shape_is_enlarged() -> None:
     assert np.array_equal(large, np.kron(small, np.ones((8, 8), bool)))
     grey = cv2.imencode(".png", np.full((9, 13), 127, np.uint8) + small)[1].tobytes()
     assert np.array_equal(read_hole(grey, (9, 13)), small)  # 128 is missing, 127 is known
+
+
+def test_a_record_is_signed_where_there_is_a_key(tmp_path: Path) -> None:
+    signer = CryptoSigner.generate_ecdsa()
+    headers = {"x-palimpsest-key": "key"}
+    with TestClient(create(tmp_path, "key", signer=signer), "http://127.0.0.1", headers=headers) as client:
+        assert client.get("/api/start").json()["signed"] is True
+        photo = client.post("/api/photos?name=a.b.png", content=painted.saved(painted.picture(9, 9))).json()["id"]
+        record = client.get(f"/api/photos/{photo}/record.json").content
+        signature = client.get(f"/api/photos/{photo}/record.json.sig").json()
+    envelope = Envelope.from_dict(signature["dsseEnvelope"])
+    envelope.verify([signer.public_key], 1)
+    (subject,) = json.loads(envelope.payload)["subject"]
+    assert subject["name"] == "a.b.json"
+    assert sha256(record).hexdigest() in envelope.payload.decode()
 
 
 def test_edits_are_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

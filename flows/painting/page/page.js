@@ -217,10 +217,12 @@ async function showEdits() {
 
 const stem = () => photo.name.replace(/\.[^.]*$/, "");
 
-const saveFile = (file, ending) => act(async () => {
+// Save files that the server makes, each by the ending of its name.
+const saveFiles = (files) => act(async () => {
   tell("Making the file…");
-  save(await blob("GET", `photos/${photo.id}/${file}`), `${stem()}${ending}`);
-  if (file === "picture.png") saved = made();
+  for (const [ending, file] of Object.entries(files))
+    save(await blob("GET", `photos/${photo.id}/${file}`), `${stem()}${ending}`);
+  if (".png" in files) saved = made();
   tell("Saved where your browser keeps downloads.");
 });
 
@@ -280,8 +282,9 @@ const buttons = {
   out: () => view.zoom(0.8), in: () => view.zoom(1.25), fit: () => view.fit(), run: fill, cancel,
   back: () => step(photo.applied - 1), forward: () => step(photo.applied + 1),
   again: () => act(async () => addHole(await blob("GET", `photos/${photo.id}/edits/${last().number}/hole.png`))),
-  "save-picture": () => saveFile("picture.png", ".png"), "save-holes": () => saveFile("hole.png", ".hole.png"),
-  "save-record": () => saveFile("record.json", ".json"),
+  "save-picture": () => saveFiles({".png": "picture.png"}), "save-holes": () => saveFiles({".hole.png": "hole.png"}),
+  "save-record": () =>
+    saveFiles({".json": "record.json", ...(start.signed && {".json.sig": "record.json.sig"})}), // with the user's key
 };
 for (const [id, work] of Object.entries(buttons)) $(id).addEventListener("click", work);
 
