@@ -137,7 +137,8 @@ class Page:
     def held(self, key: str, modifiers: int = 0) -> Iterator[None]:
         """A key that is down within the block: a character, or a name like Enter, ArrowLeft or Shift."""
         number = NUMBERS.get(key, ord(key.upper()) if len(key) == 1 else 0)
-        event = {"key": key, "windowsVirtualKeyCode": number, "modifiers": modifiers}
+        code = f"Digit{key}" if key.isdigit() else f"Key{key.upper()}" if len(key) == 1 and key.isalpha() else key
+        event = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 and modifiers in (0, SHIFT) else "")
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
         yield
