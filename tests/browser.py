@@ -53,13 +53,12 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]["exception"].get("description")
         return answer["result"].get("value")
 
-    def until(self, expression: str) -> Any:
-        """The value of JavaScript as soon as it counts as true. Raises AssertionError where it never does."""
+    def until(self, expression: str) -> None:
+        """Wait until JavaScript counts as true. Raises AssertionError where it never does."""
         end = time.monotonic() + WAIT
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Promise.resolve({expression}).then(Boolean)"):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.02)
-        return value
 
     def open(self, address: str) -> None:
         """Go to an address (`path.as_uri()` for a file), and wait until all of it has loaded."""

@@ -12,20 +12,23 @@
   const list = get(".list"), room = get(".room"), panes = get(".panes"), figures = [...panes.children];
   const VIEWS = { slider: ["slider"], side: ["left", "right", "difference"], difference: ["difference"], right: ["right"] };
   const CELL = { width: 108, height: 148, picture: 92 }; // of the list, CSS pixels
+  const NAMED = ["system", "score", "left", "right"]; // always in the address: what is usual changes with the systems
   const LARGEST = 560, SMALLEST = 150; // sides of a pane, CSS pixels
-  const CLOSEST = 32; // times the whole picture
   let found = data.holes; // what the filters leave, in the chosen order
   let chosen = data.holes[0];
   let across = 1; // cells in a row of the list
   const cells = new Map(); // those of the list that are drawn, by their place in `found`
+  const lens = zoomable(panes, fields, changed);
 
   fields.right.value = fields.system.value;
   const usual = new URLSearchParams(new FormData(form));
+  const place = () => found.indexOf(chosen);
   const name = (hole) => hole.file.match(/([0-9a-f]+)\.png$/)[1];
   const picture = (hole) => data.pictures[hole.picture];
   const column = (hole, label) => data.layouts[hole.layout].indexOf(data.shown.indexOf(label));
   const score = (hole, label, metric) => hole.scores[metrics.indexOf(metric)]?.[column(hole, label) - data.before] ?? null;
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+  const written = (value, metric) => (value === null ? "–" : value.toFixed(data.metrics[metric].digits));
 
   const element = (tag, text = "", more = {}) => Object.assign(document.createElement(tag), { textContent: text, ...more });
 
@@ -57,59 +60,70 @@
     }
     found = scored.map(({ hole }) => hole);
     if (!found.includes(chosen) && found.length) chosen = found[0];
-    get(".found").textContent = `${found.length} of ${data.holes.length} holes`;
-    for (const cell of cells.values()) cell.remove();
-    cells.clear();
+    get(".found").textContent = `${found.length} of ${data.holes.length} completed holes`;
+    empty();
     list.scrollTop = 0;
   }
 
-  function cell(place) {
-    const hole = found[place], { path, dataset } = picture(hole), { height, width } = data.datasets[dataset];
-    const value = score(hole, fields.system.value, fields.score.value) ?? "–";
-    const made = element("div", "", { role: "option", id: `hole-${place}`, title: path });
+  function empty() {
+    room.replaceChildren();
+    cells.clear();
+  }
+
+  function cell(number) {
+    const hole = found[number], { path, dataset } = picture(hole), { height, width } = data.datasets[dataset];
+    const metric = fields.score.value, value = written(score(hole, fields.system.value, metric), metric);
+    const made = element("div", "", { role: "option", id: `hole-${number}`, title: path });
     made.setAttribute("aria-setsize", found.length);
-    made.setAttribute("aria-posinset", place + 1);
+    made.setAttribute("aria-posinset", number + 1);
     const tile = element("div", "", { className: "tile" }), side = CELL.picture / Math.max(height, width);
     Object.assign(tile.style, { width: `${width * side}px`, height: `${height * side}px` });
     paint(tile, hole, fields.system.value);
     made.append(tile, element("span", path), element("span", hole.kind), element("span", value));
-    Object.assign(made.style, { left: `${(place % across) * CELL.width}px`, top: `${Math.floor(place / across) * CELL.height}px` });
+    Object.assign(made.style, { left: `${(number % across) * CELL.width}px`, top: `${Math.floor(number / across) * CELL.height}px` });
     return made;
   }
 
   // Draw those cells alone that are in view, with a row to spare: there may be thousands.
   function showList() {
     const columns = Math.max(1, Math.floor(list.clientWidth / CELL.width));
-    if (columns !== across) room.replaceChildren(cells.clear());
+    if (columns !== across) empty();
     across = columns;
+    room.style.width = `${Math.min(across, found.length) * CELL.width}px`;
     room.style.height = `${Math.ceil(found.length / across) * CELL.height}px`;
     const first = Math.max(0, Math.floor(list.scrollTop / CELL.height) - 1) * across;
     const end = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / CELL.height + 1) * across);
-    for (const [place, drawn] of cells) if (place < first || place >= end) drawn.remove(cells.delete(place));
-    for (let place = first; place < end; place++) {
-      if (!cells.has(place)) cells.set(place, room.appendChild(cell(place)));
-      cells.get(place).ariaSelected = found[place] === chosen;
+    for (const [number, drawn] of cells) {
+      if (number >= first && number < end) continue;
+      drawn.remove();
+      cells.delete(number);
     }
-    const active = cells.get(found.indexOf(chosen));
+    for (let number = first; number < end; number++) {
+      if (!cells.has(number)) cells.set(number, room.appendChild(cell(number)));
+      cells.get(number).setAttribute("aria-selected", found[number] === chosen);
+    }
+    const active = cells.get(place());
     if (active) list.setAttribute("aria-activedescendant", active.id);
     else list.removeAttribute("aria-activedescendant");
   }
 
-  function choose(place) {
+  function choose(number) {
     if (!found.length) return;
-    place = clamp(place, 0, found.length - 1);
-    chosen = found[place];
-    const top = Math.floor(place / across) * CELL.height;
+    chosen = found[clamp(number, 0, found.length - 1)];
+    const top = Math.floor(place() / across) * CELL.height;
     list.scrollTop = clamp(list.scrollTop, top + CELL.height - list.clientHeight, top);
     changed();
   }
 
   // ---- how they are shown
 
+  const lacks = (label) => column(chosen, label) < 0;
+
   function told(label) {
-    if (column(chosen, label) < 0) return `${label}: has not completed this hole`;
-    const scores = metrics.map((metric) => [data.metrics[metric].heading, score(chosen, label, metric)]);
-    return [label, ...scores.filter(([, value]) => value !== null).map(([heading, value]) => `${heading} ${value}`)].join(" · ");
+    if (lacks(label)) return `${label}: has not completed this hole`;
+    const there = metrics.filter((metric) => score(chosen, label, metric) !== null);
+    const said = there.map((metric) => `${data.metrics[metric].heading} ${written(score(chosen, label, metric), metric)}`);
+    return [label, ...said].join(" · ");
   }
 
   function showPanes() {
@@ -121,49 +135,55 @@
     const set = { w: `${width * whole}px`, h: `${height * whole}px`, at: `${at}%`, times, zoom, x: `${x * 100}%`, y: `${y * 100}%` };
     for (const [key, value] of Object.entries(set)) panes.style.setProperty(`--${key}`, value);
     panes.classList.toggle("zoomed", zoom > 1);
-    const texts = { left: [told(left)], right: [told(right)], slider: [told(left), told(right)],
-      difference: [`the difference of ${left} and ${right}, times ${times}`] };
+    const lacking = [left, right].filter(lacks);
+    const difference = lacking.length ? lacking.map(told) : [`the difference of ${left} and ${right}, times ${times}`];
+    const texts = { left: [told(left)], right: [told(right)], slider: [told(left), told(right)], difference };
     figures.forEach((figure, number) => {
       figure.hidden = number >= shows.length;
       if (figure.hidden) return;
       const frame = figure.firstElementChild, show = shows[number];
       frame.dataset.shows = show;
-      frame.ariaLabel = texts[show].join("; ");
+      frame.classList.toggle("lacking", lacking.length > 0);
+      frame.setAttribute("aria-label", texts[show].join("; "));
       paint(frame.querySelector(".left .tile"), chosen, left);
       paint(frame.querySelector(".right .tile"), chosen, right);
       figure.lastElementChild.replaceChildren(...texts[show].map((text) => element("span", text)));
     });
     for (const label of form.querySelectorAll(".range")) label.hidden = !label.dataset.for.split(" ").includes(view);
     get("output").textContent = times;
-    const { path, dataset } = picture(chosen);
-    get(".said").textContent = `${path} of ${dataset}, hole ${chosen.kind}: ${left} and ${right}`;
   }
 
+  // What the picture is called, and what made what is shown of it.
   function showSource() {
-    const { id, path } = picture(chosen), rows = [["picture", path, "sha256", id, `palimpsest audit image ${id}`]];
-    for (const label of new Set([fields.right.value, fields.left.value])) {
-      const system = label.replace(/ (raw|blended)$/, ""), source = data.systems[system];
-      if (!source || data.shown.indexOf(label) < data.before || rows.some(([first]) => first === system)) continue;
-      if (!source.checkpoint) rows.push([system, `completes by ${source["completes by"]}, without a checkpoint`]);
+    const { left, right } = Object.fromEntries(new FormData(form));
+    const { id, path, dataset } = picture(chosen), said = `${path} of ${dataset}, hole ${chosen.kind}: ${left} and ${right}`;
+    if (get(".said").textContent === said) return; // a screen reader says it again else
+    get(".said").textContent = said;
+    const parts = [source(path, "", id, `palimpsest audit image ${id}`)];
+    const systems = [right, left].filter((label) => data.shown.indexOf(label) >= data.before);
+    for (const system of new Set(systems.map((label) => label.replace(/ (raw|blended)$/, "")))) {
+      const { by, checkpoint, sha256, read, these, audit } = data.systems[system];
+      if (!checkpoint) parts.push(source(system, `completes by ${by}, without a checkpoint`));
       else {
-        const among = source["of these"] && (source["of these"].includes(id) ? "this picture is one of them" : "this picture is none of them");
-        const said = `${source.checkpoint}: ${source.read} pictures were read in its training${among ? `; ${among}` : ""}`;
-        rows.push([system, said, "sha256", source.sha256, source.audit]);
+        const among = these ? `, and this picture is ${these.includes(id) ? "" : "not "}one of them` : "";
+        parts.push(source(system, `${checkpoint}: ${read} pictures were read in its training${among}`, sha256, audit));
       }
     }
-    const parts = rows.map(([first, said, what, digest, command]) => {
-      const made = element("dl");
-      made.append(element("dt", first), element("dd", said));
-      if (!command) return made;
-      const code = element("code", command), button = element("button", "Copy", { type: "button", ariaLabel: `Copy ${command}` });
-      button.dataset.copy = command;
-      const line = element("dd"), number = element("dd", `${what} `);
-      number.append(element("code", digest));
-      line.append(code, " ", button);
-      made.append(number, line);
-      return made;
-    });
     get(".source").replaceChildren(...parts);
+  }
+
+  function source(title, said, sha256, command) {
+    const made = element("dl");
+    made.append(element("dt", title));
+    if (said) made.append(element("dd", said));
+    if (!command) return made;
+    const digest = element("dd", "sha256 "), line = element("dd"), button = element("button", "Copy", { type: "button" });
+    digest.append(element("code", sha256));
+    button.dataset.copy = command;
+    button.setAttribute("aria-label", `Copy ${command}`);
+    line.append(element("code", command), " ", button);
+    made.append(digest, line);
+    return made;
   }
 
   let asked = 0, later = 0;
@@ -172,13 +192,13 @@
       asked = 0;
       showList();
       showPanes();
+      showSource();
     });
   }
 
   // Something was chosen: show it, and keep it in the address.
   function changed() {
     fields.picture.value = name(chosen);
-    showSource();
     show();
     clearTimeout(later); // browsers refuse an address that changes too often
     later = setTimeout(() => history.replaceState(null, "", address()), 200);
@@ -186,7 +206,7 @@
 
   function address() {
     const now = new URLSearchParams(new FormData(form));
-    for (const [key, value] of usual) if (now.get(key) === value) now.delete(key);
+    for (const [key, value] of usual) if (now.get(key) === value && !NAMED.includes(key)) now.delete(key);
     return `#compare?${now}`;
   }
 
@@ -194,91 +214,28 @@
   function follow() {
     const said = location.hash.startsWith("#compare?") ? new URLSearchParams(location.hash.slice(9)) : null;
     for (const [key, value] of usual) {
-      fields[key].value = said?.get(key) ?? value;
+      fields[key].value = value;
+      if (said?.has(key)) fields[key].value = said.get(key);
       if (fields[key].value === "") fields[key].value = value;
     }
     search();
     chosen = data.holes.find((hole) => name(hole) === fields.picture.value) ?? found[0] ?? data.holes[0];
-    move(+fields.x.value || 0, +fields.y.value || 0, +fields.zoom.value || 1);
-    showSource();
     if (said) form.closest("section").scrollIntoView();
-    if (found.includes(chosen)) list.scrollTop = Math.floor(found.indexOf(chosen) / across) * CELL.height;
-  }
-
-  // ---- zoom, slider and keys
-
-  // `x` and `y` are where the picture's corner lies, as parts of the pane.
-  function move(x, y, zoom = +fields.zoom.value) {
-    zoom = clamp(zoom, 1, CLOSEST);
-    Object.entries({ zoom, x: clamp(x, 1 - zoom, 0), y: clamp(y, 1 - zoom, 0) }).forEach(([key, value]) => {
-      fields[key].value = +value.toFixed(4);
-    });
+    showList();
+    if (found.includes(chosen)) list.scrollTop = Math.floor(place() / across) * CELL.height;
     show();
   }
 
-  function magnify(by, [across, down] = [0.5, 0.5]) {
-    const old = +fields.zoom.value, zoom = by ? clamp(old * by, 1, CLOSEST) : 1;
-    move(across - ((across - fields.x.value) * zoom) / old, down - ((down - fields.y.value) * zoom) / old, zoom);
-    changed();
-  }
-
-  const held = new Map(); // fingers or the mouse, where they were last, as parts of the pane
-  let sliding = false;
-
-  function within(event) {
-    const box = event.target.closest(".frame").getBoundingClientRect();
-    return [(event.clientX - box.x) / box.width, (event.clientY - box.y) / box.height];
-  }
-
-  function slide([place]) {
-    fields.at.value = Math.round(100 * place);
-  }
-
-  panes.addEventListener("pointerdown", (event) => {
-    if (!event.target.closest(".frame") || event.button) return;
-    event.target.setPointerCapture(event.pointerId);
-    const place = within(event);
-    held.set(event.pointerId, place);
-    const near = Math.abs(place[0] - fields.at.value / 100) < 0.05;
-    sliding = held.size === 1 && fields.view.value === "slider" && (fields.zoom.value === "1" || near);
-    if (sliding) slide(place), changed();
-  });
-
-  panes.addEventListener("pointermove", (event) => {
-    if (!held.has(event.pointerId)) return;
-    const [now, before] = [within(event), held.get(event.pointerId)];
-    const other = [...held].find(([id]) => id !== event.pointerId)?.[1];
-    held.set(event.pointerId, now);
-    if (other) {
-      const apart = (place) => Math.hypot(place[0] - other[0], place[1] - other[1]) || 1;
-      magnify(apart(now) / apart(before), [(now[0] + other[0]) / 2, (now[1] + other[1]) / 2]);
-    } else if (sliding) slide(now);
-    else move(+fields.x.value + now[0] - before[0], +fields.y.value + now[1] - before[1]);
-    changed();
-  });
-
-  for (const end of ["pointerup", "pointercancel"]) panes.addEventListener(end, (event) => held.delete(event.pointerId));
-
-  panes.addEventListener("dblclick", (event) => {
-    if (event.target.closest(".frame")) magnify(fields.zoom.value === "1" ? 4 : 0, within(event));
-  });
-
-  panes.addEventListener("wheel", (event) => {
-    if (!event.target.closest(".frame") || !(event.ctrlKey || document.activeElement === panes)) return;
-    if (event.deltaY > 0 && fields.zoom.value === "1") return; // the page scrolls on
-    event.preventDefault();
-    magnify(2 ** (-event.deltaY / 240), within(event));
-  }, { passive: false });
+  // ---- keys
 
   // A number key: the truth, the hole, then the systems; a system's key chooses its raw and blended pictures in turn.
   function pick(digit, side) {
-    const place = (digit + 9) % 10, system = Object.keys(data.systems)[place - data.before];
-    const labels = place < data.before ? [data.shown[place]] : [`${system} raw`, `${system} blended`];
+    const number = (digit + 9) % 10, system = Object.keys(data.systems)[number - data.before];
+    const labels = number < data.before ? [data.shown[number]] : [`${system} raw`, `${system} blended`];
     const there = labels.filter((label) => data.shown.includes(label));
     if (there.length) fields[side].value = there[(there.indexOf(fields[side].value) + 1) % there.length];
   }
 
-  const place = () => found.indexOf(chosen);
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
   const inList = {
@@ -296,9 +253,9 @@
     n: () => choose(place() + 1),
     p: () => choose(place() - 1),
     x: () => ([fields.left.value, fields.right.value] = [fields.right.value, fields.left.value]),
-    f: () => magnify(0),
-    "+": () => magnify(2),
-    "-": () => magnify(0.5),
+    f: () => lens.magnify(0),
+    "+": () => lens.magnify(2),
+    "-": () => lens.magnify(0.5),
   };
 
   form.addEventListener("keydown", (event) => {
@@ -307,10 +264,8 @@
     const digit = event.code.match(/^(?:Digit|Numpad)(\d)$/)?.[1], arrow = ARROWS[event.key];
     if (digit) pick(+digit, event.shiftKey ? "left" : "right");
     else if (event.target === list && inList[event.key]) inList[event.key]();
-    else if (event.target === panes && arrow) {
-      if (fields.view.value === "slider" && fields.zoom.value === "1") fields.at.value = +fields.at.value + 2 * arrow[0];
-      else move(fields.x.value - arrow[0] / 10, fields.y.value - arrow[1] / 10);
-    } else if (anywhere[event.key]) anywhere[event.key]();
+    else if (event.target === panes && arrow) lens.arrow(...arrow);
+    else if (anywhere[event.key]) anywhere[event.key]();
     else return;
     event.preventDefault();
     changed();
@@ -327,7 +282,7 @@
   form.addEventListener("click", async (event) => {
     const button = event.target.closest("button"), option = event.target.closest("[role=option]");
     if (option) choose(+option.id.slice(5));
-    if (button?.dataset.zoom) magnify(+button.dataset.zoom);
+    if (button?.dataset.zoom) lens.magnify(+button.dataset.zoom);
     if (!button?.dataset.copy) return;
     const text = button.dataset.copy === "address" ? location.href.split("#")[0] + address() : button.dataset.copy;
     const copied = navigator.clipboard?.writeText(text) ?? Promise.reject();

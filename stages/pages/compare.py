@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from stages.images import png
 from stages.images.table import KEY, Key
@@ -58,7 +57,10 @@ def draw_strips(folders: Folders, tried: Tried, kinds: Sequence[str], count: int
     done = {kind: tried.completed(kind) for kind in kinds}
     every = {kind: set().union(*systems.values()) for kind, systems in done.items()}
     chosen = set(sorted({key[:2] for keys in every.values() for key in keys})[:count])
-    scores = {system: read_scores(folders, system, chosen) for system in tried.systems} if chosen else {}
+    scores = {}
+    for name, system in tried.systems.items() if chosen else ():
+        there = [metric for metric in SHOWN if metric in system.metrics]
+        scores[name] = read_scores(folders, name, there, chosen)
     made = []
     for kind, systems in done.items():
         keys = sorted(key for key in every[kind] if key[:2] in chosen)
@@ -94,16 +96,19 @@ def _draw(
     return made
 
 
-def read_scores(folders: Folders, system: str, chosen: set[Key]) -> dict[Key, dict[str, float | None]]:
-    """(image_id, path, kind, blending) -> metric -> score as the page shows it, of the chosen (image_id, path)."""
-    path = folders.scores / f"{system}.parquet"
+def read_scores(
+    folders: Folders, system: str, there: Sequence[str], chosen: set[Key]
+) -> dict[Key, dict[str, float | None]]:
+    """(image_id, path, kind, blending) -> metric -> score as the page shows it, of the chosen (image_id, path).
+
+    `there` are the metrics that the system's scores have.
+    """
     names = [*KEY, "blending"]
-    there = [metric for metric in SHOWN if path.exists() and metric in pq.read_schema(path).names]
-    table = read(path, [*names, *there])
-    digits = [METRICS[metric].form for metric in there]
+    table = read(folders.scores / f"{system}.parquet", [*names, *there])
+    forms = [METRICS[metric].form for metric in there]
     rows = zip(*(table[name].to_pylist() for name in (*names, *there)), strict=True)
     return {
-        row[:4]: {m: _rounded(value, form) for m, value, form in zip(there, row[4:], digits, strict=True)}
+        row[:4]: {m: _rounded(value, form) for m, value, form in zip(there, row[4:], forms, strict=True)}
         for row in rows
         if row[:2] in chosen
     }
@@ -133,7 +138,7 @@ def comparison(
     script = {
         "shown": shown,
         "before": len(BEFORE),
-        "metrics": {m: {"heading": METRICS[m].heading, "best": METRICS[m].best} for m in metrics},
+        "metrics": {m: METRICS[m]._asdict() | {"digits": int(METRICS[m].form[1])} for m in metrics},
         "datasets": {one.name: {"height": one.size[0], "width": one.size[1]} for one in tried},
         "systems": _sources(folders, systems, models, checkpoints, {key[1] for key in pictures}),
         "layouts": [[shown.index(label) for label in layout] for layout in layouts],
@@ -167,11 +172,11 @@ def _sources(
     checkpoints: Iterable[Checkpoint],
     pictures: set[str],
 ) -> dict[str, dict[str, Any]]:
-    """Of each system what it completes by and, where that is a checkpoint, which, and whether it has read `pictures`."""
+    """Of each system what it completes by; where that is a checkpoint, which, and the `pictures` that it has read."""
     found = {checkpoint.model: checkpoint for checkpoint in checkpoints}
     told: dict[str, dict[str, Any]] = {}
     for system in systems:
-        told[system.name] = {"completes by": system.completes_by}
+        told[system.name] = {"by": system.completes_by}
         if checkpoint := found.get(models.get(system.name) or ""):
             path = folders.models / f"{checkpoint.model}.safetensors"
             members = folders.models / f"{checkpoint.model}.members.arrow"
@@ -179,7 +184,7 @@ def _sources(
                 "checkpoint": path.as_posix(),
                 "sha256": checkpoint.sha256,
                 "read": checkpoint.seen,
-                "of these": sorted(pictures.intersection(read_members(members))) if members.exists() else None,
+                "these": sorted(pictures.intersection(read_members(members))) if members.exists() else None,
                 "audit": shlex.join(["palimpsest", "audit", "checkpoint", path.as_posix()]),
             }
     return told

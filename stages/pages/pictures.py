@@ -21,10 +21,11 @@ class Completed:
         places = [{key: row for row, key in enumerate(table.keys())} for table in (raw, blended)]
         self.size = raw.size
         self.rows = {key: (row, places[1][key]) for key, row in places[0].items() if key in places[1]}
+        self.metrics = {metric for found in means.values() for metric in found}
         self.tables = dict(zip(blendings(means), (raw, blended), strict=False))
 
     def pictures(self, keys: Sequence[Key]) -> Iterator[tuple[str, np.ndarray]]:
-        """"raw" and its pictures (uint8 N x H x W x 3), then "blended" and its, where blending changes any."""
+        """ "raw" and its pictures (uint8 N x H x W x 3), then "blended" and its, where blending changes any."""
         for number, (blending, table) in enumerate(self.tables.items()):
             yield blending, table.pictures([self.rows[key][number] for key in keys])
 

@@ -14,12 +14,13 @@
     headings.forEach((heading, column) => {
       const button = document.createElement("button");
       button.type = "button";
+      button.title = "sort by this";
       button.append(...heading.childNodes);
       heading.append(button);
       button.addEventListener("click", () => {
-        const down = heading.ariaSort !== "descending";
+        const down = heading.getAttribute("aria-sort") !== "descending";
         for (const other of headings) other.removeAttribute("aria-sort");
-        heading.ariaSort = down ? "descending" : "ascending";
+        heading.setAttribute("aria-sort", down ? "descending" : "ascending");
         const rows = [...table.tBodies[0].rows];
         rows.sort((one, other) => {
           const [a, b] = [value(one, column), value(other, column)];
