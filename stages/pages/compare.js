@@ -9,15 +9,14 @@
   const get = (selector) => form.querySelector(selector);
   const fields = form.elements;
   const metrics = Object.keys(data.metrics);
-  const list = get(".list"), room = get(".room"), panes = get(".panes"), figures = [...panes.children];
+  const list = get(".list"), panes = get(".panes"), figures = [...panes.children];
   const VIEWS = { slider: ["slider"], side: ["left", "right", "difference"], difference: ["difference"], right: ["right"] };
-  const CELL = { width: 108, height: 148, picture: 92 }; // of the list, CSS pixels
+  const THUMB = 92; // the longer side of a picture in the list, CSS pixels
   const NAMED = ["system", "score", "left", "right"]; // always in the address: what is usual changes with the systems
   const LARGEST = 560, SMALLEST = 150; // sides of a pane, CSS pixels
   let found = data.holes; // what the filters leave, in the chosen order
   let chosen = data.holes[0];
-  let across = 1; // cells in a row of the list
-  const cells = new Map(); // those of the list that are drawn, by their place in `found`
+  const cells = grid(list, { width: 108, height: 148 }, cell);
   const lens = zoomable(panes, fields, changed);
 
   fields.right.value = fields.system.value;
@@ -32,13 +31,12 @@
 
   const element = (tag, text = "", more = {}) => Object.assign(document.createElement(tag), { textContent: text, ...more });
 
-  // Let an element show a tile; whether there is one.
+  // Let an element show a tile, or nothing where there is none.
   function paint(tile, hole, label) {
-    const place = column(hole, label), count = data.layouts[hole.layout].length;
-    tile.style.backgroundImage = place < 0 ? "none" : `url("${hole.file}")`;
+    const number = column(hole, label), count = data.layouts[hole.layout].length;
+    tile.style.backgroundImage = number < 0 ? "none" : `url("${hole.file}")`;
     tile.style.backgroundSize = `${100 * count}% 100%`;
-    tile.style.backgroundPosition = `${(100 * place) / (count - 1)}% 0`;
-    return place >= 0;
+    tile.style.backgroundPosition = `${(100 * number) / (count - 1)}% 0`;
   }
 
   // ---- which pictures
@@ -61,57 +59,24 @@
     found = scored.map(({ hole }) => hole);
     if (!found.includes(chosen) && found.length) chosen = found[0];
     get(".found").textContent = `${found.length} of ${data.holes.length} completed holes`;
-    empty();
+    cells.empty();
     list.scrollTop = 0;
   }
 
-  function empty() {
-    room.replaceChildren();
-    cells.clear();
-  }
-
+  // What the list shows of a hole: a picture, its name, the kind of hole and the score.
   function cell(number) {
     const hole = found[number], { path, dataset } = picture(hole), { height, width } = data.datasets[dataset];
     const metric = fields.score.value, value = written(score(hole, fields.system.value, metric), metric);
-    const made = element("div", "", { role: "option", id: `hole-${number}`, title: path });
-    made.setAttribute("aria-setsize", found.length);
-    made.setAttribute("aria-posinset", number + 1);
-    const tile = element("div", "", { className: "tile" }), side = CELL.picture / Math.max(height, width);
-    Object.assign(tile.style, { width: `${width * side}px`, height: `${height * side}px` });
+    const tile = element("div", "", { className: "tile" }), scale = THUMB / Math.max(height, width);
+    Object.assign(tile.style, { width: `${width * scale}px`, height: `${height * scale}px` });
     paint(tile, hole, fields.system.value);
-    made.append(tile, element("span", path), element("span", hole.kind), element("span", value));
-    Object.assign(made.style, { left: `${(number % across) * CELL.width}px`, top: `${Math.floor(number / across) * CELL.height}px` });
-    return made;
-  }
-
-  // Draw those cells alone that are in view, with a row to spare: there may be thousands.
-  function showList() {
-    const columns = Math.max(1, Math.floor(list.clientWidth / CELL.width));
-    if (columns !== across) empty();
-    across = columns;
-    room.style.width = `${Math.min(across, found.length) * CELL.width}px`;
-    room.style.height = `${Math.ceil(found.length / across) * CELL.height}px`;
-    const first = Math.max(0, Math.floor(list.scrollTop / CELL.height) - 1) * across;
-    const end = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / CELL.height + 1) * across);
-    for (const [number, drawn] of cells) {
-      if (number >= first && number < end) continue;
-      drawn.remove();
-      cells.delete(number);
-    }
-    for (let number = first; number < end; number++) {
-      if (!cells.has(number)) cells.set(number, room.appendChild(cell(number)));
-      cells.get(number).setAttribute("aria-selected", found[number] === chosen);
-    }
-    const active = cells.get(place());
-    if (active) list.setAttribute("aria-activedescendant", active.id);
-    else list.removeAttribute("aria-activedescendant");
+    return [tile, element("span", path, { title: path }), element("span", hole.kind), element("span", value)];
   }
 
   function choose(number) {
     if (!found.length) return;
     chosen = found[clamp(number, 0, found.length - 1)];
-    const top = Math.floor(place() / across) * CELL.height;
-    list.scrollTop = clamp(list.scrollTop, top + CELL.height - list.clientHeight, top);
+    cells.reveal(place());
     changed();
   }
 
@@ -190,7 +155,7 @@
   function show() {
     asked ||= requestAnimationFrame(() => {
       asked = 0;
-      showList();
+      cells.show(found.length, place());
       showPanes();
       showSource();
     });
@@ -221,8 +186,8 @@
     search();
     chosen = data.holes.find((hole) => name(hole) === fields.picture.value) ?? found[0] ?? data.holes[0];
     if (said) form.closest("section").scrollIntoView();
-    showList();
-    if (found.includes(chosen)) list.scrollTop = Math.floor(place() / across) * CELL.height;
+    cells.show(found.length, place());
+    cells.reveal(Math.max(0, place()));
     show();
   }
 
@@ -238,17 +203,6 @@
 
   const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-  const inList = {
-    ArrowLeft: () => choose(place() - 1),
-    ArrowRight: () => choose(place() + 1),
-    ArrowUp: () => place() >= across && choose(place() - across),
-    ArrowDown: () => place() + across < found.length && choose(place() + across),
-    Home: () => choose(0),
-    End: () => choose(found.length - 1),
-    PageUp: () => choose(place() - across * Math.floor(list.clientHeight / CELL.height)),
-    PageDown: () => choose(place() + across * Math.floor(list.clientHeight / CELL.height)),
-  };
-
   const anywhere = {
     n: () => choose(place() + 1),
     p: () => choose(place() - 1),
@@ -262,8 +216,9 @@
     const typing = event.target.matches("select, [type=number]");
     if (typing || event.ctrlKey || event.altKey || event.metaKey) return;
     const digit = event.code.match(/^(?:Digit|Numpad)(\d)$/)?.[1], arrow = ARROWS[event.key];
+    const next = event.target === list ? cells.step(event.key, place(), found.length) : undefined;
     if (digit) pick(+digit, event.shiftKey ? "left" : "right");
-    else if (event.target === list && inList[event.key]) inList[event.key]();
+    else if (next !== undefined) choose(next);
     else if (event.target === panes && arrow) lens.arrow(...arrow);
     else if (anywhere[event.key]) anywhere[event.key]();
     else return;
@@ -281,7 +236,7 @@
 
   form.addEventListener("click", async (event) => {
     const button = event.target.closest("button"), option = event.target.closest("[role=option]");
-    if (option) choose(+option.id.slice(5));
+    if (option) choose(+option.dataset.number);
     if (button?.dataset.zoom) lens.magnify(+button.dataset.zoom);
     if (!button?.dataset.copy) return;
     const text = button.dataset.copy === "address" ? location.href.split("#")[0] + address() : button.dataset.copy;

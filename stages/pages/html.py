@@ -23,7 +23,7 @@ TEMPLATES = Environment(
 TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
 
 # What the page may do: show the files beside it, and run this one script. It opens as a file or from a server.
-SCRIPTS = [Path(__file__).with_name(name) for name in ("tables.js", "zoom.js", "compare.js")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("tables.js", "zoom.js", "grid.js", "compare.js")]
 SCRIPT = "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
 POLICY = (
     "default-src 'none'; img-src 'self' file:; frame-src 'self' file:; style-src 'unsafe-inline'; base-uri 'none'; "

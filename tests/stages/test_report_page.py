@@ -178,9 +178,9 @@ def test_what_is_not_in_view_is_not_drawn(page):
     page.evaluate("document.querySelector('.list').style.height = '100px'")
     choose(page, order="best")
     assert page.evaluate("document.querySelectorAll('[role=option]').length") < 10
-    last = page.evaluate("document.querySelectorAll('#hole-9').length")
+    last = page.evaluate("document.querySelectorAll('#cell-9').length")
     page.evaluate("document.querySelector('.list').scrollTop = 1e6")
-    page.until("document.querySelector('#hole-9')")
+    page.until("document.querySelector('#cell-9')")
     assert last == 0
 
 
