@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def prefect_database(together: Path) -> Path:
             subprocess.run(words, env=environment, check=True, capture_output=True)
             Path(f"{home}.draft").rename(home)
     return home / "prefect.db"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless `browser.Browser`; tests that need it skip where no chromium is installed."""
+    import browser
+
+    if not browser.PROGRAM:
+        pytest.skip("no chromium is installed (on Debian and Ubuntu: apt install chromium)")
+    with browser.start() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
