@@ -53,13 +53,12 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]["exception"].get("description")
         return answer["result"].get("value")
 
-    def until(self, expression: str) -> Any:
-        """The value of JavaScript as soon as it counts as true. Raises AssertionError where it never does."""
+    def until(self, expression: str) -> None:
+        """Wait until JavaScript counts as true. Raises AssertionError where it never does."""
         end = time.monotonic() + WAIT
-        while not (value := self.evaluate(expression)):
+        while not self.evaluate(f"Promise.resolve({expression}).then(Boolean)"):
             assert time.monotonic() < end, f"never true: {expression}"
             time.sleep(0.02)
-        return value
 
     def open(self, address: str) -> None:
         """Go to an address (`path.as_uri()` for a file), and wait until all of it has loaded."""
@@ -137,7 +136,8 @@ class Page:
     def held(self, key: str, modifiers: int = 0) -> Iterator[None]:
         """A key that is down within the block: a character, or a name like Enter, ArrowLeft or Shift."""
         number = NUMBERS.get(key, ord(key.upper()) if len(key) == 1 else 0)
-        event = {"key": key, "windowsVirtualKeyCode": number, "modifiers": modifiers}
+        code = f"Digit{key}" if key.isdigit() else f"Key{key.upper()}" if len(key) == 1 and key.isalpha() else key
+        event = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 and modifiers in (0, SHIFT) else "")
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
         yield

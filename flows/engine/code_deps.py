@@ -71,7 +71,8 @@ def networks(root: Path) -> set[Path]:
 def needed(root: Path, stage: str, deps: Iterable[str]) -> set[Path]:
     """The files of the project that a stage runs, but for the network that an entry of `infer` names itself.
 
-    Python imports no template or style sheet: these count, as in a record, where a file of their folder is imported.
+    Python imports no template, style sheet or script: these count, as in a record, where a file of their folder is
+    imported.
     """
     reached = closure(root, Path("stages", f"{stage}.py"))
     if NETWORK in deps:

@@ -44,18 +44,18 @@ def list_checkpoints(folders: Folders, models: Iterable[str]) -> list[Checkpoint
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         members = folders.models / f"{model}.members.arrow"
-        seen = str(count_members(members)) if members.exists() else "–"
+        seen = str(len(read_members(members))) if members.exists() else "–"
         made_from = json.dumps(inputs, indent=1, sort_keys=True)
         count, size = f"{sum(numbers.values()):,}", f"{path.stat().st_size:,}"
         found.append(Checkpoint(model, digest, count, size, seen, made_from))
     return found
 
 
-def count_members(path: Path) -> int:
-    """How many pictures a training has read. Raises InputError for a damaged file."""
+def read_members(path: Path) -> list[str]:
+    """The image_ids of the pictures that a training has read. Raises InputError for a damaged file."""
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path))).read_all().num_rows
-    except (OSError, pa.ArrowInvalid):
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()["image_id"].to_pylist()
+    except (OSError, pa.ArrowInvalid, KeyError):
         raise InputError(f"{path}: not a table of members; remove it and run `dvc repro`") from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +35,22 @@ METRICS = {
 }
 
 
+class Bar(NamedTuple):
+    """An interval as a bar: per cent of the cell's width, from the left."""
+
+    low: float
+    mean: float
+    high: float
+    zero: float | None = None  # of gains: where neither better nor worse is
+
+
 class Cell(NamedTuple):
     """A mean and the ends of its interval, as text."""
 
     mean: str
     low: str
     high: str
+    bar: Bar
     best: bool = False  # of its column
     tone: str | None = None  # of a gain: "up" for a better score, "down" for a worse one, "" where 0 is in the interval
 
@@ -99,9 +109,20 @@ def best(values: Sequence[float | None], rule: str) -> float | None:
     return {"high": max(given), "low": min(given), "one": min(given, key=lambda v: abs(math.log(max(v, 1e-9))))}[rule]
 
 
+def ends(entries: Iterable[Interval | None], *more: float) -> tuple[float, float]:
+    """The least and the most of the intervals' ends, and of `more`."""
+    values = [*more, *(end for entry in entries if entry for end in (entry.low, entry.high))]
+    return min(values, default=0.0), max(values, default=0.0)
+
+
+def along(value: float, least: float, most: float) -> float:
+    """How far along from `least` to `most`, in per cent."""
+    return round(100 * (value - least) / (most - least), 1) if most > least else 50.0
+
+
 def cells(entries: Sequence[Interval | None], metric: str) -> list[Cell | None]:
     """One column of a table: means with their intervals, the best marked."""
-    form = METRICS[metric].form
+    form, (least, most) = METRICS[metric].form, ends(entries)
     winner = best([entry.mean if entry else None for entry in entries], METRICS[metric].best)
     made: list[Cell | None] = []
     for entry in entries:
@@ -109,7 +130,8 @@ def cells(entries: Sequence[Interval | None], metric: str) -> list[Cell | None]:
             made.append(None)
             continue
         mean, low, high = (format(value, form) for value in (entry.mean, entry.low, entry.high))
-        made.append(Cell(mean, low, high, best=winner is not None and mean == format(winner, form)))
+        bar = Bar(*(along(value, least, most) for value in (entry.low, entry.mean, entry.high)))
+        made.append(Cell(mean, low, high, bar, best=winner is not None and mean == format(winner, form)))
     return made
 
 
@@ -136,18 +158,24 @@ def one_metric(lines: Sequence[Line], metric: str, group: str, labels: Mapping[s
 def gains(systems: Mapping[str, Means], kinds: Sequence[str], metric: str) -> Scores:
     """Blended minus raw, per system and kind; with a tone where the interval leaves out 0."""
     rule, form = METRICS[metric].best, "+" + METRICS[metric].form
+    groups = (OVERALL, *(("kind", kind) for kind in kinds))
+    found = {
+        system: [means.get(("difference", *group), {}).get(metric) for group in groups]
+        for system, means in systems.items()
+    }
+    least, most = ends([gain for row in found.values() for gain in row], 0.0)
     rows = []
-    for system, means in systems.items():
+    for system, across in found.items():
         row: list[Cell | None] = []
-        for group in (OVERALL, *(("kind", kind) for kind in kinds)):
-            gain = means.get(("difference", *group), {}).get(metric)
+        for gain in across:
             if gain is None:
                 row.append(None)
                 continue
             sign = np.sign(gain.low) if gain.low * gain.high > 0 else 0
             tone = {0: "", 1: "up" if rule == "high" else "down", -1: "down" if rule == "high" else "up"}[int(sign)]
             mean, low, high = (format(value, form) for value in (gain.mean, gain.low, gain.high))
-            row.append(Cell(mean, low, high, tone=tone))
+            bar = Bar(*(along(value, least, most) for value in (gain.low, gain.mean, gain.high, 0.0)))
+            row.append(Cell(mean, low, high, bar, tone=tone))
         rows.append(Row(system, "", row))
     caption = f"What blending changes: {METRICS[metric].heading}, blended minus raw, hole by hole."
     return Scores(["system", "all holes", *kinds], rows, caption)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from stages.images import png
-from stages.images.table import Key, Table
-from stages.metrics.means import Means
 from stages.pages.figures import FAINT, INK, filename
-from stages.pages.results import Folders
-from stages.pages.scores import blendings
+from stages.pages.pictures import Tried
 
 TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
 
@@ -29,53 +26,26 @@ class Sheet(NamedTuple):
     names: list[str]  # of the pictures, from the top
 
 
-class Shown(NamedTuple):
-    """A system's two tables and where each (image_id, path, kind) lies in them."""
-
-    raw: Table
-    blended: Table
-    rows: dict[Key, tuple[int, int]]
-
-
-def open_system(folders: Folders, system: str) -> Shown:
-    raw = Table(folders.inpainted / system / "completed.arrow")
-    blended = Table(folders.blended / system / "blended.arrow")
-    places = [{key: row for row, key in enumerate(table.keys())} for table in (raw, blended)]
-    return Shown(raw, blended, {key: (row, places[1][key]) for key, row in places[0].items() if key in places[1]})
-
-
-def draw_sheets(
-    folders: Folders, dataset: str, kinds: Sequence[str], systems: Mapping[str, Means], count: int, report: Path
-) -> list[Sheet]:
+def draw_sheets(tried: Tried, kinds: Sequence[str], count: int, report: Path) -> list[Sheet]:
     """Draw a contact sheet per kind into `report`, of at most `SYSTEMS` systems each.
 
     Its `count` pictures are those that come first by image_id, so that a new one moves little. A system that blending
     does not change has one column.
     """
-    if not systems:
-        return []
-    opened = {system: open_system(folders, system) for system in systems}
-    truth, holes = Table(folders.aligned / dataset / "test.arrow"), Table(folders.masks / dataset / "test.arrow")
-    masked = set(holes.keys())
     drawn = []
     for kind in kinds:
-        done = {system: {key for key in shown.rows if key[2] == kind} for system, shown in opened.items()}
-        able = [system for system in systems if done[system]]
-        chosen = sorted(masked.intersection(*(done[system] for system in able)))[:count] if able else []
+        done = tried.completed(kind)
+        able = list(done)
+        chosen = sorted(set.intersection(*done.values()))[:count] if able else []
         if not chosen:
             continue
-        picture, hole = truth.pictures(truth.find([key[:2] for key in chosen])), holes.holes(holes.find(chosen))
-        holed = np.where(hole[..., None], np.uint8(255), picture)
+        picture, holed = tried.before(chosen)
         for start in range(0, len(able), SYSTEMS):
             groups = [("truth", [("original", picture), ("hole", holed)])]
-            for system in able[start : start + SYSTEMS]:
-                raw, blended, rows = opened[system]
-                columns = list(zip(blendings(systems[system]), (raw, blended), strict=False))
-                made = [table.pictures([rows[key][i] for key in chosen]) for i, (_, table) in enumerate(columns)]
-                groups.append((system, [(name, one) for (name, _), one in zip(columns, made, strict=True)]))
-            file = filename("sheet", dataset, kind, *([str(start // SYSTEMS + 1)] if start else []))
+            groups += [(name, list(tried.systems[name].pictures(chosen))) for name in able[start : start + SYSTEMS]]
+            file = filename("sheet", tried.name, kind, *([str(start // SYSTEMS + 1)] if start else []))
             save_sheet(groups, report / file)
-            drawn.append(Sheet(file, dataset, kind, [key[1] for key in chosen]))
+            drawn.append(Sheet(file, tried.name, kind, [key[1] for key in chosen]))
     return drawn
 
 

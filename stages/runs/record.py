@@ -57,7 +57,7 @@ LIBRARIES = (
 )
 
 
-SOURCES = (".py", ".j2", ".css")  # how the names of source files end: code, templates and styles
+SOURCES = (".py", ".j2", ".css", ".js")  # how the names of source files end: code, templates, styles, scripts
 
 
 def canonical(value: Any) -> str:

@@ -197,7 +197,7 @@ print(*sorted({{path.name for path in others if code_digest({{**found, path: "al
 """
     done = subprocess.run([forked.python(), "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     pages = ROOT / "stages" / "pages"
-    expected = sorted(path.name for end in ("*.j2", "*.css") for path in pages.glob(end)) if counts else []
+    expected = sorted(path.name for end in ("*.j2", "*.css", "*.js") for path in pages.glob(end)) if counts else []
     assert done.stdout.split() == expected
 
 

@@ -1,4 +1,7 @@
-"""The page from a pretended pipeline: complete, offline, the same bytes twice; leftovers named."""
+"""The page from a pretended pipeline: complete, offline, the same bytes twice; leftovers named.
+
+What its script does is in test_report_page.py.
+"""
 
 import copy
 import hashlib
@@ -15,9 +18,12 @@ import cv2
 import forked
 import numpy as np
 import pretend
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages import evaluate, report
+from stages.images.table import Table
 from stages.metrics.means import OVERALL, SUFFIX, read_means, write_means
 from stages.pages.checkpoints import parameters
 from stages.pages.results import Folders
@@ -30,7 +36,7 @@ from stages.runs.params import Runtime
 ROOT = Path(__file__).parents[2]
 FOLDERS = Folders._fields
 SECTIONS = {
-    "report": {"pictures": 4},
+    "report": {"pictures": 4, "compared": 5},
     "datasets": {"faces": {"ingest": {"use": "train"}, "mask": {"kinds": {"centre": {}, "pixels": {}, "half": {}}}}},
     "train_dcgan": {"net": {"dataset": "faces"}},
     **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
@@ -85,6 +91,11 @@ def text(folder) -> str:
     return (folder / "index.html").read_text()
 
 
+def told(text: str) -> dict:
+    """What the page tells its script of the pictures to compare."""
+    return json.loads(re.search(r'<script type="application/json" id="compared">(.*?)</script>', text)[1])
+
+
 class Reader(HTMLParser):
     """Checks that tags close in order; keeps what the page refers to, and the texts that it shows."""
 
@@ -98,7 +109,7 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
         self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -109,12 +120,13 @@ def test_the_page_is_whole_and_offline(folder, text):
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
-    assert not reader.tags & {"script", "link", "object"}
+    assert not reader.tags & {"link", "object"}
+    assert not re.search(r"<script[^>]* src|@import", text)
     assert re.findall(r'<iframe src="([^"]+)"', text) == [f"../../{COSTS}"]
     assert "http:" not in text
     assert "https:" not in text
     pictures = {link for link in reader.links if not link.startswith("#")}
-    assert pictures - {f"../../{COSTS}"} == {path.name for path in folder.iterdir()} - {"index.html"}
+    assert pictures - {f"../../{COSTS}"} == {path.name for path in folder.glob("*.png")}
     for link in reader.links:
         assert not link.startswith("#") or f'id="{link[1:]}"' in text
 
@@ -141,6 +153,60 @@ def test_the_sheet_holds_the_pictures_at_their_place(folder):
     assert sheet.shape == (40 + 4 * 131 + 14, 3 * 259 + 4 * 14, 3)
 
 
+def test_a_file_to_compare_has_a_tile_of_everything(data, folder, text):
+    """The truth, the hole, and each system's own pictures; of the five pictures that come first by image_id."""
+    found = told(text)
+    files = {path.relative_to(folder).as_posix() for path in (folder / "pictures").iterdir()}
+    assert {hole["file"] for hole in found["holes"]} == files
+    first = sorted(pretend.key(number) for number in range(6))[:5]
+    assert [(picture["id"], picture["path"]) for picture in found["pictures"]] == first
+    assert "Of faces, 5 of 6 completed test pictures are here" in text
+    assert [found["pictures"][hole["picture"]]["path"] for hole in found["holes"][::2]] == [path for _, path in first]
+    for hole in found["holes"]:
+        number = int(found["pictures"][hole["picture"]]["path"][:4])
+        tiles = np.split(cv2.imread(str(folder / hole["file"]))[..., ::-1], 6, axis=1)
+        truth = pretend.picture(number, 32)
+        np.testing.assert_array_equal(tiles[0], truth)
+        np.testing.assert_array_equal(tiles[1], np.where(pretend.draw(hole["kind"], number, 32)[..., None], 255, truth))
+        shown = [found["shown"][label] for label in found["layouts"][hole["layout"]]]
+        assert shown == ["truth", "hole", "net raw", "net blended", "telea_co raw", "telea_co blended"]
+        for place, (label, tile) in enumerate(zip(shown[2:], tiles[2:], strict=True)):
+            system, blending = label.rsplit(" ", 1)
+            file = {"raw": "inpainted/{}/completed.arrow", "blended": "blended/{}/blended.arrow"}[blending]
+            table = Table(data / file.format(system))
+            key = (*pretend.key(number), hole["kind"])
+            np.testing.assert_array_equal(tile, table.pictures(table.find([key]))[0])
+            row = next(row for row in scores_of(data, system) if tuple(row.values())[:4] == (*key, blending))
+            assert hole["scores"][0][place] == pytest.approx(row["psnr_hole"], abs=0.005)
+
+
+def scores_of(data: Path, system: str) -> list[dict]:
+    """A system's scores, a row a picture, kind of hole and blending; these come first, as in `KEYS`."""
+    return pq.read_table(data / "scores" / f"{system}.parquet").to_pylist()
+
+
+def test_behind_each_picture_is_its_checkpoint(data, folder, text, tmp_path):
+    """Its digest, the command that audits it, and which of the pictures it was trained on, if any."""
+    source = told(text)["systems"]["net"]
+    path = data / "models" / "net.safetensors"
+    assert source["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert source["audit"] == f"palimpsest audit checkpoint {path}"
+    assert (source["read"], source["these"]) == ("3", [])
+    assert told(text)["systems"]["telea_co"] == {"by": "telea"}
+    leaky = shutil.copytree(data, tmp_path / "data")
+    image_id = told(text)["pictures"][0]["id"]
+    members = pa.table({"image_id": ["a", image_id, pretend.key(99)[0]]})
+    with pa.ipc.new_file(str(leaky / "models" / "net.members.arrow"), members.schema) as writer:
+        writer.write_table(members)
+    assert told((made(leaky, tmp_path / "report") / "index.html").read_text())["systems"]["net"]["these"] == [image_id]
+
+
+def test_no_pictures_to_compare(data, tmp_path):
+    folder = made(data, tmp_path / "report", {**SECTIONS, "report": {"pictures": 4, "compared": 0}})
+    assert not (folder / "pictures").exists()
+    assert "<h2>Compare</h2>" not in (folder / "index.html").read_text()
+
+
 def test_it_counts_what_came_in_and_why_it_went(text):
     row = re.search(r"<th scope=row>faces</th>(.*)</tr>", text)[1]
     assert re.findall(r"<td>(\d+)</td>", row) == ["10", "7", "3", "1", "0", "0", "6"]
@@ -155,7 +221,7 @@ def test_it_counts_what_came_in_and_why_it_went(text):
 def test_scores_are_the_means_with_the_best_in_bold(data, text):
     means = {name: read_means(data / "scores" / f"{name}{SUFFIX}") for name in SECTIONS["blend"]}
     entry = means["telea_co"]["blended", *OVERALL]["psnr_hole"]
-    assert f"<td><b>{entry.mean:.2f}</b><small>{entry.low:.2f} to {entry.high:.2f}</small></td>" in text
+    assert f"<td><b>{entry.mean:.2f}</b><small>{entry.low:.2f} to {entry.high:.2f}</small><span class=" in text
     worse = means["net"]["raw", *OVERALL]["psnr_hole"].mean
     assert f"<td>{worse:.2f}<small>" in text
     gain = means["net"]["difference", "kind", "centre"]["psnr_hole"]
@@ -164,9 +230,9 @@ def test_scores_are_the_means_with_the_best_in_bold(data, text):
     assert re.search(r"<th scope=row>net <i>raw</i></th><td>12</td>", text), "two holes in each of six pictures"
 
 
-def test_a_hostile_name_is_shown_as_it_is_and_is_no_html(tmp_path):
-    """A dataset, kinds of hole, a model and systems with such names; one of the systems has no seams to blend."""
-    data, kinds, same = tmp_path / "data", (HOSTILE, "pixels"), f"same {HOSTILE}"
+def hostile(folder: Path) -> Path:
+    """A report on a dataset, kinds of hole, a model and systems with such names; one of the systems has no seams."""
+    data, kinds, same = folder / "data", (f"</script>{HOSTILE}", "pixels"), f"same {HOSTILE}"
     pretend.dataset(data, HOSTILE, kinds=kinds)
     pretend.ingested(data, HOSTILE)
     pretend.model(data, HOSTILE, {HOSTILE: HOSTILE})
@@ -186,27 +252,32 @@ def test_a_hostile_name_is_shown_as_it_is_and_is_no_html(tmp_path):
     dataset = {"ingest": {"use": HOSTILE}, "mask": {"kinds": {kind: {} for kind in kinds}}}
     sections = SECTIONS | {"datasets": {HOSTILE: dataset}, "train_dcgan": {HOSTILE: random}}
     sections |= {"search": systems, "infer": {}, "blend": systems}
-    folder = made(data, tmp_path / "report", sections)
+    return made(data, data / "report", sections)
+
+
+def test_a_hostile_name_is_shown_as_it_is_and_is_no_html(tmp_path):
+    folder = hostile(tmp_path)
     text = (folder / "index.html").read_text()
     reader = Reader()
     reader.feed(text)
     assert reader.open == []
     assert "<img src=x" not in text
-    pictures = {path.name for path in folder.iterdir()} - {"index.html"}
+    pictures = {path.name for path in folder.glob("*.png")}
     assert {link for link in reader.links if not link.startswith("#")} == pictures | {f"../../{COSTS}"}
     for said in (
         HOSTILE,  # a cell or a heading alone
         f"Pictures: {HOSTILE}",
         f"Scores: {HOSTILE}",
-        f"Every metric: {HOSTILE}",
+        f"Every metric: </script>{HOSTILE}",
         f"latent search through {HOSTILE}",
         f"What {HOSTILE} was made from",
-        f"Not every kind of hole is completed by {same}: see by kind.",
+        f"Not every kind of hole is completed by same {HOSTILE}: see by kind.",
         f"Perceptual weights are random, not ImageNet's: train_dcgan.{HOSTILE}.perceptual_weights.",
     ):
         assert said in reader.texts, said
-    assert f"Blending changes no pixel of {same}: around each hole" in "".join(reader.texts)
+    assert f"Blending changes no pixel of same {HOSTILE}: around each hole" in "".join(reader.texts)
     assert json.loads(next(text for text in reader.texts if text.startswith("{"))) == {HOSTILE: HOSTILE}
+    assert {*told(text)["systems"]} == {HOSTILE, f"same {HOSTILE}"}
 
 
 def test_best_by_hand():
@@ -234,9 +305,7 @@ def test_the_command_gives_the_same_bytes(data, folder, tmp_path):
     environment["PALIMPSEST_RECORDS"] = str(tmp_path / "records")
     out = tmp_path / "report"
     subprocess.run([*line, "--report", str(out)], cwd=ROOT, env=environment, check=True)
-    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in folder.iterdir())
-    for path in out.iterdir():
-        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+    assert pages(out) == pages(folder)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +339,7 @@ def test_leftovers_of_a_removed_entry_are_named_and_left_out(data, tmp_path, cap
 
 
 def pages(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(("section", "lacking"), [("blend", "blend"), ("search", "search or infer")])
@@ -321,7 +390,8 @@ def test_a_system_of_fewer_kinds_is_left_off_the_other_sheets(tmp_path):
         for path in (data / folder).glob("net*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     pretend.system(data, "net", 30, count=2, kinds=("pixels",))
-    shutil.copy(data / "scores" / f"telea_co{SUFFIX}", data / "scores" / f"net{SUFFIX}")
+    for end in (SUFFIX, ".parquet"):
+        shutil.copy(data / "scores" / f"telea_co{end}", data / "scores" / f"net{end}")
     widths = {}
     for kind in ("centre", "pixels"):
         sheet = cv2.imread(str(made(data, tmp_path / kind) / f"sheet-faces-{kind}.png"))
