@@ -285,6 +285,10 @@ def test_several_answers_and_the_one_that_is_chosen(client: painted.Client, phot
     assert client.put(f"{photo}/answer?number=2").json()["edits"][0]["chosen"] == 2
     pixels = read_photo(client.get(f"{photo}/picture.png").content, "chosen").view
     assert np.array_equal(pixels[hole], patches[2][patches[2][..., 3] > 0][:, 2::-1])
+    client.fill(photo, box(2, 2, 8, 8))
+    client.put(f"{photo}/applied?edits=1")
+    for answer in (0, 2):  # a later edit has seen the other answer: it goes
+        assert len(client.put(f"{photo}/answer", params={"number": answer}).json()["edits"]) == 1
     (edit,) = client.get(f"{photo}/record.json").json()["answers"]
     assert (edit["answer"], edit["of"], edit["seed"]) == (3, 3, 7)
     assert edit["system"] == facts["facts"]
