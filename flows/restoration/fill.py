@@ -22,9 +22,6 @@ from stages.runs.errors import InputError
 EDGE = 0.97  # of a frame: what lies nearer to its border has too little around it, and gets a frame of its own
 
 
-HARD = 1.5  # times the photo's own steps around a hole, from which on those into it are visible
-
-
 class Cancelled(Exception):
     """The user has stopped it; nothing was changed."""
 
@@ -158,23 +155,16 @@ def _one(
 
 
 def _joined(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """A crop completed, float32 S x S x 3 in levels: blended exactly (Pérez et al. 2003).
+    """A crop completed, float32 S x S x 3 in levels: blended exactly (Pérez et al. 2003), with the guide continued.
 
-    A network that was trained on composites alone may make anything outside of the hole, and blending takes the steps
-    between that and its fill into the picture. Where these are harder than the photo's own around the hole, the guide's
-    rim goes on outside as it is inside: the fill then meets the photo without a step.
+    A network that was trained on composites may make anything outside of the hole, and blending would take the steps
+    between that and its fill into the picture. So the guide goes on outside as it is at the hole's rim: the fill then
+    meets the photo without a step. For networks that do paint the surroundings this is as good (docs/restore.md).
     """
-    blended = _blend(known, guide, hole)
-    around = cv2.dilate(hole.view(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    if border(blended, hole) > HARD * border(known, around) + 1:
-        blended = _blend(known, _continued(guide, hole), hole)
-    return blended.astype(np.float32)
-
-
-def _blend(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
     from stages.blend import poisson_blend
 
-    return (poisson_blend(known[None] / 255, guide[None] / 255, hole[None])[0] * 255).clip(0, 255)
+    made = poisson_blend(known[None] / 255, _continued(guide, hole)[None] / 255, hole[None])[0]
+    return (made * 255).clip(0, 255).astype(np.float32)
 
 
 def _continued(guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -187,16 +177,6 @@ def _continued(guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
     result = guide.astype(np.float64)
     result[rim] = total[rim] / count[rim][:, None]
     return result
-
-
-def border(picture: np.ndarray, hole: np.ndarray) -> float:
-    """The mean step, in levels, between neighbours of which one is in the hole and the other not."""
-    steps = []
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        across = hole[here] != hole[there]
-        steps.append(np.abs(picture[here][across].astype(np.float64) - picture[there][across]).mean(axis=1))
-    every = np.concatenate(steps)
-    return float(every.mean()) if len(every) else 0.0
 
 
 def _rim(apart: np.ndarray, known: np.ndarray, hole: np.ndarray, enlargement: float) -> np.ndarray:
