@@ -52,6 +52,16 @@ def similarity(landmarks: np.ndarray, size: int) -> np.ndarray:
     return np.round([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]], 9)
 
 
+def nearest_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The 2 x 3 similarity that takes `points` nearest to `target`, both N x 2: least squares (Umeyama 1991)."""
+    (x, y), (u, v) = (points - points.mean(0)).T, (target - target.mean(0)).T
+    spread = (x * x + y * y).sum()
+    scaled_cos, scaled_sin = (x * u + y * v).sum() / spread, (x * v - y * u).sum() / spread
+    turn = np.array([[scaled_cos, -scaled_sin], [scaled_sin, scaled_cos]])
+    shift = target.mean(0) - (turn * points.mean(0)).sum(axis=1)
+    return np.column_stack([turn, shift])
+
+
 def centre(height: int, width: int, size: int) -> np.ndarray:
     """The 2 x 3 transform that takes the largest centred square of a picture to a crop of `size` pixels."""
     side = min(height, width)

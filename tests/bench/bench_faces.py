@@ -69,7 +69,9 @@ def main() -> int:
             laid += len(centres)
         share = found / laid
         good &= share >= goal and not doubles
-        print(f"{size:5} px: {share:.3f} of {laid} found, {doubles} twice, {strange} elsewhere; goal {goal}", flush=True)
+        print(
+            f"{size:5} px: {share:.3f} of {laid} found, {doubles} twice, {strange} elsewhere; goal {goal}", flush=True
+        )
     empty = [scenes(rng) for _ in range(4)]
     start = time.perf_counter()
     false = [face.score for picture in empty for face in find_faces(picture, yunet)]

@@ -108,6 +108,15 @@ def covered(photo: Photo, style: str, realistic: bool, rng: np.random.Generator)
     return picture, mask
 
 
+def of(photo: Photo, faces: list[Face]) -> Face | None:
+    """The find that is the photo's face, if there is one."""
+    middle = np.array(photo.face.box[:2]) + np.array(photo.face.box[2:]) / 2
+    for face in faces:
+        if np.hypot(*(np.array(face.box[:2]) + np.array(face.box[2:]) / 2 - middle)) < photo.face.box[2] / 2:
+            return face
+    return None
+
+
 def wobbly(mask: np.ndarray, apart: float, rng: np.random.Generator) -> np.ndarray:
     """The mask as a hand would paint it: edges up to some tenth of the eyes' distance outside."""
     noise = cv2.GaussianBlur(rng.standard_normal(mask.shape), (0, 0), apart / 6)
