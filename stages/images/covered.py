@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from stages.images.bars import Bar, find_bar
-from stages.images.covered_fit import COEFFICIENTS
+from stages.images.covered_fit import BY_FACE, BY_FACE_AND_BAR
 from stages.images.faces import COVERED_SCORE, SCORE, Face, YuNet, find_faces
 from stages.images.landmarks import TEMPLATE, apply, crop, nearest_similarity
 from stages.images.opencv import cv2
@@ -20,6 +20,7 @@ ZOOM = 1.8  # times the side of an aligned crop, that much of the picture is in 
 SCALES = (0.65, 0.9, 1.25)  # of the looks, each also mirrored
 LOOK_SCORE = 0.4  # from which on a look counts
 LEAST_LOOKS = 4  # of six; with fewer nothing is said
+MOST_DIFFER = 0.15  # of the eyes' distance, by which half of the looks may be off their median
 
 
 def find_covered(picture: np.ndarray, yunet: YuNet) -> list[tuple[Face, Bar | None]]:
@@ -35,15 +36,55 @@ def covered_landmarks(picture: np.ndarray, face: Face, hole: np.ndarray, yunet: 
     """The landmarks, float64 5 x 2, of a face of a uint8 H x W x 3 RGB picture whose eyes `hole` covers.
 
     `hole` is bool H x W, True = missing: a found bar's mask, or what somebody has painted over both eyes. What lies
-    under it may be anything. None where too little is seen of the face, or where the hole does not cover its eyes.
+    under it may be anything; what is far from this face does not count. A hole that is no bar over the eyes (a
+    forehead is painted, too) says nothing of where they are: the rest of the face then decides, less exactly. None
+    where too little of the face is seen (fewer than `LEAST_LOOKS` of six looks show it, or they differ), or where the
+    hole does not cover both eyes.
     """
+    hole = _near(hole, face)
+    if not hole.any():
+        return None
     transform = upright(face)
     seen = looks(crop(picture, transform, CROP), yunet)
     if len(seen) < LEAST_LOOKS:
         return None
-    row = features(np.median(seen, axis=0), cover(hole, transform))
-    points = ((row @ COEFFICIENTS).reshape(5, 2) + 0.5) * CROP
-    return apply(cv2.invertAffineTransform(transform), points)
+    find, bar = np.median(seen, axis=0), cover(hole, transform)
+    points = fitted(features(find), BY_FACE)
+    if like_a_bar(bar, points):
+        points = fitted(features(find, bar), BY_FACE_AND_BAR)
+    apart = np.hypot(*(points[1] - points[0]))
+    differ = np.median(np.abs(seen[:, 4:] - find[4:]), axis=0).max() / apart
+    points = apply(cv2.invertAffineTransform(transform), points)
+    return points if differ <= MOST_DIFFER and _covers(hole, points[:2]) else None
+
+
+def like_a_bar(bar: np.ndarray, points: np.ndarray) -> bool:
+    """Whether a hole, as `cover` gives it, may be a bar over the eyes, given the landmarks without it."""
+    away, length = np.hypot(*(bar[:2] - points[:2].mean(0))), np.hypot(*bar[2:4])
+    apart = np.hypot(*(points[1] - points[0]))
+    return bool(away <= 0.35 * apart and 0.5 * apart <= length <= 1.8 * apart and bar[4] <= 0.6 * apart)
+
+
+def fitted(row: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """The landmarks, 5 x 2 in the crop, by one of the fits."""
+    return ((row[:, None] * coefficients).sum(axis=0).reshape(5, 2) + 0.5) * CROP
+
+
+def _near(hole: np.ndarray, face: Face) -> np.ndarray:
+    """The part of a hole that lies in a face's box or a third of the box beside it: there may be others' holes."""
+    box, side = np.array(face.box), max(face.box[2:])
+    start = np.maximum(box[:2] - side / 3, 0).astype(int)
+    end = np.maximum(np.ceil(box[:2] + box[2:] + side / 3), 0).astype(int)
+    near = np.zeros_like(hole)
+    near[start[1] : end[1], start[0] : end[0]] = hole[start[1] : end[1], start[0] : end[0]]
+    return near
+
+
+def _covers(hole: np.ndarray, eyes: np.ndarray) -> bool:
+    """Whether each eye lies in the hole, or nearer to it than a quarter of the eyes' distance."""
+    reach = 0.25 * np.hypot(*(eyes[1] - eyes[0]))
+    boxes = [(np.maximum(eye - reach, 0).astype(int), np.maximum(eye + reach + 1, 0).astype(int)) for eye in eyes]
+    return all(hole[start[1] : end[1], start[0] : end[0]].any() for start, end in boxes)
 
 
 def upright(face: Face) -> np.ndarray:
@@ -87,7 +128,10 @@ def cover(hole: np.ndarray, transform: np.ndarray) -> np.ndarray:
     return np.array([*middle, long * np.cos(turn), long * np.sin(turn), short])
 
 
-def features(find: np.ndarray, bar: np.ndarray) -> np.ndarray:
-    """What the fit reads, (20,): landmarks, box (middle and size), cover, as shares of the crop; and one."""
-    box = np.concatenate([find[:2] + find[2:4] / 2, find[2:4]])
-    return np.append(np.concatenate([find[4:], box, bar]) / CROP - 0.5, 1.0)
+def features(find: np.ndarray, bar: np.ndarray | None = None) -> np.ndarray:
+    """What a fit reads: landmarks, box (middle and size) and perhaps the cover, as shares of the crop; and one.
+
+    (15,), or (20,) with the cover.
+    """
+    parts = [find[4:], find[:2] + find[2:4] / 2, find[2:4], *([] if bar is None else [bar])]
+    return np.append(np.concatenate(parts) / CROP - 0.5, 1.0)

@@ -64,8 +64,8 @@ def photos(yunet: YuNet, fitting: bool, count: int, skip: int = 0, enlarged: flo
             return
 
 
-def bar(photo: Photo, realistic: bool, rng: np.random.Generator) -> np.ndarray:
-    """The corners, 4 x 2, of a bar over both eyes."""
+def bar(photo: Photo, realistic: bool, rng: np.random.Generator, taller: float = 0) -> np.ndarray:
+    """The corners, 4 x 2, of a bar over both eyes, `taller` eye distances higher than usual."""
     left, right = photo.face.landmarks[:2]
     across, centre = (right - left) / photo.apart, (left + right) / 2
     if realistic:
@@ -78,7 +78,8 @@ def bar(photo: Photo, realistic: bool, rng: np.random.Generator) -> np.ndarray:
         length, height = rng.uniform(1.6, 2.0), 0.5
     half = across * length * photo.apart / 2
     up = np.array([across[1], -across[0]]) * height * photo.apart / 2
-    return np.array([centre - half + up, centre + half + up, centre + half - up, centre - half - up])
+    top = up * (1 + 2 * taller / height)
+    return np.array([centre - half + top, centre + half + top, centre + half - up, centre - half - up])
 
 
 def filled(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -91,11 +92,17 @@ def filled(corners: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def covered(photo: Photo, style: str, realistic: bool, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The photo with a bar of `style` over its eyes, as it comes from a file, and the bar's pixels."""
-    mask = filled(bar(photo, realistic, rng), photo.picture.shape)
+    """The photo with a bar of `style` over its eyes, as it comes from a file, and the bar's pixels.
+
+    "forehead" is a grey one that reaches up over the forehead, by up to 0.8 eye distances.
+    """
+    taller = rng.uniform(0.2, 0.8) if style == "forehead" else 0
+    mask = filled(bar(photo, realistic, rng, taller), photo.picture.shape)
     picture = photo.picture.copy()
     if style in COLOURS:
         picture[mask] = COLOURS[style] + (rng.integers(-30, 31) if style == "grey" and realistic else 0)
+    elif style == "forehead":
+        picture[mask] = rng.integers(0, 256)
     elif style == "pixelated":
         step = max(2, round(photo.apart / 4))
         small = cv2.resize(picture, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)

@@ -17,16 +17,14 @@ from stages.images.landmarks import apply, crop
 PHOTOS = 360
 RIDGE = 1e-5
 
-HEAD = '''"""How landmarks are read from what is seen of a covered face: a linear fit; written by tests/bench/fit_covered.py.
+HEAD = '''"""How landmarks are read from what is seen of a covered face: linear fits, by tests/bench/fit_covered.py.
 
-Least squares with a ridge of {ridge:g} over {rows} covered faces of {photos} photos of LFW and CelebA and their mirror images.
-A row a feature (`covered.features`), a column a coordinate of a landmark; both as shares of the crop, from its middle.
+Least squares with a ridge of {ridge:g} over {rows} covered faces of {photos} photos of LFW and CelebA, and their mirror
+images. A row a feature (`covered.features`), a column a coordinate of a landmark; both as shares of the crop, from its
+middle.
 """
 
 import numpy as np
-
-COEFFICIENTS = np.array(
-    [
 '''
 
 
@@ -37,12 +35,18 @@ def mirrored(find: np.ndarray, bar: np.ndarray, points: np.ndarray) -> tuple[np.
     return stage._mirrored(find), turned, swapped
 
 
+def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    ridge = np.eye(x.shape[1]) * RIDGE * len(x)
+    ridge[-1, -1] = 0
+    return np.linalg.solve(x.T @ x + ridge, x.T @ y).round(3) + 0.0
+
+
 def main() -> int:
     cv2.setNumThreads(1)
     yunet = YuNet(MODEL)
-    rows, targets = [], []
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, bool]] = []  # without and with the cover, truth, a bar
     for number, photo in enumerate(photos(yunet, fitting=True, count=PHOTOS)):
-        for style in (*COLOURS, "pixelated", "blurred"):
+        for style in (*COLOURS, "pixelated", "blurred", "forehead"):
             rng = np.random.default_rng([number, len(style)])
             picture, hole = covered(photo, style, realistic=True, rng=rng)
             if number % 2:
@@ -56,19 +60,21 @@ def main() -> int:
                 continue
             one = np.median(seen, axis=0), stage.cover(hole, transform), apply(transform, photo.face.landmarks)
             for find, bar, points in (one, mirrored(*one)):
-                rows.append(stage.features(find, bar))
-                targets.append(points.ravel() / stage.CROP - 0.5)
-    x, y = np.array(rows), np.array(targets)
-    ridge = np.eye(x.shape[1]) * RIDGE * len(x)
-    ridge[-1, -1] = 0
-    coefficients = np.linalg.solve(x.T @ x + ridge, x.T @ y)
-    print(HEAD.format(ridge=RIDGE, rows=len(x) // 2, photos=PHOTOS), end="")
-    for row in coefficients:
-        print(f"        [{', '.join(f'{value:.3f}' for value in row)}],")
-    print("    ]\n)")
-    errors = np.hypot(*((x @ coefficients.round(3) - y).reshape(-1, 5, 2)).transpose(2, 0, 1))
-    apart = np.hypot(*(y[:, 2:4] - y[:, :2]).T)
-    print(f"eyes within 0.15: {np.mean(errors[:, :2].max(1) <= 0.15 * apart):.3f}", file=sys.stderr)
+                truth = points.ravel() / stage.CROP - 0.5
+                rows.append((stage.features(find), stage.features(find, bar), truth, style != "forehead"))
+    alone, together, y, bars = (np.array(column) for column in zip(*rows, strict=True))
+    print(HEAD.format(ridge=RIDGE, rows=len(y) // 2, photos=PHOTOS), end="")
+    fits = {"BY_FACE": (alone, y), "BY_FACE_AND_BAR": (together[bars], y[bars])}
+    for name, (x, target) in fits.items():
+        coefficients = fit(x, target)
+        print(f"\n{name} = np.array(\n    [")
+        for row in coefficients:
+            print(f"        [{', '.join(f'{value:.3f}' for value in row)}],")
+        print("    ]\n)")
+        errors = np.hypot(*((x @ coefficients - target).reshape(-1, 5, 2)).transpose(2, 0, 1))
+        apart = np.hypot(*(target[:, 2:4] - target[:, :2]).T)
+        share = np.mean(errors[:, :2].max(axis=1) <= 0.15 * apart)
+        print(f"{name}: both eyes within 0.15: {share:.3f}", file=sys.stderr)
     return 0
 
 
