@@ -62,7 +62,7 @@ def like_a_bar(bar: np.ndarray, points: np.ndarray) -> bool:
     """Whether a hole, as `cover` gives it, may be a bar over the eyes, given the landmarks without it."""
     away, length = np.hypot(*(bar[:2] - points[:2].mean(0))), np.hypot(*bar[2:4])
     apart = np.hypot(*(points[1] - points[0]))
-    return bool(away <= 0.35 * apart and 0.5 * apart <= length <= 1.8 * apart and bar[4] <= 0.6 * apart)
+    return bool(away <= 0.3 * apart and 0.5 * apart <= length <= 1.8 * apart and bar[4] <= 0.5 * apart)
 
 
 def fitted(row: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -121,7 +121,8 @@ def cover(hole: np.ndarray, transform: np.ndarray) -> np.ndarray:
     y, x = np.nonzero(hole)
     points = apply(transform, np.column_stack([x, y]).astype(np.float64))
     middle = points.mean(0)
-    (xx, xy), (_, yy) = (points - middle).T @ (points - middle) / len(points)
+    x, y = (points - middle).T
+    xx, xy, yy = (x * x).mean(), (x * y).mean(), (y * y).mean()
     turn = 0.5 * np.arctan2(2 * xy, xx - yy)  # of the longer axis, -pi/2..pi/2: to the right
     spread = np.hypot((xx - yy) / 2, xy)
     long, short = np.sqrt(3 * np.maximum((xx + yy) / 2 + [spread, -spread], 0))  # a bar's variance is half**2 / 3

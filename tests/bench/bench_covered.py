@@ -2,8 +2,9 @@
 
 LFW and CelebA photos (../shared) of people whom `fit_covered.py` has not seen, each with a bar of every style, exact
 (PNG, 1.6 to 2 x .5 eye distances, turned with the eyes) and realistic (JPEG 90, 1.6 to 2.6 x .4 to .8, shifted, half
-of them upright). The truth is what YuNet finds uncovered; an error is that of the worse eye, in distances between the
-eyes. "By hand" is a mask that is painted wobbly and too large. Exits 1 where a goal is missed. Takes minutes.
+of them upright). The truth is what YuNet finds uncovered; an error is that of both eyes on average, or of the worse
+one, in distances between the eyes. "By hand" is a mask that is painted wobbly and too large; "forehead" is a cover
+that reaches far above the eyes, which has no goal. Exits 1 where a goal is missed. Takes a quarter of an hour.
 """
 
 import sys
@@ -20,7 +21,7 @@ from stages.images.faces import COVERED_SCORE, YuNet, find_faces
 
 GROW = 5  # px beside a bar that was found in a JPEG
 STYLES = [(style, realistic) for style in COLOURS for realistic in (False, True)]
-PAINTED = [("pixelated", True), ("blurred", True)]
+PAINTED = [("pixelated", True), ("blurred", True), ("forehead", True)]
 
 
 def error(photo: Photo, points: np.ndarray | None) -> tuple[float, float]:
@@ -70,7 +71,11 @@ def main() -> int:
                 f" | bars right {right:.3f} wrong {wrong:.3f}, grown and yet not covered: {np.count_nonzero(left[key])}"
             )
             good &= right >= 0.95
-        for name, results, goal in (("end to end", ends, 0.9), ("mask given", given, 0.97), ("by hand", by_hand, 0)):
+        for name, results, goal in (
+            ("end to end", ends, 0.9),
+            ("mask given", given, 0 if key[0] == "forehead" else 0.97),
+            ("by hand", by_hand, 0),
+        ):
             if key in results:
                 worse, mean = np.array(results[key]).T
                 share = np.mean(mean <= 0.15)

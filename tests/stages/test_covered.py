@@ -174,16 +174,22 @@ def test_covered_eyes_are_located(yunet, celeba, style):
 
 
 def test_a_forehead_painted_too_does_not_pull_the_eyes_up(yunet, celeba):
-    picture = photo(celeba[3])
-    (face,) = find_faces(picture, yunet)
-    apart = np.hypot(*(face.landmarks[1] - face.landmarks[0]))
-    left, right = face.landmarks[:2]
-    hole = np.zeros(picture.shape[:2], bool)
-    hole[:20] = True  # far away: of no face, or of another
-    hole[round(left[1] - 0.8 * apart) : round(left[1] + 0.3 * apart), round(left[0] - 20) : round(right[0] + 20)] = True
-    points = covered_landmarks(np.where(hole[..., None], 90, picture).astype(np.uint8), face, hole, yunet)
-    assert points is not None
-    assert (np.hypot(*(points - face.landmarks)[:2].T) < 0.2 * apart).all()
+    """The hole's middle is .35 eye distances too high; on average the eyes are off by less than half of that."""
+    away = []
+    for path in celeba[3:600:150]:
+        picture = photo(path)
+        (face,) = find_faces(picture, yunet)
+        apart = np.hypot(*(face.landmarks[1] - face.landmarks[0]))
+        (left, top), (right, _) = face.landmarks[:2]
+        hole = np.zeros(picture.shape[:2], bool)
+        hole[:20] = True  # far away: of no face, or of another
+        hole[round(top - apart) : round(top + 0.3 * apart), round(left - 20) : round(right + 20)] = True
+        covered = np.where(hole[..., None], 90, picture).astype(np.uint8)
+        (seen,) = find_faces(covered, yunet, hole=hole)
+        points = covered_landmarks(covered, seen, hole, yunet)
+        assert points is not None
+        away.append(np.hypot(*(points - face.landmarks)[:2].T).mean() / apart)
+    assert np.mean(away) < 0.17
 
 
 def test_where_nothing_can_be_said_nothing_is(yunet, celeba):
