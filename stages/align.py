@@ -1,7 +1,7 @@
 """Pictures brought to one frame: faces by their eyes to a template, other pictures by their centre.
 
 A face's landmarks come from the dataset's annotations where it has them, else from a detector
-(`stages/images/landmarks.py`). The similarity that puts both eyes exactly on the template is
+(`stages/images/faces.py`, `haar.py`). The similarity that puts both eyes exactly on the template is
 stored with each crop, so that a hole, a bar or a completed face finds its way back to the
 photo. What cannot be aligned is rejected with a reason, and never stops a run.
 """
@@ -26,6 +26,8 @@ from tqdm import tqdm
 from stages.images import landmarks as faces
 from stages.images.decode.picture import BadPicture
 from stages.images.decode.read import decode
+from stages.images.faces import YuNet
+from stages.images.haar import Haar
 from stages.images.pool import processes
 from stages.images.table import ALIGNED, SPLITS, Writer, writing_pictures
 from stages.runs import command
@@ -116,8 +118,8 @@ def make_detector(params: Params, model: Path, name: str) -> faces.Detector | No
     if params.mode == "centre" or params.detector == "annotations":
         return None
     if params.detector == "haar":
-        return faces.Haar()
-    return faces.YuNet(model, params.score_threshold, f"datasets.{name}.align.detector_model")
+        return Haar()
+    return YuNet(model, params.score_threshold, f"datasets.{name}.align.detector_model")
 
 
 def align_one(row: Row, params: Params, detector: faces.Detector | None) -> Crop:

@@ -15,7 +15,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 # Declared and not imported: what Prefect imports, held to versions with which it works; and programs, with what they
 # import and do not declare.
-NOT_IMPORTED = {"fastapi", "sqlalchemy"}
+NOT_IMPORTED = {"sqlalchemy"}
 PROGRAMS = {"palimpsest", "pytest-xdist", "ruff", "mypy", "pre-commit", "uv", "model-signing", "pyopenssl"}
 
 # Where constraints.txt was written.

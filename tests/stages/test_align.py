@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from stages import align as stage
 from stages.images import landmarks as faces
+from stages.images.faces import YuNet
+from stages.images.haar import Haar
 from stages.images.table import ALIGNED, LANDMARKS, Table
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -101,7 +103,7 @@ def eye_error(found, true, size=64):
 
 @pytest.fixture(scope="module")
 def yunet(shared):
-    return faces.YuNet(shared / "weights/face_detection_yunet_2023mar.onnx")
+    return YuNet(shared / "weights/face_detection_yunet_2023mar.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +293,7 @@ def test_a_file_that_is_no_model_is_one_line_that_names_the_key(tmp_path, capfd)
 def test_an_opencv_without_cascades_is_named_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(cv2.data, "haarcascades", str(tmp_path))
     with pytest.raises(InputError, match=r"has no haarcascade_.*opencv-python.*detector: yunet"):
-        faces.Haar()
+        Haar()
 
 
 def test_the_foremost_face_is_large_and_central():
@@ -303,7 +305,7 @@ def test_the_foremost_face_is_large_and_central():
 
 def test_no_face_no_landmarks(yunet, shared):
     for picture in (noise(64, 64), np.zeros((1, 1, 3), np.uint8), np.zeros((2, 3000, 3), np.uint8)):
-        for detector in (yunet, faces.Haar()):
+        for detector in (yunet, Haar()):
             with pytest.raises(faces.NoFace, match="no face found"):
                 detector(picture)
     model = hashlib.sha256((shared / "weights/face_detection_yunet_2023mar.onnx").read_bytes()).hexdigest()
@@ -323,7 +325,7 @@ def test_yunet_finds_the_eyes_of_the_annotated_photos(shared, yunet):
 
 def test_yunets_output_is_rounded(yunet, celeba):
     picture = photo(celeba[0])
-    found = yunet._faces(picture, 1.0)[:, :4] * 16  # at scale 1 the picture's pixels are the network's
+    found = yunet.seen(picture, 1.0, 0.9)[:, :4] * 16  # at scale 1 the picture's pixels are the network's
     assert len(found)
     np.testing.assert_array_equal(found, np.round(found))
 
@@ -357,7 +359,7 @@ def test_yunet_sees_faces_of_any_size(yunet, celeba, width):
 
 
 def test_haar_eyes_lie_near_yunets(shared, yunet):
-    haar = faces.Haar()
+    haar = Haar()
     photos = [photo(path) for path in sorted((shared / "data/lfw").rglob("*.jpg"))[:200:20]]
     errors = []
     for picture in photos:
