@@ -90,14 +90,14 @@ def open_all(root: Path, models: Sequence[str], detector: Path | None, settings:
     given = holes.parse(settings.hole)
     kind = {holes.COVERED: "eye_bar"}.get(given[0], given[0]) if given else None
     systems = [open_system(root, model, kind, say) for model in models] or [open_system(root, None, kind, say)]
-    find, name = detection.finder(root, detector)
+    detect = detection.detector(root, detector)
     for system in systems:
         if settings.samples > 1 and not system.samples:
             raise InputError(
                 f"--samples {settings.samples}: system '{system.name}' has one answer; take a VAE or a DCGAN by "
                 "--model, or name several systems"
             )
-    return Restorer(systems, find, name, settings, signer(root))
+    return Restorer(systems, detect, settings, signer(root))
 
 
 def signer(root: Path) -> Any:

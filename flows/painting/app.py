@@ -23,7 +23,7 @@ from flows.painting.guard import HOSTS, Guard, body
 from flows.painting.photos import Open, Photos
 from flows.painting.runs import Runner, Wanted
 from flows.painting.session import mask, patch
-from flows.restoration.holes import from_bytes, preset
+from flows.restoration.holes import from_bytes
 from flows.restoration.photo import BYTES, read_photo
 from flows.restoration.system import choices
 from stages.runs.errors import InputError
@@ -105,7 +105,7 @@ def create(
         if kind not in PRESETS:
             raise InputError(f"no such hole: {kind}; one of: {', '.join(PRESETS)}")
         session = photos[photo].session
-        return Response(mask(preset(kind, session.pixels, runner.faces(session), seed)), media_type="image/png")
+        return Response(mask(runner.preset(session, kind, seed)), media_type="image/png")
 
     @app.post("/api/photos/{photo}/run", status_code=202)
     async def complete(

@@ -16,8 +16,10 @@ import numpy as np
 from flows.painting.session import Answer, Session
 from flows.restoration import detection
 from flows.restoration.fill import Cancelled, fill
-from flows.restoration.frames import Face
+from flows.restoration.holes import COVERED, place, preset
 from flows.restoration.system import System, open_system
+from stages.images.decode.jpeg import SIGNATURE as JPEG
+from stages.images.faces import Face
 from stages.runs.errors import InputError
 
 RUN_SECONDS = 600.0  # how long a completion may take
@@ -75,7 +77,8 @@ class Runner:
 
     def __init__(self, root: Path, detector: Path | None = None) -> None:
         self._root = root
-        self._find, self.detector = detection.finder(root, detector)
+        self._detect = detection.detector(root, detector)
+        self.detector = self._detect.name
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="completion")
         self._open: dict[str, System] = {}
         self._lock = threading.Lock()  # neither a detector nor the opening of a system is for two threads at once
@@ -92,7 +95,17 @@ class Runner:
 
     def faces(self, session: Session) -> list[Face]:
         with self._lock:
-            return session.faces(self._find)
+            return session.faces(self._detect)
+
+    def preset(self, session: Session, kind: str, seed: int) -> np.ndarray:
+        """A hole of a kind on the photo as it is now. Raises InputError where it cannot be placed."""
+        if kind != COVERED:
+            return preset(kind, session.pixels, self.faces(session), seed)
+        with self._lock:
+            jpeg = session.photo.data.startswith(JPEG)
+            faces, hole, _ = place(kind, {}, session.pixels, self._detect, jpeg=jpeg)
+            session.correct(faces)
+            return hole
 
     def start(self, session: Session, hole: np.ndarray, wanted: Wanted) -> Run:
         """Fill `hole` (bool H x W); at the end the session has an edit more."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from flows.restoration.detection import Find
+from flows.restoration.detection import Detector
 from flows.restoration.encode import encode
-from flows.restoration.frames import Face
 from flows.restoration.photo import Photo
 from flows.restoration.restorer import record_of
 from flows.restoration.system import System
+from stages.images.faces import Face
 from stages.runs.errors import InputError
 
 KEPT_BYTES = 1 << 30  # what the edits of one photo may hold in memory
@@ -78,12 +78,18 @@ class Session:
     _faces: list[Face] | None = None
     _file: tuple[list[tuple[int, int]], bytes] | None = None  # the picture's, and the edits that it has
 
-    def faces(self, find: Find) -> list[Face]:
+    def faces(self, detect: Detector) -> list[Face]:
         """The photo's faces, which are looked for once."""
         with self.lock:
             if self._faces is None:
-                self._faces = find(self.photo.view)
+                self._faces = detect.faces(self.photo.view)
             return self._faces
+
+    def correct(self, faces: list[Face]) -> None:
+        """Take these faces, whose covered eyes have been found, for those that are known at the same places."""
+        with self.lock:
+            others = [one for one in self._faces or [] if not any(_same(one, face) for face in faces)]
+            self._faces = [*faces, *others]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -187,3 +193,10 @@ def patch(edit: Edit, answer: int) -> bytes:
     pixels[edit.hole, :3] = edit.answers[answer].colours[:, ::-1]  # OpenCV's order: blue first
     pixels[edit.hole, 3] = 255
     return cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+
+
+def _same(one: Face, other: Face) -> bool:
+    """Whether the middle of one face's box lies in the other's."""
+    x, y = one.box[0] + one.box[2] / 2, one.box[1] + one.box[3] / 2
+    left, top, width, height = other.box
+    return left <= x <= left + width and top <= y <= top + height

@@ -1,40 +1,46 @@
-"""The faces of a photo: by YuNet where its file is at hand, else by OpenCV's Haar cascades."""
+"""The faces of a photo, also those whose eyes are covered: by YuNet, else by OpenCV's Haar cascades."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from flows.restoration.frames import Face
 from stages.images import landmarks
+from stages.images.bars import Bar
+from stages.images.faces import Face, YuNet, find_faces
 from stages.runs.errors import InputError
 
-Find = Callable[[np.ndarray], list[Face]]  # uint8 H x W x 3 -> faces, the largest first
+APART = 0.15  # of the eyes' distance, from which on two opinions of where covered eyes lie differ
 
 
-def finder(root: Path, model: Path | None) -> tuple[Find, str]:
-    """What finds faces, and its name: YuNet with the file `model`, or with that of a dataset in params.yaml.
+class Detector(Protocol):
+    """Finds faces. Pictures are uint8 H x W x 3, sRGB; holes bool H x W, True = missing."""
 
-    Where there is none, Haar cascades, which find one face and its eyes alone. Raises InputError for a file that is no
-    YuNet.
+    name: str  # for the record
+
+    def faces(self, picture: np.ndarray, hole: np.ndarray | None = None) -> list[Face]:
+        """All faces, the largest first. `hole` is what somebody has painted, perhaps over covered eyes."""
+
+    def covered(self, picture: np.ndarray) -> list[tuple[Face, Bar]]:
+        """The faces whose eyes a flat bar covers, with their bars; their landmarks are those beneath.
+
+        Raises InputError where the detector cannot tell.
+        """
+
+
+def detector(root: Path, model: Path | None) -> Detector:
+    """YuNet with the file `model`, or with that of a dataset in params.yaml; where there is none, Haar cascades.
+
+    Raises InputError for a file that is no YuNet.
     """
     landmarks.single_thread()
     file = model or _of_datasets(root)
-    if file is None:
-        return _haar, "haar"
-    yunet = landmarks.YuNet(file, key="--detector")
-
-    def find(picture: np.ndarray) -> list[Face]:
-        try:
-            points = yunet(picture)
-        except landmarks.NoFace:
-            return []
-        return [_boxed(points, 0.9)]
-
-    return find, f"yunet ({file.name})"
+    return ByYuNet(file) if file else ByHaar()
 
 
 def _of_datasets(root: Path) -> Path | None:
@@ -48,18 +54,65 @@ def _of_datasets(root: Path) -> Path | None:
     return None
 
 
-def _haar(picture: np.ndarray) -> list[Face]:
-    try:
-        return [_boxed(landmarks.Haar()(picture), 0.5)]
-    except landmarks.NoFace:
-        return []
+class ByYuNet:
+    """All faces from about 60 px on, in photos of 24 megapixels; a Detector."""
+
+    def __init__(self, file: Path):
+        self.name = f"yunet ({file.name})"
+        self._yunet = YuNet(file, key="--detector")
+
+    def faces(self, picture: np.ndarray, hole: np.ndarray | None = None) -> list[Face]:
+        found = find_faces(picture, self._yunet, hole=hole)
+        return found if hole is None else [self._beneath(picture, face, hole) for face in found]
+
+    def covered(self, picture: np.ndarray) -> list[tuple[Face, Bar]]:
+        from stages.images.covered import covered_landmarks, find_covered
+
+        found = []
+        for face, bar in find_covered(picture, self._yunet):
+            if bar is not None:
+                points = covered_landmarks(picture, face, bar.mask(picture.shape), self._yunet)
+                if points is not None:
+                    found.append((replace(face, landmarks=points), bar))
+        return found
+
+    def _beneath(self, picture: np.ndarray, face: Face, hole: np.ndarray) -> Face:
+        """The face with the landmarks that the rest of it tells, where a hole covers its eyes and YuNet sees others.
+
+        Where both agree, the eyes may be there to be seen: YuNet's own are then the better ones.
+        """
+        from stages.images.covered import covered_landmarks
+
+        points = covered_landmarks(picture, face, hole, self._yunet)
+        if points is None:
+            return face
+        distance = float(np.hypot(*(points[1] - points[0])))
+        off = np.hypot(*(points[:2] - face.landmarks[:2]).T).max()
+        return replace(face, landmarks=points) if off > APART * distance else face
 
 
-def _boxed(points: np.ndarray, score: float) -> Face:
-    """A face by its five points alone: of YuNet's boxes the sides are about 2.4 and 3 distances between the eyes."""
-    distance = float(np.hypot(*(points[1] - points[0])))
-    x, y = points.mean(axis=0)
-    return Face((x - 1.2 * distance, y - 1.6 * distance, 2.4 * distance, 3 * distance), points, score)
+class ByHaar:
+    """One face from the front; a Detector."""
+
+    name = "haar"
+
+    def faces(self, picture: np.ndarray, hole: np.ndarray | None = None) -> list[Face]:
+        from stages.images.haar import Haar
+
+        try:
+            points = Haar()(picture)
+        except landmarks.NoFace:
+            return []
+        distance = float(np.hypot(*(points[1] - points[0])))
+        x, y = points.mean(axis=0)  # of YuNet's boxes the sides are about 2.4 and 3 distances between the eyes
+        box = (x - 1.2 * distance, y - 1.6 * distance, 2.4 * distance, 3 * distance)
+        return [Face(box, points, 0.5)]
+
+    def covered(self, picture: np.ndarray) -> list[tuple[Face, Bar]]:
+        raise InputError(
+            "--hole covered: needs YuNet: give its file (face_detection_yunet_2023mar.onnx) by --detector, or a mask by "
+            "--hole"
+        )
 
 
 def chosen(faces: Sequence[Face], which: str | None) -> list[Face]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from flows.restoration import frames
-from flows.restoration.frames import Face, Frame
+from flows.restoration.frames import Frame
 from flows.restoration.grain import grain as made_grain
 from flows.restoration.system import System
 from stages.images import landmarks
+from stages.images.faces import Face
 from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 

@@ -12,19 +12,11 @@ from math import ceil, floor
 import numpy as np
 
 from stages.images import landmarks
+from stages.images.faces import Face
 from stages.images.opencv import cv2
 
 MARGIN = 128  # px of known surroundings that a frame without a face shows around its hole, as far as there are any
 PARTS = 64  # pieces of a hole, apart from each other, that get frames of their own; of more, all get one
-
-
-@dataclass(frozen=True, eq=False)
-class Face:
-    """A face of a photo."""
-
-    box: tuple[float, float, float, float]  # x, y, width, height, px
-    landmarks: np.ndarray  # float64 5 x 2, as in `stages/images/landmarks.py`
-    score: float  # 0 to 1; the detector's
 
 
 @dataclass(frozen=True, eq=False)

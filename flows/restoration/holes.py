@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from flows.restoration.frames import Face, Frame, of_face
+from flows.restoration.detection import Detector, chosen
+from flows.restoration.frames import Frame, of_face
 from stages.images import holes, landmarks
+from stages.images.faces import Face
 from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 
 COVERED = "covered"  # a bar that lies on the eyes already
 KINDS = (COVERED, *(kind for kind in holes.KINDS if kind != "file"))
-ON_FACES = (COVERED, "eye_bar")  # kinds that need faces
+ON_FACES = ("eye_bar",)  # kinds that need faces
+HALO = 5  # px around a bar that JPEG has changed, by up to 14 levels
 LARGEST = 2048  # px; holes are drawn at this size at most, and scaled to the photo's
 
 
@@ -81,12 +84,47 @@ def from_bytes(data: bytes, shape: tuple[int, int], where: str, *, smaller: bool
     return hole
 
 
+def place(
+    kind: str,
+    options: dict[str, Any],
+    view: np.ndarray,
+    detect: Detector,
+    *,
+    face: str | None = None,
+    seed: int = 0,
+    jpeg: bool = False,
+) -> tuple[list[Face], np.ndarray, dict[str, Any]]:
+    """The faces of a photo that count, a hole of a kind on them, and what a record says of it.
+
+    `face` chooses one, as in `detection.chosen`. A bar that is there already is grown over the halo that a `jpeg` has
+    around it. Raises InputError where the hole cannot be placed.
+    """
+    if kind != COVERED:
+        faces = chosen(detect.faces(view), face)
+        return faces, preset(kind, view, faces, seed, options), {"kind": kind, **options}
+    found = detect.covered(view)
+    faces = chosen([one for one, _ in found], face)
+    if not faces:
+        raise InputError(
+            "no bar found over the eyes of a face, or too little of the face is seen: paint the hole (pixelated and "
+            "blurred eyes always need that), and give it by --hole MASK"
+        )
+    grow = HALO if jpeg else 0
+    bars = [bar for one, bar in found if any(one is each for each in faces)]
+    hole = np.logical_or.reduce([bar.mask(view.shape, grow) for bar in bars])
+    told = [
+        {"corners": bar.corners.round(1).tolist(), "colour": list(bar.colour), "confidence": bar.confidence}
+        for bar in bars
+    ]
+    return faces, hole, {"kind": kind, "grown_px": grow, "bars": told}
+
+
 def preset(
     kind: str, view: np.ndarray, faces: Sequence[Face], seed: int = 0, options: dict[str, Any] | None = None
 ) -> np.ndarray:
-    """A hole of a kind on each face, or, of kinds that need none, on the photo's middle: bool H x W, True = missing.
+    """A hole of a kind (not `covered`) on each face, or, without faces, in the photo's middle: bool H x W.
 
-    `view` is uint8 H x W x 3. Raises InputError where it cannot be placed.
+    True is missing. `view` is uint8 H x W x 3. Raises InputError where it cannot be placed.
     """
     height, width = view.shape[:2]
     if not faces and kind in ON_FACES:

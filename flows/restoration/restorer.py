@@ -18,10 +18,11 @@ from flows.lineage import bundle
 from flows.restoration import detection, holes, marking
 from flows.restoration.encode import encode
 from flows.restoration.fill import Filled, fill
-from flows.restoration.frames import Face
 from flows.restoration.photo import Photo, load
 from flows.restoration.photos import Job
 from flows.restoration.system import System
+from stages.images.decode.jpeg import SIGNATURE as JPEG
+from stages.images.faces import Face
 from stages.runs.errors import InputError
 from stages.runs.record import canonical
 
@@ -47,8 +48,7 @@ class Restorer:
     """Opened systems and a detector: restores photo after photo."""
 
     systems: Sequence[System]
-    find: detection.Find
-    detector: str
+    detect: detection.Detector
     settings: Settings
     signer: Any = None  # securesystemslib's, by which records are signed; None: they are not
 
@@ -61,7 +61,7 @@ class Restorer:
             system.facts.get("checkpoint") and system.facts["checkpoint"]["sha256"] for system in self.systems
         ]
         said = {"photo": photo_sha256, "mask": mask, "systems": [system.name for system in self.systems],
-                "checkpoints": checkpoints, "detector": self.detector, **own}  # fmt: skip
+                "checkpoints": checkpoints, "detector": self.detect.name, **own}  # fmt: skip
         return sha256(canonical(said).encode()).hexdigest()
 
     def done(self, job: Job) -> dict[str, Any] | None:
@@ -111,11 +111,12 @@ class Restorer:
             file = Path(self.settings.hole)
             hole = holes.from_file(file, photo.view.shape[:2])
             about: dict[str, Any] = {"mask": file.name, "sha256": sha256(file.read_bytes()).hexdigest()}
-            faces = detection.chosen(self.find(photo.view), self.settings.face)
+            faces = detection.chosen(self.detect.faces(photo.view, hole), self.settings.face)
         else:
-            kind, options = given
-            faces = detection.chosen(self.find(photo.view), self.settings.face)
-            hole, about = holes.preset(kind, photo.view, faces, self.settings.seed, options), {"kind": kind, **options}
+            faces, hole, about = holes.place(
+                *given, photo.view, self.detect, face=self.settings.face, seed=self.settings.seed,
+                jpeg=photo.data.startswith(JPEG),
+            )  # fmt: skip
         return faces, hole, {**about, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
 
     def fill(
@@ -152,7 +153,7 @@ class Restorer:
         contents[hole_file] = png.encode(hole.astype(np.uint8) * 255)
         digests = {file.name: sha256(content).hexdigest() for file, content in contents.items()}
         record = record_of(
-            photo, faces, self.detector, about, [{**one.record, "system": system.facts} for system, one in results],
+            photo, faces, self.detect.name, about, [{**one.record, "system": system.facts} for system, one in results],
             exact=self.settings.kind == "png",
         )  # fmt: skip
         record = {**record, "files": digests, "asked": self.asked(record["photo"]["sha256"])}

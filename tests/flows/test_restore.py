@@ -16,9 +16,9 @@ from onnx_made import grey
 
 from flows.lineage import restored
 from flows.restoration import fill, frames, grain, holes, photos, system
-from flows.restoration.frames import Face
 from flows.restoration.system import System
 from stages.images import landmarks
+from stages.images.faces import Face
 from stages.models.dmfn import DMFN
 from stages.runs.errors import InputError
 from stages.training import checkpoint
