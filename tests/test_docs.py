@@ -125,7 +125,32 @@ def test_own_pictures(lab: Path) -> None:
     assert re.fullmatch("[0-9a-f]{64}", (lab / "tombstones.txt").read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("page", sorted(page for page in PAGES if runnable(page) and page != "docs/own-pictures.md"))
+def test_the_tour(lab: Path) -> None:
+    """All of the page but what runs for minutes, with one network that is trained in an instant."""
+    page = "docs/tour.md"
+    values = params.load(lab / "params.yaml")
+    for section in ("train_dcgan", "train_context_encoder", "train_autoencoder", "train_partial_conv", "search"):
+        values[section] = {}
+    values["draw"]["count"] = 30  # some are for tests
+    values["runtime"]["kernels"] = "native"  # `portable` is for a process that has not imported torch yet
+    values["train_dmfn"]["dmfn"] |= {"steps": 2, "batch": 2, "width": 4, "blocks": 1, "d_width": 4}
+    for section in ("infer", "blend"):
+        values[section] = {name: values[section][name] for name in ("dmfn", "telea")}
+    write(lab, values)
+    first, *rest = [text for text in blocks(page, "sh") if text in runnable(page) or "dvc repro" in text]
+    paste(lab, first)
+    paste(lab, "git add -A && git -c user.name=Ada -c user.email=a@example.org commit -qm first")
+    said = paste(lab, "\n".join(rest))
+    assert "evaluate@telea: would run\n" in said
+    assert "restored/0005: 1 face, " in said
+    assert "restored/0005.png: a photo that `palimpsest restore` has completed\n" in said
+    assert (lab / "dvc.lock").read_text() == paste(lab, "git show HEAD:dvc.lock")
+
+
+ALONE = ("docs/own-pictures.md", "docs/tour.md")  # pages with tests of their own
+
+
+@pytest.mark.parametrize("page", sorted(page for page in PAGES if runnable(page) and page not in ALONE))
 def test_what_is_to_be_pasted_works(page: str, lab: Path) -> None:
     paste(lab, "\n".join(runnable(page)))
 
