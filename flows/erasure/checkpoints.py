@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from flows.lineage import entries, locks
 from flows.lineage.digests import Digests
 from flows.lineage.records import Records
 from flows.registry import history
+from stages.runs.errors import InputError
+from stages.runs.header import Header
+
+UNKNOWN = "unknown"  # an older version's state does not say; no training of this one goes on with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +87,15 @@ def promoted(root: Path, md5s: Sequence[str]) -> tuple[history.Promoted | None, 
     return (now if now and now.md5 in md5s else None), (left[-1] if left else None)
 
 
-def states(root: Path, rows: dict[int, set[int]]) -> list[Path]:
-    """The folders of interrupted trainings that have read a picture.
+def states(root: Path, rows: dict[int, set[int]], trained: Collection[str]) -> list[Path]:
+    """The folders of interrupted trainings that have read a picture, or have gone on from a checkpoint that has.
 
     `rows`: of tables of training pictures, by how many rows they have, those of the pictures. A training notes which
-    rows of its table it has read.
+    rows of its table it has read. `trained` are the md5 of checkpoints that were trained on the pictures.
     """
     from safetensors import SafetensorError, safe_open
 
+    starts = {*trained, UNKNOWN} if trained else set()
     found = []
     for file in places.states(root):
         try:
@@ -98,6 +103,15 @@ def states(root: Path, rows: dict[int, set[int]]) -> list[Path]:
                 seen = state.get_tensor("seen")
         except (SafetensorError, OSError):  # killed while it was written: the training begins anew
             continue
-        if any(seen[row] for row in rows.get(len(seen), ())):
+        if any(seen[row] for row in rows.get(len(seen), ())) or _start(file) in starts:
             found.append(file.parent)
     return found
+
+
+def _start(state: Path) -> str | None:
+    """The md5 of the checkpoint that an interrupted training has gone on from; None: it began with random weights."""
+    try:
+        found = Header(state).inputs.get("start", UNKNOWN)
+    except InputError:
+        return UNKNOWN
+    return str(found) if found else None

@@ -41,8 +41,8 @@ def erase(
         from flows.audit import facts
         from flows.checkout.root import repository
         from flows.erasure import erase as erasing
-        from flows.erasure import purge as purging
         from flows.erasure import receipt as letter
+        from flows.erasure import turn
 
         root = repository()
         passphrase = key_passphrase(ask=sys.stdin.isatty()) if receipt else None
@@ -55,16 +55,14 @@ def erase(
             answer = erasing.look(root, what or [], identity, exact, shared, say)
             print(facts.machine(answer)) if json else erasing.show(answer)
             return
-        with purging.turn(root, say):
-            every = erasing.all_of(root, what or [], identity, exact, say)
-            if not yes:
-                _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
-            try:
+        try:
+            with turn.taken(root, say):
+                every = erasing.all_of(root, what or [], identity, exact, say)
+                if not yes:
+                    _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
                 done = [erasing.do(root, wanted, shared, say) for wanted in every]
-            except sqlite3.Error as error:  # of DVC's own databases
-                raise InputError(
-                    f"DVC cannot write what it remembers ({error}); make room, and run this again"
-                ) from None
+        except sqlite3.Error as error:  # of DVC's own databases
+            raise InputError(f"DVC cannot write what it remembers ({error}); make room, and run this again") from None
         share_records(root, "audit erase")
         if json:
             print(facts.machine(done[-1]))  # of what was asked for

@@ -90,7 +90,10 @@ def show(answer: Plan) -> None:
     rows = [(picture.image_id[:10], "", _said(picture)) for picture in pictures]
     for kind in dict.fromkeys(one.kind for one in answer.removed):
         rows += _of_kind(kind, [one for one in answer.removed if one.kind == kind])
-    rows += [("training", "remove", f"{state}: interrupted, and has read it") for state in answer.states]
+    rows += [
+        ("training", "remove", f"{state}: interrupted, and has read it or gone on from what has")
+        for state in answer.states
+    ]
     rows += [(each.path, "remove", _trained(each)) for each in answer.checkpoints]
     if answer.promoted:
         now = answer.promoted

@@ -69,7 +69,7 @@ class Plan:
     pictures: list[Picture]
     held: list[Held]
     checkpoints: list[Trained]
-    states: list[str]  # folders of interrupted trainings that have read a picture
+    states: list[str]  # folders of interrupted trainings that have read a picture, or gone on from one of `checkpoints`
     promoted: Promoted | None  # that is withdrawn
     instead: dict[str, Any] | None  # the promotion that stands then: `commit`, `path`, `md5`; None: none, or no change
     seconds: float | None  # that the trainings of the next `dvc repro` will take about; None: not known
@@ -174,13 +174,14 @@ def _on_sheets(crop: Any) -> Any:
 def make(root: Path, wanted: Sought, shared: bool) -> Plan:
     """Search everything, and say what would be done."""
     scan = wanted.scan(root, shared)
-    withdrawn, instead = checkpoints.promoted(root, [each.md5 for each in wanted.trained])
+    trained = [each.md5 for each in wanted.trained]
+    withdrawn, instead = checkpoints.promoted(root, trained)
     stands = None
     if withdrawn and instead:
         stands = {"commit": instead.commit, "path": instead.decision.path, "md5": instead.decision.md5}
     again = [each.seconds for each in wanted.trained if each.current]
     seconds = sum(one for one in again if one) if all(one is not None for one in again) else None
-    states = [str(folder) for folder in checkpoints.states(root, wanted.rows)]
+    states = [str(folder) for folder in checkpoints.states(root, wanted.rows, trained)]
     unread = [*wanted.untold, *scan.unread]
     return Plan(wanted.pictures, scan.held, wanted.trained, states, withdrawn, stands, seconds, scan.files,
                 scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip

@@ -405,9 +405,9 @@ def test_an_erasure_that_is_killed_goes_on(lab: Lab) -> None:
     """Killed for real, again and again, at another moment each time; the last run ends it."""
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
     code = (
-        "import sys; from pathlib import Path; from flows.erasure import erase, purge\n"
+        "import sys; from pathlib import Path; from flows.erasure import erase, turn\n"
         "root = Path.cwd(); quiet = lambda _: None\n"
-        "with purge.turn(root, quiet):\n"
+        "with turn.taken(root, quiet):\n"
         "    erase.do(root, erase.seek(root, sys.argv[1:], None, False), False, quiet)\n"
     )
     words = [sys.executable, "-c", code, sha]

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from test_erasure import Lab, array, git, lab, of, page, quiet, saved, scene
 
 from flows.checkout.git import Git
-from flows.erasure import erase, git_objects, lists, purge, rewriting
+from flows.erasure import erase, git_objects, lists, rewriting, turn
 from flows.erasure.contents import Search
 from flows.erasure.journal import Journal, pending
 from flows.erasure.needles import Needles
@@ -301,7 +301,7 @@ def test_the_same_erasure_twice_at_once_takes_turns(tmp_path: Path) -> None:
     """Also where DVC has not made its folder of locks yet."""
     git(tmp_path, "init", "-q")
     (tmp_path / ".dvc").mkdir()
-    with purge.turn(tmp_path, quiet):
+    with turn.taken(tmp_path, quiet):
         assert file_lock.acquire(tmp_path / ".dvc" / "tmp" / "palimpsest.lock") is None
 
 
@@ -336,7 +336,8 @@ def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(
 
 
 def test_a_full_disk_is_one_line(lab: Lab) -> None:
-    """Files may have 170 kB: DVC's own databases cannot be written. It can go on later."""
+    """Files may have 170 kB: DVC's own databases cannot be written, and nothing is begun."""
+    before = lab.showing({1})
     code = (
         "import resource, signal, sys; from flows.cli import app\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, -1))\n"
@@ -346,4 +347,5 @@ def test_a_full_disk_is_one_line(lab: Lab) -> None:
     done = subprocess.run(words, cwd=lab.home, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert [one.ids for one in pending(lab.home)] == [[sha(1)]]
+    assert pending(lab.home) == []
+    assert lab.showing({1}) == before
