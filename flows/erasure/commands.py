@@ -19,6 +19,9 @@ def erase(
         list[str] | None, typer.Argument(help="Pictures: files, or the sha256 of their files (the first digits do).")
     ] = None,
     identity: Annotated[str | None, typer.Option("--identity", help="All pictures of this person.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The person of that name in this dataset, if several have one.")
+    ] = None,
     purge: Annotated[bool, typer.Option("--purge", help="Remove them. Without it, only look.")] = False,
     receipt: Annotated[
         Path | None, typer.Option("--receipt", help="Write a signed letter for the person into this file.")
@@ -43,8 +46,12 @@ def erase(
         from flows.erasure import erase as erasing
         from flows.erasure import receipt as letter
         from flows.erasure import turn
+        from flows.erasure.pictures import Person
 
         root = repository()
+        if dataset is not None and identity is None:
+            raise InputError("--dataset: says of which dataset a person is; name the person by --identity")
+        person = None if identity is None else Person(identity, dataset)
         passphrase = key_passphrase(ask=sys.stdin.isatty()) if receipt else None
         if receipt:
             letter.check(root, receipt, passphrase)
@@ -52,12 +59,12 @@ def erase(
                 letter.write(root, what or [], identity, receipt, passphrase, say)
                 return
         if not purge:
-            answer = erasing.look(root, what or [], identity, exact, shared, say)
+            answer = erasing.look(root, what or [], person, exact, shared, say)
             print(facts.machine(answer)) if json else erasing.show(answer)
             return
         try:
             with turn.taken(root, say):
-                every = erasing.all_of(root, what or [], identity, exact, say)
+                every = erasing.all_of(root, what or [], person, exact, say)
                 if not yes:
                     _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
                 done = [erasing.do(root, wanted, shared, say) for wanted in every]

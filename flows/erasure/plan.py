@@ -12,7 +12,7 @@ from flows.erasure import checkpoints, pictures
 from flows.erasure.checkpoints import Trained
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
-from flows.erasure.pictures import Picture, Row
+from flows.erasure.pictures import Person, Picture, Row
 from flows.erasure.scan import Held, Scan, Scanner
 from flows.lineage import locks, tables
 from flows.lineage.digests import Digests
@@ -38,7 +38,8 @@ class Sought:
     trained: list[Trained]
     rows: dict[int, set[int]]  # of tables of training pictures, by their number of rows: those of the pictures
     untold: list[str]  # what could not be read and might tell more, a line each
-    identity: str | None = None  # the person that was named
+    person: Person | None = None  # who was named
+    datasets: dict[str, int] = dataclasses.field(default_factory=dict)  # that have the person: how many pictures
 
     @property
     def ids(self) -> list[str]:
@@ -67,6 +68,7 @@ class Plan:
     """What is held, and what would become of it."""
 
     pictures: list[Picture]
+    datasets: dict[str, int]  # of a person that was named: how many pictures each dataset has under that name
     held: list[Held]
     checkpoints: list[Trained]
     states: list[str]  # folders of interrupted trainings that have read a picture, or gone on from one of `checkpoints`
@@ -91,15 +93,16 @@ class Plan:
         return [one for one in self.held if one.action == "keep"]
 
 
-def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
+def sought(root: Path, asked: Sequence[str], person: Person | None, exact: bool) -> Sought:
     """What to look for. Raises InputError as `pictures.find` does, and for a file that is nowhere."""
     digest = Digests(root)
     known = pictures.rows(root, digest)
-    found = pictures.find(root, asked, identity, exact, known)
+    found = pictures.find(root, asked, person, exact, known)
     needles, scales, rows = _needles(root, found, known, [name for name in asked if Path(name).is_file()], digest)
     trained, untold = checkpoints.find(root, [picture.image_id for picture in found], digest)
     digest.save()
-    wanted = Sought(found, needles, scales, trained, rows, untold, identity)
+    datasets = {name: len(ids) for name, ids in pictures.of_person(person, known).items()} if person else {}
+    wanted = Sought(found, needles, scales, trained, rows, untold, person, datasets)
     if not pictures.met(root, found, known) and not wanted.scan(root, False).held:
         raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it, and nowhere here; {pictures.LOOK}")
     return wanted
@@ -183,5 +186,5 @@ def make(root: Path, wanted: Sought, shared: bool) -> Plan:
     seconds = sum(one for one in again if one) if all(one is not None for one in again) else None
     states = [str(folder) for folder in checkpoints.states(root, wanted.rows, trained)]
     unread = [*wanted.untold, *scan.unread]
-    return Plan(wanted.pictures, scan.held, wanted.trained, states, withdrawn, stands, seconds, scan.files,
-                scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip
+    return Plan(wanted.pictures, wanted.datasets, scan.held, wanted.trained, states, withdrawn, stands, seconds,
+                scan.files, scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip

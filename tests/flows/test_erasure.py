@@ -28,9 +28,10 @@ from ready_made import Repository, aligned, ingested
 
 from flows.audit import image, verify
 from flows.checkout.git import Git
-from flows.erasure import erase, git_objects, lists, places, receipt, rewriting
+from flows.erasure import erase, git_objects, lists, pictures, places, receipt, rewriting
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
+from flows.erasure.pictures import Person
 from flows.lineage import cache, erasures, keys, signatures
 from flows.lineage.records import ERASED
 from flows.registry import decisions, history
@@ -293,12 +294,13 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     showing = lab.showing({1, 6})
     assert len(showing) == 14
     faults = verify.ask(lab.home).faults  # this repository was made without stages, and has some
-    answer = erase.look(lab.home, [], "Ada", False, False, quiet)
+    answer = erase.look(lab.home, [], Person("Ada"), False, False, quiet)
     assert {file: file.read_bytes() for file in before if file.exists()} == before  # it has only looked
     assert {path for one in answer.pictures for _, path in one.names} == {"001.png", "006.png"}
+    assert answer.datasets == {"faces": 2}
     assert [each.path for each in answer.checkpoints] == ["data/models/read.safetensors"]
 
-    wanted = erase.seek(lab.home, [], "Ada", False)
+    wanted = erase.seek(lab.home, [], Person("Ada"), False)
     done = erase.do(lab.home, wanted, False, quiet)
 
     assert done.left == []
@@ -340,7 +342,7 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     assert "Ada" not in text
     assert "001.png" not in text
     with pytest.raises(InputError, match="nobody of this name"):
-        erase.look(lab.home, [], "Ada", False, False, quiet)
+        erase.look(lab.home, [], Person("Ada"), False, False, quiet)
     with pytest.raises(InputError, match=f"{sha[:12]}: was erased on 2"):
         erase.look(lab.home, [sha[:12]], None, False, False, quiet)
     (lab.home.parent / "it.png").write_bytes(saved(scene(1)))
@@ -493,11 +495,28 @@ def test_bad_names_are_one_line_each(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_prefix_that_fits_several_is_named() -> None:
-    from flows.erasure import pictures
-
     rows = [pictures.Row("x", f"abcdef{digit}" + "0" * 57, None, None, None, None, Path()) for digit in "12"]
     with pytest.raises(InputError, match=r"abcdef: fits 2 pictures \(abcdef1000, abcdef2000 \.\.\.\)"):
         pictures.find(Path(), ["abcdef"], None, False, rows)
+
+
+def test_one_name_in_two_datasets_may_be_that_of_two_people() -> None:
+    def row(dataset: str, image_id: str) -> pictures.Row:
+        return pictures.Row(dataset, image_id, f"{image_id}.png", None, "7", None, Path())
+
+    known = [row("dogs", "c"), row("faces", "a"), row("faces", "b"), row("small", "b")]
+    with pytest.raises(InputError) as caught:
+        pictures.of_person(Person("7"), known)
+    assert str(caught.value) == (
+        "--identity 7: several datasets have this name, maybe of different people: dogs (1 pictures), faces (2 "
+        "pictures), small (1 pictures); choose one with --dataset"
+    )
+    assert pictures.of_person(Person("7", "faces"), known) == {"faces": {"a", "b"}}
+    assert pictures.of_person(Person("7"), known[1:]) == {"faces": {"a", "b"}, "small": {"b"}}  # one picture is in both
+    with pytest.raises(InputError, match="--identity 7: nobody of this name is in dataset cats that Git knows here"):
+        pictures.of_person(Person("7", "cats"), known)
+    found = pictures.find(Path(), [], Person("7", "dogs"), True, known)
+    assert [one.image_id for one in found] == ["c"]
 
 
 def test_a_withdrawn_promotion_stands_no_more_and_is_never_returned_to(lab: Lab) -> None:

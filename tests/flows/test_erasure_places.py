@@ -27,6 +27,7 @@ from flows.erasure import erase, git_objects, lists, rewriting, turn
 from flows.erasure.contents import Search
 from flows.erasure.journal import Journal, pending
 from flows.erasure.needles import Needles
+from flows.erasure.pictures import Person
 from flows.lineage import cache, erasures, keys, signatures
 from flows.lineage.records import ERASED
 from flows.process import file_lock
@@ -44,7 +45,8 @@ def sha(seed: int) -> str:
 
 def erased(lab: Lab, *asked: str, identity: str | None = None, say: Say = quiet) -> list[str]:
     """Erase: what is left."""
-    return [line for wanted in erase.all_of(lab.home, asked, identity, False, say)
+    person = Person(identity) if identity else None
+    return [line for wanted in erase.all_of(lab.home, asked, person, False, say)
             for line in erase.do(lab.home, wanted, False, say).left]  # fmt: skip
 
 
