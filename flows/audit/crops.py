@@ -67,6 +67,7 @@ def search(
     parts, gone = tables.parts(root, named, digest)
     found.aligned = len(named)
     found.gone(gone)
+    found.rewritten += sum(part.rewritten for part in parts)
     whole: list[Crops] = []
     for part in parts:
         try:

@@ -467,9 +467,9 @@ def test_a_forged_erasure_hides_no_fault(lab: Lab) -> None:
     record.write(lab.home / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
     path = "data/models/never.members.arrow"
 
-    def found() -> tuple[list[str], Path | None]:
+    def found() -> tuple[list[str], cache.FoundTable | None]:
         erasures.replaced.cache_clear()
-        return [fault.file for fault in verify.ask(lab.home).faults], cache.find(lab.home, old, path)
+        return [fault.file for fault in verify.ask(lab.home).faults], cache.find_table(lab.home, old, path)
 
     faults, there = found()
     assert path in faults
@@ -477,7 +477,7 @@ def test_a_forged_erasure_hides_no_fault(lab: Lab) -> None:
     signatures.collect(lab.home, "")  # Grace vouches for it
     faults, there = found()
     assert path not in faults
-    assert there == file
+    assert there == (file, True)
 
 
 def test_bad_names_are_one_line_each(lab: Lab, tmp_path: Path) -> None:
