@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dossier_lab import ALIGNED, SCORES, TABLE, DossierLab
 
-from flows.audit import checkpoint, splits
+from flows.audit import checkpoint, diff, splits
 from flows.dossier import compose, sign_tests
 from flows.exports import materials, model_card, sbom
 from flows.exports.words import describe
@@ -64,6 +64,19 @@ def test_what_is_left_of_a_training_is_not_what_was_recorded(lab: DossierLab, tm
     for piece in dataset.files or []:
         assert piece.here
         assert (piece.md5, piece.sha256) == tuple(record.digests(piece.here, "md5", "sha256"))
+
+
+def test_a_difference_is_not_verified_by_what_is_left_of_a_list(lab: DossierLab) -> None:
+    def pictures() -> list[tuple[str, str]]:
+        facts = diff.ask(lab.home, "net", "net@HEAD").facts
+        return [(fact.word, fact.said) for fact in facts if fact.about == "pictures"]
+
+    assert pictures() == [("verified", "the same 5")]
+    lab.erase("a.png")
+    assert pictures() == [
+        ("recorded", "erased from the list of net and net@HEAD: what is left of it is compared"),
+        ("recorded", "the same 4"),
+    ]
 
 
 def test_what_was_made_before_an_erasure_is_still_traced_to_its_data(lab: DossierLab) -> None:

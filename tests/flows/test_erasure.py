@@ -289,7 +289,7 @@ def quiet(_: str) -> None:
     """Nobody listens."""
 
 
-def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> None:
+def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in lab.files()}
     showing = lab.showing({1, 6})
     assert len(showing) == 14
@@ -337,6 +337,12 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     assert asked.erased
     assert [one.split()[0] for one in asked.erased.checkpoints] == ["data/models/read.safetensors"]
     assert not asked.uses
+    left = image.ask(lab.home, str(lab.home / "photos" / "000.png"))
+    assert left.rewritten == 3  # a list, an ingested and an aligned table
+    image.show(left)
+    shown = capsys.readouterr().out
+    assert "pictures were erased from 3 lists and tables: what is left was searched" in shown
+    assert "compared with  recorded  6 pictures of 1 ingested table" in shown
     assert [fault for fault in verify.ask(lab.home).faults if fault not in faults] == []
     text = json.dumps(erasures.every(lab.home))
     assert "Ada" not in text
