@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.erasure import checkpoints, pictures
+from flows.erasure import checkpoints, frames, pictures
 from flows.erasure.checkpoints import Trained
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
@@ -114,17 +113,14 @@ def _needles(
     """Pieces of the pictures' files, of their pixels and of their crops in aligned tables."""
     from hashlib import sha256
 
-    from stages.images.decode.picture import BadPicture
-    from stages.images.decode.read import decode
-
     ids = {picture.image_id: number for number, picture in enumerate(found)}
     needles = Needles()
     given = [(sha256(data).hexdigest(), data) for data in (Path(name).read_bytes() for name in files)]
     for image_id, data in [*pictures.contents(root, [*ids], known), *given]:
         if image_id in ids:
             needles.add_file(ids[image_id], data)
-            with contextlib.suppress(BadPicture):  # rejected as damaged: its file alone is looked for
-                needles.add_pixels(ids[image_id], "pixels", decode(data))
+            for pixels in frames.of(data):  # of one that was rejected as damaged, the file alone is looked for
+                needles.add_pixels(ids[image_id], "pixels", pixels)
     crops = _aligned(root, digest)
     rows: dict[int, set[int]] = {}
     scales = {1}

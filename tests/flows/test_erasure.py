@@ -126,11 +126,17 @@ def batch(data: bytes) -> bytes:
     return b"\0" * 77 + pixels.transpose(2, 0, 1).tobytes()
 
 
+def bgr(data: bytes) -> bytes:
+    """As OpenCV keeps pictures in memory: blue first."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    return b"\0" * 77 + pixels[..., ::-1].tobytes()
+
+
 @pytest.mark.parametrize(
     "kept",
-    [lambda data: data, zipped, tarred, gzip.compress, page, database, parquet, batch,
+    [lambda data: data, zipped, tarred, gzip.compress, page, database, parquet, batch, bgr,
      lambda data: zipped(tarred(page(data)))],
-    ids=["file", "zip", "tar.gz", "gz", "page", "database", "parquet", "planes", "one in the other"],
+    ids=["file", "zip", "tar.gz", "gz", "page", "database", "parquet", "planes", "BGR", "one in the other"],
 )  # fmt: skip
 @pytest.mark.parametrize("again", [lambda pixels: saved(pixels), lambda pixels: saved(pixels, compress_level=1),
                                    lambda pixels: saved(np.repeat(np.repeat(pixels, 2, 0), 2, 1))],

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from ready_made import aligned, ingested
 from safetensors.numpy import save_file
 from test_erasure import Lab, array, git, lab, of, page, quiet, saved, scene
@@ -82,6 +83,21 @@ def test_it_is_found_in_forms_of_other_programs(kept: Callable[[bytes], bytes]) 
     search = of(scene(1))
     assert search.array(array(kept(saved(scene(1), compress_level=1)))).pictures.keys() == {0}
     assert search.array(array(kept(saved(scene(2), compress_level=1)))).pictures == {}
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WebP", "PNG", "MPO"])
+def test_it_is_found_in_a_later_frame(kind: str) -> None:
+    """Pages, animations, and the second picture of a JPEG."""
+    frames = [Image.fromarray(scene(seed)).quantize(250).convert("RGB") for seed in (2, 3, 1, 9)]  # as GIF has
+    more = {"lossless": True} if kind == "WebP" else {}
+    stored = saved(np.asarray(frames[0]), kind, save_all=True, append_images=frames[1:3], **more)
+    last = Image.open(io.BytesIO(stored))
+    last.seek(2)
+    shown = np.asarray(last.convert("RGB"))
+    assert kind == "MPO" or (shown == np.asarray(frames[2])).all()
+    assert of(shown).array(array(stored)).pictures.keys() == {0}
+    assert of(np.asarray(frames[3])).array(array(stored)).pictures == {}
+    assert of(shown).array(array(stored[: len(stored) // 3])).pictures == {}  # cut off before it
 
 
 @pytest.mark.parametrize("stream", [False, True])
