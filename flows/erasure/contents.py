@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.erasure import databases, frames
+from flows.erasure import checkpoints, databases, frames
 from flows.erasure.databases import LONG
 from flows.erasure.needles import ENOUGH, Needles
 
@@ -49,6 +49,7 @@ class Seen:
     pictures: dict[int, set[str]] = dataclasses.field(default_factory=dict)  # by number: in which forms
     table: bool = False  # it is a table or a list, so that it can be written without rows
     database: bool = False  # it is one of SQLite's, so that rows can be deleted
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)  # what made it, if it is a checkpoint
     rows: set[int] = dataclasses.field(default_factory=set)  # that have a picture; of a list, lines
     keys: set[tuple[str, ...]] = dataclasses.field(default_factory=set)  # of rows of other pictures that show one
 
@@ -94,6 +95,7 @@ class Search:
             seen = Seen()
         if not seen.table:
             seen.database = head.startswith(databases.MAGIC)
+            seen.made = checkpoints.inputs(data)
             if (number := self._ids.get(hashlib.sha256(data.data).hexdigest())) is not None:
                 seen.add({number: {"file"}})
             seen.add(self._needles.find(data))

@@ -66,7 +66,7 @@ def rows(root: Path, digest: Digests) -> list[Row]:
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """All pictures of somebody, as tables call them."""
+    """Somebody whose pictures are to be erased, by the name that ingested tables have."""
 
     identity: str
     dataset: str | None = None  # None: of the only one that has somebody of this name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,10 @@ class Sought:
         """The image_ids, in the order of the numbers."""
         return [picture.image_id for picture in self.pictures]
 
-    def scan(self, root: Path, shared: bool) -> Scan:
-        """Search everything."""
+    def scan(self, root: Path, shared: bool, before: Collection[str] = ()) -> Scan:
+        """Search everything. `before` is the md5 of what was removed or rewritten already."""
         trained = {each.md5: each.pictures for each in self.trained}
-        return Scanner(root, self.search(), self.pictures, trained, shared).run()
+        return Scanner(root, self.search(), self.pictures, trained, shared, before).run()
 
     def search(self) -> Search:
         """What looks for the pictures in anything."""
@@ -170,17 +170,16 @@ def _on_sheets(crop: Any) -> Any:
     return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BOX))
 
 
-def make(root: Path, wanted: Sought, shared: bool) -> Plan:
-    """Search everything, and say what would be done."""
-    scan = wanted.scan(root, shared)
-    trained = [each.md5 for each in wanted.trained]
-    withdrawn, instead = checkpoints.promoted(root, trained)
+def make(root: Path, wanted: Sought, shared: bool, before: Collection[str] = ()) -> Plan:
+    """Search everything, and say what would be done. `before` is the md5 of what was removed or rewritten already."""
+    scan = wanted.scan(root, shared, before)
+    withdrawn, instead = checkpoints.promoted(root, [each.md5 for each in wanted.trained])
     stands = None
     if withdrawn and instead:
         stands = {"commit": instead.commit, "path": instead.decision.path, "md5": instead.decision.md5}
     again = [each.seconds for each in wanted.trained if each.current]
     seconds = sum(one for one in again if one) if all(one is not None for one in again) else None
-    states = [str(folder) for folder in checkpoints.states(root, wanted.rows, trained)]
+    states = [str(folder) for folder in checkpoints.states(root, wanted.rows, scan.trained, before)]
     unread = [*wanted.untold, *scan.unread]
     return Plan(wanted.pictures, wanted.datasets, scan.held, wanted.trained, states, withdrawn, stands, seconds,
                 scan.files, scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip

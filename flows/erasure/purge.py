@@ -71,7 +71,7 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
     undone = decisions.withdraw(root, [each.md5 for each in wanted.trained], why)
     removed: list[Held] = []
     for _ in range(ROUNDS):
-        found = plan.make(root, wanted, shared)
+        found = plan.make(root, wanted, shared, {*journal.gone, *journal.changed})
         failed = _remove(root, wanted, found, journal, shared, say)
         removed += found.removed
         if not found.removed and not found.states:
@@ -156,7 +156,7 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, shared: b
     for tree in places.trees(root):
         shutil.rmtree(tree.top / git.prefix / places.MEMORY, ignore_errors=True)
     for project in places.projects(root):
-        with contextlib.suppress(DvcException):  # of an experiment that was killed before it was whole
+        with contextlib.suppress(DvcException, OSError):  # of an experiment that was killed before it was whole
             shutil.rmtree(remotes.site_cache(project), ignore_errors=True)
     return failed
 

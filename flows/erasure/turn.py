@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.audit import rebuild
 from flows.checkout.root import retrain_lock
 from flows.engine import turns
 from flows.erasure import places
@@ -23,11 +24,17 @@ def taken(root: Path, say: Say) -> Iterator[None]:
     A rebuild, a retraining, another erasure and DVC's experiments are waited for. A Dask worker is not, as it may have
     its clone for days: raises InputError where one runs.
     """
-    copies = places.copies(root)
     with contextlib.ExitStack() as stack:
-        locks = [retrain_lock(root), *(copy / ".dvc" / "tmp" / "palimpsest.lock" for copy in copies)]
-        for file in locks:  # always in one order, so that two erasures do not wait for each other
+
+        def take(file: Path) -> None:
             stack.enter_context(file_lock.lock(file, functools.partial(_waiting, say, file)))
+
+        # Always in one order, so that two erasures do not wait for each other.
+        for file in (retrain_lock(root), rebuild.lock_of(root)):
+            take(file)
+        copies = places.copies(root)  # with the worktrees that are left now
+        for copy in copies:
+            take(copy / ".dvc" / "tmp" / "palimpsest.lock")
         for file in places.workers(root):
             if (lock := file_lock.acquire(file)) is None:
                 raise InputError(
@@ -40,9 +47,9 @@ def taken(root: Path, say: Say) -> Iterator[None]:
 
 
 def folders(root: Path) -> list[Path]:
-    """Where processes work that an erasure does not go together with."""
+    """The folders in which nothing may run meanwhile."""
     return [tree.top for tree in places.trees(root) if not tree.shared]
 
 
 def _waiting(say: Say, file: Path, pid: str) -> None:
-    say(f"waiting for a rebuild, a retraining or another erasure (PID {pid} has {file})")
+    say(f"waiting for a rebuild, a retraining, an audit rebuild or another erasure (PID {pid} has {file})")

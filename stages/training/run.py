@@ -302,7 +302,7 @@ class Run:
     def _save(self) -> None:
         if self.context.rank == 0:
             progress = {"step": self.step, "history": self.history, "window": self._window}
-            progress["start"] = self.inputs["start"]  # what is erased from the one goes from the other, too
+            progress["start"] = self.inputs["start"]  # an erasure that removes it removes this state
             checkpoint.save(self.folder / "state.safetensors", self._tensors(), progress)
 
     def _load(self) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -103,6 +104,29 @@ def test_a_training_that_went_on_from_a_removed_checkpoint_is_forgotten(tmp_path
     assert checkpoints.states(tmp_path, {5: {0}}, []) == []
     found = checkpoints.states(tmp_path, {5: {0}}, ["a" * 32])
     assert {folder.name for folder in found} == {"from", "older"}
+
+
+def test_a_checkpoint_that_no_lock_names_goes_by_the_list_that_it_names(lab: Lab) -> None:
+    """As a killed experiment, or a `dvc repro` that was not committed, leaves one; and one that has gone on from it."""
+    lists = {name: md5 for name, md5 in lab.repository.outs.items() if name.endswith(".members.arrow")}
+    read, never = (lists[f"data/models/{name}.members.arrow"] for name in ("read", "never"))
+    home = lab.home / ".dvc" / "tmp" / "exps" / "x" / "data" / "models"
+    home.mkdir(parents=True)
+
+    def made(name: str, **facts: str) -> str:
+        file = home / f"{name}.safetensors"
+        save_file({"w": np.zeros(3)}, file, {"palimpsest": json.dumps(facts | {"name": name})})
+        md5 = hashlib.md5(file.read_bytes()).hexdigest()
+        cache.place(lab.home, md5).parent.mkdir(exist_ok=True)
+        shutil.copy(file, cache.place(lab.home, md5))
+        return md5
+
+    one = made("one", members=read)
+    two = made("two", members=never, start=one)
+    three = made("three", members=never, start="0" * 32)
+    assert erased(lab, sha(5)) == []
+    assert sorted(file.name for file in home.iterdir()) == ["three.safetensors"]
+    assert [cache.place(lab.home, md5).exists() for md5 in (one, two, three)] == [False, False, True]
 
 
 def test_linked_worktrees_are_brought_up_to_date(lab: Lab) -> None:
