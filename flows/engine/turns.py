@@ -14,6 +14,7 @@ from flows.engine.repository import POLL, opened
 from flows.process.command import Say
 
 RUN_STAGES = {"repro", "run", "exec-run", "queue-worker"}  # `dvc repro`, and what `dvc exp` and `dvc queue` start
+SHOWN = 3  # words of a command
 
 
 def running(folders: Iterable[Path]) -> list[str]:
@@ -38,9 +39,9 @@ def _said(words: Sequence[str]) -> str | None:
     for number, word in enumerate(words):
         rest = words[number + 1 :]
         if Path(word).name == "dvc" and RUN_STAGES.intersection(rest):
-            return " ".join(["dvc", *rest])
+            return " ".join(["dvc", *rest[:SHOWN]])
         if word == "-m" and rest and rest[0].startswith("stages."):
-            return " ".join(["python", "-m", *rest[:2]])
+            return " ".join(["python", "-m", *rest[:SHOWN]])
     return None
 
 
