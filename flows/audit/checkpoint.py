@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence, statements
-from flows.audit.facts import HERE, Fact, listed, page, read_table, since, whole
+from flows.audit.facts import HERE, Fact, find_table, listed, page, read_table, since
 from flows.checkout.git import Git
-from flows.lineage import cache, entries, erasures, locks
+from flows.lineage import cache, entries, locks
+from flows.lineage.cache import FoundTable
 from flows.lineage.dvc_lock import INGESTED
 from flows.lineage.records import REBUILT, Records
 from flows.lineage.signatures import Vouchers
@@ -233,15 +234,15 @@ def _pictures(root: Path, stage: str, md5: str | None, path: str) -> tuple[list[
     about = "trained on"
     if md5 is None:
         return None, Fact(about, f"{stage} has no list of pictures in dvc.lock", "cannot tell")
-    file = whole(root, md5, path, about)
-    rows = listed(file, about)
+    found = find_table(root, md5, path, about)
+    rows = listed(found, about)
     if isinstance(rows, Fact):
         return None, rows
     pictures: list[dict[str, str]] = rows.to_pylist()
     names = ", ".join(row["path"] for row in pictures[:SHOWN])
     more = len(pictures) - SHOWN
     rest = f" and {more} more (--json lists them)" if more > 0 else ""
-    if isinstance(file, Path) and erasures.rewritten(root, md5, file):
+    if isinstance(found, FoundTable) and found.rewritten:
         left = f"{len(pictures)} pictures are left of the list, from which others were erased"
         return pictures, Fact(about, f"{left}: {names}{rest}", "recorded")
     return pictures, Fact(about, f"{len(pictures)} pictures: {names}{rest}", "verified")
@@ -299,14 +300,14 @@ def score_files(every: list[locks.Lock], md5: str, damaged: list[str]) -> dict[s
 
 def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
     about = "evaluated on"
-    file = whole(root, md5, path, about)
-    if isinstance(file, Fact):
-        return file
+    found = find_table(root, md5, path, about)
+    if isinstance(found, Fact):
+        return found
     try:
-        count = len(set(read_table(file, ["image_id"])["image_id"].to_pylist()))
+        count = len(set(read_table(found.file, ["image_id"])["image_id"].to_pylist()))
     except InputError as error:
         return Fact(about, str(error), "cannot tell")
-    if erasures.rewritten(root, md5, file):
+    if found.rewritten:
         said = f"{count} pictures are left, from which others were erased; by {stage} ({path})"
         return Fact(about, said, "recorded")
     return Fact(about, f"{count} pictures, by {stage} ({path})", "verified")

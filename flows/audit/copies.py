@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from flows.audit.facts import absent, left_out, read_table
@@ -75,6 +75,7 @@ class Search:
     crops: int = 0  # that were compared, counted alike
     kept: int = 0  # of these crops, by hashes that an earlier answer has made
     weights: list[str] = dataclasses.field(default_factory=list)  # of detectors, which could not be used to align faces
+    rewritten: set[str] = dataclasses.field(default_factory=set)  # tables from which pictures were erased
     missing: list[dict[str, str]] = dataclasses.field(default_factory=list)  # `md5`, `path`, and `why`
     files: dict[Copy, Path] = dataclasses.field(default_factory=dict)  # the table's file that has the picture
 
@@ -124,6 +125,7 @@ def search(root: Path, every: Iterable[dict[str, str]], queries: Sequence[Query]
     parts, gone = tables.parts(root, named, digest)
     found = Search([{} for _ in queries], len(named))
     found.gone(gone)
+    found.rewritten |= {str(PurePosixPath(part.path).parent) for part in parts if part.rewritten}
     if not named:
         why = "no dvc.lock that Git knows here names an ingested table: only the same bytes were looked for"
         found.missing.append({"md5": "", "path": tables.INGESTED, "why": why})

@@ -67,6 +67,7 @@ def search(
     parts, gone = tables.parts(root, named, digest)
     found.aligned = len(named)
     found.gone(gone)
+    found.rewritten |= {str(PurePosixPath(part.path).parent) for part in parts if part.rewritten}
     whole: list[Crops] = []
     for part in parts:
         try:

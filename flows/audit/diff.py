@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.audit import evidence
 from flows.audit.checkpoint import CHECKPOINT, SHOWN, named
-from flows.audit.facts import HERE, Fact, listed, page, since, whole
+from flows.audit.facts import HERE, Fact, Word, find_table, listed, page, since
 from flows.checkout.git import Git
 from flows.lineage import entries, locks
 from flows.lineage.entries import Entry
@@ -122,28 +122,36 @@ def _lines(about: str, said: list[str]) -> list[Fact]:
 
 def _pictures(root: Path, old: Made, new: Made, facts: list[Fact]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     lists: list[dict[tuple[str, str], dict[str, str]]] = []
+    rewritten: list[str] = []
     for made in (old, new):
         outs = made.own.outs if made.own else {}
         path, md5 = next(((path, md5) for path, md5 in outs.items() if path.endswith(history.MEMBERS)), ("", ""))
         if not md5:
             facts.append(Fact("pictures", f"{made.asked} has no list of pictures in dvc.lock", "cannot tell"))
             return [], []
-        rows = listed(whole(root, md5, path, "pictures"), "pictures")
-        if isinstance(rows, Fact):
+        found = find_table(root, md5, path, "pictures")
+        rows = listed(found, "pictures")
+        if isinstance(rows, Fact) or isinstance(found, Fact):
             facts.append(rows)
             return [], []
+        if found.rewritten:
+            rewritten.append(made.asked)
         lists.append({(row["image_id"], row["path"]): row for row in rows.to_pylist()})
     before, after = lists
     added = [row for key, row in after.items() if key not in before]
     removed = [row for key, row in before.items() if key not in after]
     both = len(after) - len(added)
+    word: Word = "recorded" if rewritten else "verified"
+    if rewritten:
+        said = f"erased from the list of {' and '.join(rewritten)}: what is left of it is compared"
+        facts.append(Fact("pictures", said, word))
     if not added and not removed:
-        facts.append(Fact("pictures", f"the same {both}", "verified"))
+        facts.append(Fact("pictures", f"the same {both}", word))
     for rows, what in ((added, "added"), (removed, "removed")):
         if rows:
             names = ", ".join(row["path"] for row in rows[:SHOWN])
             more = f" and {len(rows) - SHOWN} more (--json lists them)" * (len(rows) > SHOWN)
-            facts.append(Fact("pictures", f"{len(rows)} {what}: {names}{more}; {both} in both", "verified"))
+            facts.append(Fact("pictures", f"{len(rows)} {what}: {names}{more}; {both} in both", word))
     return added, removed
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.lineage import cache
+from flows.lineage.cache import FoundTable
 from flows.lineage.public_keys import ODD
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -41,13 +42,15 @@ class Fact:
     word: Word
 
 
-def whole(root: Path, md5: str, path: str, about: str, digest: Callable[[Path], str] = record.digest) -> Path | Fact:
-    """Where the bytes of a recorded file lie, hashed by `digest`; or why nothing can be told by them."""
+def find_table(
+    root: Path, md5: str, path: str, about: str, digest: Callable[[Path], str] = record.digest
+) -> FoundTable | Fact:
+    """A recorded table or list, hashed by `digest`; or why nothing can be told by it."""
     try:
-        file = cache.find(root, md5, path, digest)
+        found = cache.find_table(root, md5, path, digest)
     except cache.Altered as error:
         return Fact(about, str(error), "DIFFERS")
-    return file or Fact(about, absent(md5, path), "cannot tell")
+    return found or Fact(about, absent(md5, path), "cannot tell")
 
 
 def absent(md5: str, path: str) -> str:
@@ -89,10 +92,10 @@ def read_table(file: Path, columns: Iterable[str], more: Collection[str] = ()) -
         raise InputError(f"{file}: not a table of pictures ({' '.join(str(error).split())[:100]})") from None
 
 
-def listed(file: Path | Fact, about: str) -> Any:
-    """A list of pictures as `read_list` has it, of what `whole` has found; or why there is none."""
+def listed(found: FoundTable | Fact, about: str) -> Any:
+    """A list of pictures as `read_list` has it, of what `find_table` has found; or why there is none."""
     try:
-        return file if isinstance(file, Fact) else read_list(file)
+        return found if isinstance(found, Fact) else read_list(found.file)
     except InputError as error:
         return Fact(about, str(error), "cannot tell")
 

@@ -72,6 +72,7 @@ class Answer:
     kept: int  # of these, by hashes that an earlier answer has made
     weights: list[str]  # of face detectors that `align` has used, and that could not be used
     remembered: int  # files that are as they were when they were hashed, and so were not hashed now
+    rewritten: int  # lists and tables from which pictures were erased: what is left was searched
     missing: list[dict[str, str]]  # lists and tables that are not here or altered, damaged locks: `md5`, `path`, `why`
     sheet: str | None  # a PNG that shows near and possible copies beside what was asked
 
@@ -118,8 +119,8 @@ def ask(root: Path, asked: str) -> Answer:
     images = [_image(*each, trained) for each in zip(queries, near, gone, strict=True)]
     answer = Answer(
         asked, place.is_dir(), images, trained.lists, seen.tables, seen.pictures, seen.aligned, seen.crops,
-        seen.kept, seen.weights, digest.remembered, [*trained.missing, *seen.missing],
-        _sheet(root, queries, images, seen),
+        seen.kept, seen.weights, digest.remembered, trained.rewritten + len(seen.rewritten),
+        [*trained.missing, *seen.missing], _sheet(root, queries, images, seen),
     )  # fmt: skip
     if place.is_file() and (why := images[0].why) and not (images[0].uses or answer.missing):
         raise InputError(
@@ -202,12 +203,16 @@ def show(answer: Answer) -> None:
         rows.append(("crops", "cannot tell", CROPS + more))
     if answer.sheet:
         rows.append(("sheet", "", f"{answer.sheet} shows them side by side"))
+    word = "recorded" if answer.rewritten else "verified"
+    if answer.rewritten:
+        said = f"pictures were erased from {answer.rewritten} lists and tables: what is left was searched"
+        rows.append(("erased", "recorded", said))
     if answer.compared:
         tables = f"{answer.tables} ingested table{'s' * (answer.tables != 1)}"
-        rows.append(("compared with", "verified", f"{answer.compared} pictures of {tables}"))
+        rows.append(("compared with", word, f"{answer.compared} pictures of {tables}"))
     if answer.crops:
         tables = f"{answer.aligned} aligned table{'s' * (answer.aligned != 1)}"
-        rows.append(("compared with", "verified", f"{answer.crops} crops of {tables}"))
+        rows.append(("compared with", word, f"{answer.crops} crops of {tables}"))
     if answer.remembered:
         said = f"{answer.remembered} files of lists and tables, which are as they were when they were hashed ({FILE})"
         rows.append(("not hashed", "recorded", said))

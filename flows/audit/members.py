@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit.checkpoint import CHECKPOINT
-from flows.audit.facts import Fact, listed, whole
+from flows.audit.facts import Fact, find_table, listed
 from flows.audit.members_index import MembersIndex
 from flows.lineage import locks
+from flows.lineage.cache import FoundTable
 from flows.lineage.digests import Digests
 from flows.registry import history
 
@@ -25,6 +26,7 @@ class Search:
 
     uses: dict[str, list[dict[str, Any]]]  # by image_id: `checkpoint`, `md5`, `path` of the picture, `commit`, `time`
     lists: int
+    rewritten: int  # of these lists, from which pictures were erased: what is left was searched
     missing: list[dict[str, str]]  # lists that are not here, or altered: `md5`, `path`, and `why` nothing is known
 
 
@@ -45,31 +47,34 @@ def search(
     wanted = list(wanted)
     index = MembersIndex(root)
     known = index.of(wanted)
+    rewritten: list[str] = []
 
     def look(named: tuple[str, str]) -> Fact | dict[str, str]:
         md5 = named[0]
-        file = whole(root, *named, "trained on", digest)
-        if isinstance(file, Fact) or not known.get(md5, True):
-            return file if isinstance(file, Fact) else {}
-        rows = listed(file, "trained on")
+        found = find_table(root, *named, "trained on", digest)
+        if isinstance(found, FoundTable) and found.rewritten:
+            rewritten.append(md5)
+        if isinstance(found, Fact) or not known.get(md5, True):
+            return found if isinstance(found, Fact) else {}
+        rows = listed(found, "trained on")
         if isinstance(rows, Fact):
             return rows
-        if md5 not in known:
+        if md5 not in known and not found.rewritten:
             index.add(md5, rows["image_id"])
         return _among(rows, wanted)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:  # to wait for the disk, and to hash
-        found = list(pool.map(look, lists.items()))
+        answers = list(pool.map(look, lists.items()))
     index.save()
     uses: dict[str, list[dict[str, Any]]] = {}
     missing = []
-    for (md5, path), rows in zip(lists.items(), found, strict=True):
+    for (md5, path), rows in zip(lists.items(), answers, strict=True):
         if isinstance(rows, Fact):
             missing.append({"md5": md5, "path": path, "why": rows.said})
             continue
         for image_id, name in rows.items():
             uses.setdefault(image_id, []).extend({**use, "path": name} for use in made.get(md5, {}).values())
-    return Search(uses, len(lists), missing)
+    return Search(uses, len(lists), len(rewritten), missing)
 
 
 def _among(rows: Any, wanted: list[str]) -> dict[str, str]:

@@ -147,14 +147,17 @@ def _run(tree: Worktree, stage: str, say: Say) -> str | None:
     return f"`dvc repro {stage}` failed: {last}" if code else None
 
 
+def lock_of(root: Path) -> Path:
+    """The file on which `audit rebuild` holds a lock."""
+    return Git(root).common() / "palimpsest-audit.lock"
+
+
 @contextlib.contextmanager
 def _worktree(root: Path, commit: str, patch: bytes | None, say: Say) -> Iterator[Worktree]:
     """A new worktree at a commit, with the data that no stage makes, and an empty cache. It is removed in the end."""
     git = Git(root)
     top = git.top()
-    with file_lock.lock(
-        git.common() / "palimpsest-audit.lock", lambda pid: say(f"waiting for another one (PID {pid})")
-    ):
+    with file_lock.lock(lock_of(root), lambda pid: say(f"waiting for another one (PID {pid})")):
         for entry in git("worktree", "list", "--porcelain").splitlines():  # what a killed one has left
             left = Path(entry.removeprefix("worktree "))
             if (

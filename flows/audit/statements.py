@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence
-from flows.audit.facts import Fact, Word, whole
+from flows.audit.facts import Fact, Word, find_table
 from flows.lineage import erasures
+from flows.lineage.cache import FoundTable
 from flows.lineage.locks import Lock
 from flows.lineage.records import ERASED, HANDED, TESTED, Found, Records
 from flows.lineage.signatures import Vouchers
@@ -106,12 +107,12 @@ def _compared(root: Path, every: Iterable[Lock], found: Found, scores: Mapping[s
     signed = signed if isinstance(signed, dict) else {}
     said = f"by {notes.get('signer')}, {found.body['ended']}: {len(signed)} files of scores"
     if signed == scores:
-        facts = [whole(root, md5, path, about) for path, md5 in scores.items()]
-        wrong = [fact for fact in facts if isinstance(fact, Fact)]
+        files = {path: find_table(root, md5, path, about) for path, md5 in scores.items()}
+        wrong = [one for one in files.values() if isinstance(one, Fact)]
         for fact in sorted(wrong, key=lambda fact: fact.word != "DIFFERS"):
             return Fact(about, f"{said}; {fact.said}", fact.word)
-        for (path, md5), file in zip(scores.items(), facts, strict=True):
-            if isinstance(file, Path) and erasures.rewritten(root, md5, file):
+        for path, table in files.items():
+            if isinstance(table, FoundTable) and table.rewritten:
                 rest = f"a picture was erased from {path} since, so it is not what was signed"
                 return Fact(about, f"{said}; {rest}", "cannot tell")
         return Fact(about, f"{said}, which are as they were signed", "verified")

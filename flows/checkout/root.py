@@ -51,3 +51,10 @@ def retrain_worktree(root: Path) -> Path:
     git = Git(root)
     parts = [git.top().name, *filter(None, label(git.prefix).split("/")), "retrain"]
     return git.top().with_name("-".join(parts))
+
+
+def retrain_lock(root: Path) -> Path:
+    """The file on which a retraining of the project holds a lock."""
+    git = Git(root)
+    name = "-".join(["palimpsest-retrain", *filter(None, label(git.prefix).split("/"))])
+    return git.common() / f"{name}.lock"

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.audit import checkpoint
-from flows.audit.facts import HERE, Fact, left_out, whole
+from flows.audit.facts import HERE, Fact, find_table, left_out
 from flows.checkout.git import Git
-from flows.lineage import erasures, keys, locks, public_keys, signatures
+from flows.lineage import keys, locks, public_keys, signatures
 from flows.lineage.public_keys import SIGNERS
 from flows.lineage.records import TESTED
 from stages.runs import record
@@ -49,10 +49,10 @@ def sign(root: Path, asked: str, passphrase: str | None = None) -> SignedTests:
             f"{asked}: no dvc.lock that Git knows here has scores of it, which `dvc repro` makes; {HERE}{rest}"
         )
     for place, digest in scores.items():
-        found = whole(root, digest, place, "scores")
+        found = find_table(root, digest, place, "scores")
         if isinstance(found, Fact):
             raise InputError(found.said)
-        if erasures.rewritten(root, digest, found):
+        if found.rewritten:
             raise InputError(f"{asked}: a picture was erased from {place} since; `dvc repro` makes scores to be signed")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     notes = {"checkpoint": path, "md5": md5, "scores": scores, "signer": who, "at": now}

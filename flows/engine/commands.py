@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from dvc.lock import LockNoop
 from dvc.output import HashInfo
 from dvc.repo import Repo
 
@@ -75,6 +76,25 @@ def versioned_remote(root: Path) -> str | None:
 def add(root: Path, file: Path, say: Say) -> None:
     """`dvc add`."""
     _do(root, lambda repo: repo.add(str(file)), say)
+
+
+def commit(root: Path, file: Path) -> None:
+    """`dvc commit --force` of a `.dvc` file, for a caller that has DVC's lock (`turns.alone`). Raises DvcException."""
+    with _unlocked(root) as repo:
+        repo.commit(str(file), force=True)
+
+
+def remove(root: Path, file: Path) -> None:
+    """`dvc remove` of a `.dvc` file, for a caller that has DVC's lock (`turns.alone`). Raises DvcException."""
+    with _unlocked(root) as repo:
+        repo.remove(str(file))
+
+
+@contextlib.contextmanager
+def _unlocked(root: Path) -> Iterator[Repo]:
+    with opened(root) as repo:
+        repo.lock = LockNoop()
+        yield repo
 
 
 def check_out(root: Path, say: Say, pointers: Sequence[str] = ()) -> None:

@@ -107,10 +107,3 @@ def site_cache(root: Path) -> Path:
     """Where DVC remembers the names of this repository's files; it is made anew as it is needed."""
     with opened(root) as repo:
         return Path(repo.site_cache_dir)
-
-
-@contextlib.contextmanager
-def held(root: Path) -> Iterator[None]:
-    """DVC's lock on the working copy at `root`: no other DVC command works there meanwhile."""
-    with opened(root) as repo, repo.lock:
-        yield

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from flows.audit import members
 from flows.audit.checkpoint import CHECKPOINT
@@ -14,6 +18,10 @@ from flows.lineage import entries, locks
 from flows.lineage.digests import Digests
 from flows.lineage.records import Records
 from flows.registry import history
+from stages.runs.errors import InputError
+from stages.runs.header import KEY, Header
+
+UNKNOWN = "unknown"  # an older version's state does not say its start; no training of this version goes on with it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +91,46 @@ def promoted(root: Path, md5s: Sequence[str]) -> tuple[history.Promoted | None, 
     return (now if now and now.md5 in md5s else None), (left[-1] if left else None)
 
 
-def states(root: Path, rows: dict[int, set[int]]) -> list[Path]:
-    """The folders of interrupted trainings that have read a picture.
+def inputs(data: np.ndarray) -> dict[str, Any]:
+    """What made a checkpoint, as its bytes (uint8) claim in the header of the format safetensors; else nothing."""
+    size = int.from_bytes(data[:8].tobytes(), "little")
+    if data[8:9].tobytes() != b"{" or size > len(data):
+        return {}
+    try:
+        found = json.loads(json.loads(data[8 : 8 + size].tobytes())["__metadata__"][KEY])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def trained(made: Mapping[str, Mapping[str, Any]], had: Mapping[str, Collection[int]]) -> dict[str, set[int]]:
+    """The pictures that checkpoints were trained on, or have gone on from, whether a lock names them or not.
+
+    `made` is what made each, by its md5; `had` are the pictures of lists of pictures and of other checkpoints, by md5.
+    """
+    found: dict[str, set[int]] = {}
+    grown = True
+    while grown:
+        grown = False
+        for md5, facts in made.items():
+            known = [found.get(one) or had.get(one) or () for one in map(str, map(facts.get, ("members", "start")))]
+            pictures = {number for some in known for number in some}
+            if not pictures <= found.get(md5, set()):
+                found.setdefault(md5, set()).update(pictures)
+                grown = True
+    return found
+
+
+def states(root: Path, rows: dict[int, set[int]], trained: Collection[str], before: Collection[str] = ()) -> list[Path]:
+    """The folders of interrupted trainings that have read a picture, or have gone on from a checkpoint that has.
 
     `rows`: of tables of training pictures, by how many rows they have, those of the pictures. A training notes which
-    rows of its table it has read.
+    rows of its table it has read. `trained` are the md5 of checkpoints that were trained on the pictures, and `before`
+    those of what was removed already.
     """
     from safetensors import SafetensorError, safe_open
 
+    starts = {*before, *trained, *([UNKNOWN] if trained else [])}
     found = []
     for file in places.states(root):
         try:
@@ -98,6 +138,15 @@ def states(root: Path, rows: dict[int, set[int]]) -> list[Path]:
                 seen = state.get_tensor("seen")
         except (SafetensorError, OSError):  # killed while it was written: the training begins anew
             continue
-        if any(seen[row] for row in rows.get(len(seen), ())):
+        if any(seen[row] for row in rows.get(len(seen), ())) or _start(file) in starts:
             found.append(file.parent)
     return found
+
+
+def _start(state: Path) -> str | None:
+    """The md5 of the checkpoint that an interrupted training has gone on from; None: it began with random weights."""
+    try:
+        found = Header(state).inputs.get("start", UNKNOWN)
+    except InputError:
+        return UNKNOWN
+    return str(found) if found else None

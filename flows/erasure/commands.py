@@ -19,6 +19,9 @@ def erase(
         list[str] | None, typer.Argument(help="Pictures: files, or the sha256 of their files (the first digits do).")
     ] = None,
     identity: Annotated[str | None, typer.Option("--identity", help="All pictures of this person.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="The person of that name in this dataset, if several have one.")
+    ] = None,
     purge: Annotated[bool, typer.Option("--purge", help="Remove them. Without it, only look.")] = False,
     receipt: Annotated[
         Path | None, typer.Option("--receipt", help="Write a signed letter for the person into this file.")
@@ -41,10 +44,14 @@ def erase(
         from flows.audit import facts
         from flows.checkout.root import repository
         from flows.erasure import erase as erasing
-        from flows.erasure import purge as purging
         from flows.erasure import receipt as letter
+        from flows.erasure import turn
+        from flows.erasure.pictures import Person
 
         root = repository()
+        if dataset is not None and identity is None:
+            raise InputError("--dataset: says of which dataset a person is; name the person by --identity")
+        person = None if identity is None else Person(identity, dataset)
         passphrase = key_passphrase(ask=sys.stdin.isatty()) if receipt else None
         if receipt:
             letter.check(root, receipt, passphrase)
@@ -52,19 +59,17 @@ def erase(
                 letter.write(root, what or [], identity, receipt, passphrase, say)
                 return
         if not purge:
-            answer = erasing.look(root, what or [], identity, exact, shared, say)
+            answer = erasing.look(root, what or [], person, exact, shared, say)
             print(facts.machine(answer)) if json else erasing.show(answer)
             return
-        with purging.turn(root, say):
-            every = erasing.all_of(root, what or [], identity, exact, say)
-            if not yes:
-                _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
-            try:
+        try:
+            with turn.taken(root, say):
+                every = erasing.all_of(root, what or [], person, exact, say)
+                if not yes:
+                    _ask([picture.image_id[:10] for wanted in every for picture in wanted.pictures])
                 done = [erasing.do(root, wanted, shared, say) for wanted in every]
-            except sqlite3.Error as error:  # of DVC's own databases
-                raise InputError(
-                    f"DVC cannot write what it remembers ({error}); make room, and run this again"
-                ) from None
+        except sqlite3.Error as error:  # of DVC's own databases
+            raise InputError(f"DVC cannot write what it remembers ({error}); make room, and run this again") from None
         share_records(root, "audit erase")
         if json:
             print(facts.machine(done[-1]))  # of what was asked for

@@ -1,8 +1,8 @@
 """What is in a file, whatever it is: every picture in it is decoded, every row of a table read, and searched.
 
-Pictures (PNG, JPEG and all that `stages/images/decode` reads), Arrow and Parquet tables, pages and notebooks with
-embedded pictures, SQLite databases, and archives (zip, tar, gzip, bzip2, xz), one inside the other. The bytes
-themselves are searched as well. A picture with too little in it to be searched for is known by its digests alone.
+Pictures (PNG, JPEG and all that `stages/images/decode` reads) frame by frame, Arrow and Parquet tables, pages and
+notebooks with embedded pictures, SQLite databases, and archives (zip, tar, gzip, bzip2, xz), one inside the other. The
+bytes themselves are searched as well. A picture with too little in it to be searched for is known by its digests alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.erasure import databases
+from flows.erasure import checkpoints, databases, frames
 from flows.erasure.databases import LONG
 from flows.erasure.needles import ENOUGH, Needles
 
@@ -49,6 +49,7 @@ class Seen:
     pictures: dict[int, set[str]] = dataclasses.field(default_factory=dict)  # by number: in which forms
     table: bool = False  # it is a table or a list, so that it can be written without rows
     database: bool = False  # it is one of SQLite's, so that rows can be deleted
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)  # what made it, if it is a checkpoint
     rows: set[int] = dataclasses.field(default_factory=set)  # that have a picture; of a list, lines
     keys: set[tuple[str, ...]] = dataclasses.field(default_factory=set)  # of rows of other pictures that show one
 
@@ -94,33 +95,26 @@ class Search:
             seen = Seen()
         if not seen.table:
             seen.database = head.startswith(databases.MAGIC)
+            seen.made = checkpoints.inputs(data)
             if (number := self._ids.get(hashlib.sha256(data.data).hexdigest())) is not None:
                 seen.add({number: {"file"}})
             seen.add(self._needles.find(data))
             for part in self._parts(data, head, path) if depth < DEPTH else ():
                 seen.add(self.array(part, None, depth + 1).pictures)
             if head.startswith(PICTURES) or head[4:8] == b"ftyp":
-                seen.add(self._picture(data))
+                self._pictures(seen, data)
         return seen
 
-    def _picture(self, data: np.ndarray) -> dict[int, set[str]]:
-        from stages.images.decode.picture import BadPicture
-        from stages.images.decode.read import decode
+    def _pictures(self, seen: Seen, data: np.ndarray) -> None:
+        """Note what each frame of a picture file shows."""
         from stages.ingest import pixel_digest
 
-        try:
-            pixels = decode(data.tobytes())
-        except BadPicture:
-            return {}
-        found: dict[int, set[str]] = {}
-        if (same := self._pixels.get(pixel_digest(pixels))) is not None:
-            found[same] = {"pixels"}
-        for scale in self._scales:
-            for across in range(scale):
-                part = np.ascontiguousarray(pixels[:, across::scale]).reshape(-1)
-                for number, forms in self._needles.find(part, 3).items():
-                    found.setdefault(number, set()).update(forms)
-        return found
+        for pixels in frames.of(data.tobytes()):
+            if (same := self._pixels.get(pixel_digest(pixels))) is not None:
+                seen.add({same: {"pixels"}})
+            for scale in self._scales:
+                for across in range(scale):
+                    seen.add(self._needles.find(np.ascontiguousarray(pixels[:, across::scale]).reshape(-1), 3))
 
     def _arrow(self, seen: Seen, data: np.ndarray, depth: int) -> None:
         """A table as `stages/images/table.py` writes it, a list of pictures, or anybody's."""

@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from flows.audit.facts import page
 from flows.erasure import plan, purge
 from flows.erasure.journal import Journal, pending
+from flows.erasure.pictures import Person
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.purge import Done
 from flows.erasure.scan import Held, total
@@ -25,23 +26,23 @@ from stages.runs.errors import InputError
 SHOWN = 12  # things that people see of each kind; `--json` has all
 
 
-def look(root: Path, asked: Sequence[str], identity: str | None, exact: bool, shared: bool, say: Say) -> Plan:
+def look(root: Path, asked: Sequence[str], person: Person | None, exact: bool, shared: bool, say: Say) -> Plan:
     """What an erasure would do; nothing is changed. Raises InputError as `seek` does."""
     going = pending(root)
     for wanted in going:
         say(f"an erasure of {len(wanted.pictures)} pictures was interrupted; --purge goes on with it first")
-    same = next((one for one in going if _covered(one, asked, identity)), None)
-    return plan.make(root, same or seek(root, asked, identity, exact), shared)
+    same = next((one for one in going if _covered(one, asked, person)), None)
+    return plan.make(root, same or seek(root, asked, person, exact), shared)
 
 
-def seek(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
+def seek(root: Path, asked: Sequence[str], person: Person | None, exact: bool) -> Sought:
     """What to look for. Raises InputError as `plan.sought` does, and where nothing is named."""
-    if not asked and identity is None:
+    if not asked and person is None:
         raise InputError("nothing to erase: name pictures by a file or sha256, or a person by --identity")
-    return plan.sought(root, asked, identity, exact)
+    return plan.sought(root, asked, person, exact)
 
 
-def all_of(root: Path, asked: Sequence[str], identity: str | None, exact: bool, say: Say) -> list[Sought]:
+def all_of(root: Path, asked: Sequence[str], person: Person | None, exact: bool, say: Say) -> list[Sought]:
     """The erasures to be done: those that were interrupted, then what is asked, unless they have it all.
 
     Raises InputError as `seek` does.
@@ -49,15 +50,15 @@ def all_of(root: Path, asked: Sequence[str], identity: str | None, exact: bool, 
     going = pending(root)
     if going:
         say(f"{len(going)} erasure{'s' * (len(going) != 1)} interrupted before: to be ended first")
-    same = [one for one in going if _covered(one, asked, identity)] or [seek(root, asked, identity, exact)]
+    same = [one for one in going if _covered(one, asked, person)] or [seek(root, asked, person, exact)]
     return [*(one for one in going if one not in same), *same]
 
 
-def _covered(wanted: Sought, asked: Sequence[str], identity: str | None) -> bool:
+def _covered(wanted: Sought, asked: Sequence[str], person: Person | None) -> bool:
     """Whether an erasure that was interrupted is the one that is asked for, or nothing is asked."""
     names = [sha256(Path(name).read_bytes()).hexdigest() if Path(name).is_file() else name.lower() for name in asked]
     return all(any(one.startswith(name) for one in wanted.ids) for name in names) and (
-        identity is None or wanted.identity == identity
+        person is None or wanted.person == person
     )
 
 
@@ -87,10 +88,14 @@ def show(answer: Plan) -> None:
     print(
         f"{count}: held in {len(answer.held)} places, {decimal(total(answer.held))}; nothing is changed without --purge"
     )
-    rows = [(picture.image_id[:10], "", _said(picture)) for picture in pictures]
+    rows = [("dataset", "", f"{name}: {count} pictures of this person") for name, count in answer.datasets.items()]
+    rows += [(picture.image_id[:10], "", _said(picture)) for picture in pictures]
     for kind in dict.fromkeys(one.kind for one in answer.removed):
         rows += _of_kind(kind, [one for one in answer.removed if one.kind == kind])
-    rows += [("training", "remove", f"{state}: interrupted, and has read it") for state in answer.states]
+    rows += [
+        ("training", "remove", f"{state}: interrupted, and has read it or gone on from what has")
+        for state in answer.states
+    ]
     rows += [(each.path, "remove", _trained(each)) for each in answer.checkpoints]
     if answer.promoted:
         now = answer.promoted

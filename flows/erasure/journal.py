@@ -15,7 +15,7 @@ from typing import Any
 from flows.erasure import lists, places
 from flows.erasure.checkpoints import Trained
 from flows.erasure.needles import Needles
-from flows.erasure.pictures import Picture
+from flows.erasure.pictures import Person, Picture
 from flows.erasure.plan import Sought
 from flows.process import atomic_file, private_folder
 from stages.runs import record
@@ -61,7 +61,8 @@ class Journal:
             "trained": [dataclasses.asdict(one) for one in wanted.trained],
             "rows": {str(count): sorted(rows) for count, rows in wanted.rows.items()},
             "untold": wanted.untold,
-            "identity": wanted.identity,
+            "person": dataclasses.asdict(wanted.person) if wanted.person else None,
+            "datasets": wanted.datasets,
             "roots": self.roots,
         }
         atomic_file.write(self.folder / SOUGHT, json.dumps(said, default=str))
@@ -97,7 +98,8 @@ def _sought(folder: Path) -> Sought:
             [_trained(one) for one in said["trained"]],
             {int(count): set(rows) for count, rows in said["rows"].items()},
             said["untold"],
-            said["identity"],
+            Person(**said["person"]) if said["person"] else None,
+            said["datasets"],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OSError):
         raise InputError(f"{folder}: not as an erasure leaves it; remove it and name the pictures again") from None

@@ -22,7 +22,10 @@ MOST = {"pixels": 400, "crop": 4000}  # places in one form of a picture; crops a
 ENOUGH = 4  # different pieces that say that a picture is there
 STEP = 1 << 17  # bytes that are searched at once, so that they stay in a processor's cache
 MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio: Fibonacci hashing (Knuth, TAOCP 3, 6.4)
-FIRST = (16, 22)  # bits of the first look, at least and at most: few fit a processor's cache
+FIRST = (
+    16,
+    24,
+)  # bits of the first look, at least and at most: few fit a processor's cache
 
 
 class Form(NamedTuple):
@@ -51,15 +54,15 @@ class Needles:
             self._add(Form(picture, "file"), pieces[_distinct(pieces) >= BYTES])
 
     def add_pixels(self, picture: int, what: str, pixels: np.ndarray) -> None:
-        """Pieces of pixels (uint8 H x W x 3) and of their mirror image: RGB side by side, and each colour alone."""
+        """Pieces of pixels (uint8 H x W x 3) and of their mirror image: RGB or BGR, and each colour alone."""
         height, width = pixels.shape[:2]
         across, down = (1, 1) if what == "crop" else (4, 2)
         while (height // down) * (width // across) > MOST[what]:
             across, down = (across, down * 2) if down < 4 else (across * 2, down)
         for way in (pixels, pixels[:, ::-1]):
             pieces = []
-            if 3 * width >= SIZE:
-                lines = np.ascontiguousarray(way[::down]).reshape(-1, 3 * width)
+            for order in (way, way[..., ::-1]) if 3 * width >= SIZE else ():
+                lines = np.ascontiguousarray(order[::down]).reshape(-1, 3 * width)
                 windows = np.lib.stride_tricks.sliding_window_view(lines, SIZE, 1)[:, :: 3 * across].reshape(-1, SIZE)
                 triples = windows[:, : SIZE // 3 * 3].reshape(-1, SIZE // 3, 3)
                 pieces.append(windows[_distinct(triples @ np.array([1, 1 << 8, 1 << 16])) >= PIXELS])
@@ -88,7 +91,7 @@ class Needles:
     def _set(self, words: np.ndarray, form: np.ndarray) -> None:
         order = np.argsort(words[:, 0])
         self._words, self._form = np.ascontiguousarray(words[order]), form[order]
-        self._bits = int(np.clip(len(words).bit_length() + 8, *FIRST))  # of other bytes, 1 in 256 to 512 is looked at
+        self._bits = int(np.clip(len(words).bit_length() + 6, *FIRST))  # of other bytes, 1 in 64 to 128 is looked at
         self._seen = np.zeros(1 << self._bits, bool)
         self._seen[self._hash(self._words[:, 0])] = True
 

@@ -64,12 +64,20 @@ def rows(root: Path, digest: Digests) -> list[Row]:
     return list(found.values())
 
 
-def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, known: Sequence[Row]) -> list[Picture]:
+@dataclasses.dataclass(frozen=True)
+class Person:
+    """Somebody whose pictures are to be erased, by the name that ingested tables have."""
+
+    identity: str
+    dataset: str | None = None  # None: of the only one that has somebody of this name
+
+
+def find(root: Path, asked: Sequence[str], person: Person | None, exact: bool, known: Sequence[Row]) -> list[Picture]:
     """The pictures that `asked` names (files, or a sha256, maybe cut short) and those of a person, with all copies.
 
     A copy has the same pixels or, unless `exact`, nearly the same look. `known` are the `rows`.
 
-    Raises InputError for a sha256 that no table has, for one that fits several, and for a person of whom there is none.
+    Raises InputError for a sha256 that no table has, for one that fits several, and as `of_person` does.
     """
     from stages.images import phash
     from stages.images.decode.picture import BadPicture
@@ -99,11 +107,9 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
             pixels[str(query.image_id)] = query.pixel_sha256
             hashes[str(query.image_id)] = query.hashes
             lying[str(query.image_id)] = _lying(root, Path(name))
-    if identity is not None:
-        of = [row.image_id for row in known if row.identity == identity]
-        if not of:
-            raise InputError(f"--identity {identity}: nobody of this name is in a table that Git knows here")
-        reasons |= {one: f"of {identity}" for one in of if one not in reasons}
+    if person is not None:
+        ids = {one for some in of_person(person, known).values() for one in some}
+        reasons |= {one: f"of {person.identity}" for one in sorted(ids) if one not in reasons}
     _add_pixels(reasons, pixels, known)
     if not exact:
         for one, data in contents(root, [*reasons], known):
@@ -116,6 +122,32 @@ def find(root: Path, asked: Sequence[str], identity: str | None, exact: bool, kn
         for one, why in reasons.items()
     ]
     return found
+
+
+def of_person(person: Person, known: Sequence[Row]) -> dict[str, set[str]]:
+    """The image_ids of a person's pictures by the datasets that have them.
+
+    Raises InputError where there are none. Several datasets may have one name for different people: raises InputError
+    unless one is chosen, or they share a picture under that name.
+    """
+    found: dict[str, set[str]] = {}
+    for row in known:
+        if row.identity == person.identity and person.dataset in (None, row.dataset):
+            found.setdefault(row.dataset, set()).add(row.image_id)
+    if not found:
+        where = f"dataset {person.dataset}" if person.dataset else "a table"
+        raise InputError(f"--identity {person.identity}: nobody of this name is in {where} that Git knows here")
+    people: list[set[str]] = []
+    for ids in found.values():
+        same = [one for one in people if one & ids]
+        people = [*(one for one in people if not one & ids), ids.union(*same)]
+    if len(people) > 1:
+        counts = ", ".join(f"{dataset} ({len(ids)} pictures)" for dataset, ids in sorted(found.items()))
+        raise InputError(
+            f"--identity {person.identity}: several datasets have this name, maybe of different people: {counts}; "
+            "choose one with --dataset"
+        )
+    return dict(sorted(found.items()))
 
 
 def met(root: Path, found: Sequence[Picture], known: Sequence[Row]) -> bool:

@@ -79,6 +79,27 @@ def originals(root: Path) -> dict[str, Path]:
     return found
 
 
+def copies(root: Path) -> list[Path]:
+    """The project's working copies of which somebody makes use: its own, and those in linked worktrees."""
+    prefix = Git(root).prefix
+    found = [tree.top / prefix for tree in trees(root) if tree.kind in ("working copy", "worktree")]
+    return sorted(copy for copy in found if (copy / ".dvc").is_dir())
+
+
+def projects(root: Path) -> Iterator[Path]:
+    """Every working copy of DVC's: those, workers' clones, and those of experiments."""
+    for tree in trees(root):
+        if not tree.shared:
+            yield from (here for here, _, names in _walk(tree, root) if ".dvc" in names)
+
+
+def workers(root: Path) -> Iterator[Path]:
+    """The files on which Dask workers hold locks for their clones (`flows/cluster/worker.py`)."""
+    for tree in trees(root):
+        if tree.kind == "worker's clone":
+            yield from (tree.top / f"{one.name}.lock" for one in sorted(tree.top.iterdir()) if one.name.isdecimal())
+
+
 def _inside(place: Path, found: list[Tree]) -> bool:
     return any(place.is_relative_to(tree.top) for tree in found)
 

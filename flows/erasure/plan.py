@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.erasure import checkpoints, pictures
+from flows.erasure import checkpoints, frames, pictures
 from flows.erasure.checkpoints import Trained
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
-from flows.erasure.pictures import Picture, Row
+from flows.erasure.pictures import Person, Picture, Row
 from flows.erasure.scan import Held, Scan, Scanner
 from flows.lineage import locks, tables
 from flows.lineage.digests import Digests
@@ -38,17 +37,18 @@ class Sought:
     trained: list[Trained]
     rows: dict[int, set[int]]  # of tables of training pictures, by their number of rows: those of the pictures
     untold: list[str]  # what could not be read and might tell more, a line each
-    identity: str | None = None  # the person that was named
+    person: Person | None = None  # who was named
+    datasets: dict[str, int] = dataclasses.field(default_factory=dict)  # that have the person: how many pictures
 
     @property
     def ids(self) -> list[str]:
         """The image_ids, in the order of the numbers."""
         return [picture.image_id for picture in self.pictures]
 
-    def scan(self, root: Path, shared: bool) -> Scan:
-        """Search everything."""
+    def scan(self, root: Path, shared: bool, before: Collection[str] = ()) -> Scan:
+        """Search everything. `before` is the md5 of what was removed or rewritten already."""
         trained = {each.md5: each.pictures for each in self.trained}
-        return Scanner(root, self.search(), self.pictures, trained, shared).run()
+        return Scanner(root, self.search(), self.pictures, trained, shared, before).run()
 
     def search(self) -> Search:
         """What looks for the pictures in anything."""
@@ -67,9 +67,10 @@ class Plan:
     """What is held, and what would become of it."""
 
     pictures: list[Picture]
+    datasets: dict[str, int]  # of a person that was named: how many pictures each dataset has under that name
     held: list[Held]
     checkpoints: list[Trained]
-    states: list[str]  # folders of interrupted trainings that have read a picture
+    states: list[str]  # folders of interrupted trainings that have read a picture, or gone on from one of `checkpoints`
     promoted: Promoted | None  # that is withdrawn
     instead: dict[str, Any] | None  # the promotion that stands then: `commit`, `path`, `md5`; None: none, or no change
     seconds: float | None  # that the trainings of the next `dvc repro` will take about; None: not known
@@ -91,15 +92,16 @@ class Plan:
         return [one for one in self.held if one.action == "keep"]
 
 
-def sought(root: Path, asked: Sequence[str], identity: str | None, exact: bool) -> Sought:
+def sought(root: Path, asked: Sequence[str], person: Person | None, exact: bool) -> Sought:
     """What to look for. Raises InputError as `pictures.find` does, and for a file that is nowhere."""
     digest = Digests(root)
     known = pictures.rows(root, digest)
-    found = pictures.find(root, asked, identity, exact, known)
+    found = pictures.find(root, asked, person, exact, known)
     needles, scales, rows = _needles(root, found, known, [name for name in asked if Path(name).is_file()], digest)
     trained, untold = checkpoints.find(root, [picture.image_id for picture in found], digest)
     digest.save()
-    wanted = Sought(found, needles, scales, trained, rows, untold, identity)
+    datasets = {name: len(ids) for name, ids in pictures.of_person(person, known).items()} if person else {}
+    wanted = Sought(found, needles, scales, trained, rows, untold, person, datasets)
     if not pictures.met(root, found, known) and not wanted.scan(root, False).held:
         raise InputError(f"{', '.join(asked)}: never taken in, nor a copy of it, and nowhere here; {pictures.LOOK}")
     return wanted
@@ -111,17 +113,14 @@ def _needles(
     """Pieces of the pictures' files, of their pixels and of their crops in aligned tables."""
     from hashlib import sha256
 
-    from stages.images.decode.picture import BadPicture
-    from stages.images.decode.read import decode
-
     ids = {picture.image_id: number for number, picture in enumerate(found)}
     needles = Needles()
     given = [(sha256(data).hexdigest(), data) for data in (Path(name).read_bytes() for name in files)]
     for image_id, data in [*pictures.contents(root, [*ids], known), *given]:
         if image_id in ids:
             needles.add_file(ids[image_id], data)
-            with contextlib.suppress(BadPicture):  # rejected as damaged: its file alone is looked for
-                needles.add_pixels(ids[image_id], "pixels", decode(data))
+            for pixels in frames.of(data):  # of one that was rejected as damaged, the file alone is looked for
+                needles.add_pixels(ids[image_id], "pixels", pixels)
     crops = _aligned(root, digest)
     rows: dict[int, set[int]] = {}
     scales = {1}
@@ -171,16 +170,16 @@ def _on_sheets(crop: Any) -> Any:
     return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BOX))
 
 
-def make(root: Path, wanted: Sought, shared: bool) -> Plan:
-    """Search everything, and say what would be done."""
-    scan = wanted.scan(root, shared)
+def make(root: Path, wanted: Sought, shared: bool, before: Collection[str] = ()) -> Plan:
+    """Search everything, and say what would be done. `before` is the md5 of what was removed or rewritten already."""
+    scan = wanted.scan(root, shared, before)
     withdrawn, instead = checkpoints.promoted(root, [each.md5 for each in wanted.trained])
     stands = None
     if withdrawn and instead:
         stands = {"commit": instead.commit, "path": instead.decision.path, "md5": instead.decision.md5}
     again = [each.seconds for each in wanted.trained if each.current]
     seconds = sum(one for one in again if one) if all(one is not None for one in again) else None
-    states = [str(folder) for folder in checkpoints.states(root, wanted.rows)]
+    states = [str(folder) for folder in checkpoints.states(root, wanted.rows, scan.trained, before)]
     unread = [*wanted.untold, *scan.unread]
-    return Plan(wanted.pictures, scan.held, wanted.trained, states, withdrawn, stands, seconds, scan.files,
-                scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip
+    return Plan(wanted.pictures, wanted.datasets, scan.held, wanted.trained, states, withdrawn, stands, seconds,
+                scan.files, scan.objects, scan.blobs, scan.bytes, unread, wanted.plain)  # fmt: skip

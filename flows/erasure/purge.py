@@ -8,28 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import os
 import re
 import shutil
 import sqlite3
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flows.checkout.git import Git
-from flows.engine import remotes
-from flows.erasure import databases, git_objects, lists, objects, places, plan, rewriting
+from flows.engine import commands, remotes, turns
+from flows.engine.repository import DvcException
+from flows.erasure import databases, git_objects, lists, objects, places, plan, rewriting, turn
 from flows.erasure.contents import flat
 from flows.erasure.journal import Journal
 from flows.erasure.plan import Plan, Sought
 from flows.erasure.scan import Held
 from flows.lineage.erasures import TOMBSTONES
-from flows.process import atomic_file, file_lock
-from flows.process.command import Runner, Say
+from flows.process import atomic_file
+from flows.process.command import Say
 from flows.registry import decisions
 from stages.images import withdrawn
 from stages.runs import record
@@ -59,25 +56,8 @@ class Done:
     searched: dict[str, int]  # in the last search: `files`, `objects`, `blobs`, `bytes`
 
 
-@contextlib.contextmanager
-def turn(root: Path, say: Say) -> Iterator[None]:
-    """This working copy and its worktrees for this process alone: a rebuild or another erasure is waited for."""
-    prefix = Git(root).prefix
-    trees = [tree.top for tree in places.trees(root) if tree.kind in ("working copy", "worktree")]
-    with contextlib.ExitStack() as stack:
-        for top in sorted(trees):  # always in one order, so that two erasures do not wait for each other
-            if (own := top / prefix / ".dvc").is_dir():
-                waiting = functools.partial(_waiting, say, top)
-                stack.enter_context(file_lock.lock(own / "tmp" / "palimpsest.lock", waiting))
-        yield
-
-
-def _waiting(say: Say, top: Path, pid: str) -> None:
-    say(f"waiting for a rebuild, or another erasure, in {top} (PID {pid})")
-
-
 def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
-    """Erase what is sought. To be called in `turn`.
+    """Erase what is sought. To be called in `turn.taken`.
 
     Raises InputError where a key step cannot be done; what was done until then stays done, and it can be run again.
     """
@@ -90,16 +70,18 @@ def purge(root: Path, wanted: Sought, shared: bool, say: Say) -> Done:
     why = f"trained on a picture that was erased ({', '.join(one[:10] for one in wanted.ids[:3])})"
     undone = decisions.withdraw(root, [each.md5 for each in wanted.trained], why)
     removed: list[Held] = []
-    with remotes.held(root):
-        for _ in range(ROUNDS):
-            found = plan.make(root, wanted, shared)
-            failed = _remove(root, wanted, found, journal, shared, say)
-            removed += found.removed
-            if not found.removed and not found.states:
-                break
-        # Rows that Prefect itself has deleted may still be in its files.
-        failed += filter(None, (databases.compact(file) for file in places.databases(root) if databases.is_one(file)))
-    left = [one.shown for one in found.removed] + failed + _tracked(root, journal, say)
+    for _ in range(ROUNDS):
+        found = plan.make(root, wanted, shared, {*journal.gone, *journal.changed})
+        failed = _remove(root, wanted, found, journal, shared, say)
+        removed += found.removed
+        if not found.removed and not found.states:
+            break
+    # Rows that Prefect itself has deleted may still be in its files.
+    failed += filter(None, (databases.compact(file) for file in places.databases(root) if databases.is_one(file)))
+    failed += [line for copy in places.copies(root) for line in _tracked(copy, journal)]
+    begun = turns.running(turn.folders(root))  # by the worker of a queue, which asks for no lock
+    failed += [f"{one}: it began meanwhile; run this again when it has ended" for one in begun]
+    left = [one.shown for one in found.removed] + failed
     for path, folder in lists.roots(root).items():
         if (before := journal.roots.get(path)) and (now := record.digest(folder)) != before:
             journal.note(before, now)
@@ -173,7 +155,9 @@ def _remove(root: Path, wanted: Sought, found: Plan, journal: Journal, shared: b
         shutil.rmtree(state, ignore_errors=True)
     for tree in places.trees(root):
         shutil.rmtree(tree.top / git.prefix / places.MEMORY, ignore_errors=True)
-    shutil.rmtree(remotes.site_cache(root), ignore_errors=True)
+    for project in places.projects(root):
+        with contextlib.suppress(DvcException, OSError):  # of an experiment that was killed before it was whole
+            shutil.rmtree(remotes.site_cache(project), ignore_errors=True)
     return failed
 
 
@@ -224,27 +208,30 @@ def _runs(folder: Path, journal: Journal) -> None:
             file.unlink()
 
 
-def _tracked(root: Path, journal: Journal, say: Say) -> list[str]:
-    """Bring the `.dvc` files up to date that name what has lost a picture, or was one: what failed, a line each."""
+def _tracked(copy: Path, journal: Journal) -> list[str]:
+    """Bring the `.dvc` files of a working copy up to date that name what has lost a picture, or was one: what failed,
+    a line each."""
     failed = []
-    for file in sorted(root.rglob("*.dvc")):
-        if not file.is_file() or file.is_relative_to(root / ".dvc"):
+    for file in sorted(copy.rglob("*.dvc")):
+        inner = next(folder for folder in file.parents if (folder / ".dvc").is_dir())
+        if not file.is_file() or inner != copy:  # of a worktree or an experiment in it
             continue
         text = file.read_text(encoding="utf-8", errors="replace")
         named = set(MD5.findall(text))
         if not named & {*journal.gone, *journal.changed}:
             continue
-        relative = os.path.relpath(file, root)
         if all((file.parent / path.strip(" '\"")).exists() for path in OUT.findall(text)):
-            words = ["commit", "--force", relative]
+            name, work = "commit --force", commands.commit
         elif named & journal.gone:  # of a single picture: it tracks nothing any more
-            words = ["remove", relative]
+            name, work = "remove", commands.remove
         else:  # of a folder that is not checked out
             for old in named & journal.changed.keys():
                 text = text.replace(old, journal.changed[old])
             atomic_file.write(file, COUNTED.sub("", text))
             continue
-        code, last = Runner().run([sys.executable, "-m", "dvc", *words], say, cwd=root)
-        if code:
-            failed.append(f"{relative}: `dvc {' '.join(words)}` failed ({last}); run it yourself")
+        try:
+            work(copy, file)
+        except (DvcException, OSError) as error:
+            said = " ".join(str(error).split())
+            failed.append(f"{file}: `dvc {name} {file.name}` failed ({said}); run it there yourself")
     return failed

@@ -159,11 +159,11 @@ def _again(root: Path, now: Mapping[str, str], each: Mapping[str, Any], ids: set
     if new in (None, each["md5"]):
         return "It was not trained anew yet."
     path = each["path"].removesuffix(CHECKPOINT) + MEMBERS
-    file = cache.find(root, now[path], path) if path in now else None
-    if file is None:
+    found = cache.find_table(root, now[path], path) if path in now else None
+    if found is None:
         return f"It was trained anew (digest {new[:10] if new else ''}); the list of its pictures is not here."
-    left = ids.intersection(read_list(file)["image_id"].to_pylist())
-    count = read_list(file).num_rows
+    rows = read_list(found.file)
+    left, count = ids.intersection(rows["image_id"].to_pylist()), rows.num_rows
     if left:
         return f"It was trained anew, on {len(left)} of yours again: this is a fault."
     return f"It was trained anew without yours, on {count} other pictures (digest {new[:10] if new else ''}; checked)."

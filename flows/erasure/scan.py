@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
 from flows.checkout.git import Git
 from flows.engine import remotes
-from flows.erasure import git_objects, lists, places
-from flows.erasure.contents import Search, Seen, flat
+from flows.erasure import checkpoints, git_objects, lists, places
+from flows.erasure.contents import ROW, Search, Seen, flat
 from flows.erasure.lists import Lists
 from flows.erasure.pictures import Picture
 from flows.lineage import cache, locks
@@ -61,6 +61,7 @@ class Scan:
     blobs: int = 0  # of Git
     bytes: int = 0  # that were searched; equal contents once
     unread: list[str] = dataclasses.field(default_factory=list)  # what could not be read, a line each
+    trained: set[str] = dataclasses.field(default_factory=set)  # md5 of checkpoints that were trained on a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +94,13 @@ class Scanner:
         pictures: Sequence[Picture],
         trained: Mapping[str, tuple[int, ...]],
         shared: bool,
+        before: Collection[str] = (),
     ) -> None:
-        """`trained`: the pictures that a checkpoint was trained on, by its md5; `shared`: what others use goes, too."""
-        self._root, self._search, self._trained, self._shared = root, search, trained, shared
+        """`trained`: the pictures that a checkpoint was trained on, by its md5; `shared`: what others use goes, too;
+        `before`: the md5 of what this erasure has removed or rewritten already."""
+        self._root, self._search, self._shared = root, search, shared
+        self._trained: dict[str, Collection[int]] = {**trained}
+        self._had: dict[str, Collection[int]] = dict.fromkeys(before, (0,)) | self._trained
         self._prefix = Git(root).prefix
         self._seen: dict[str, Seen] = {}
         self.scan = Scan()
@@ -107,6 +112,7 @@ class Scanner:
         with remotes.stores(self._root) as stores:
             entries = [*self._files(), *self._remotes(stores)]
             self._borrowed(entries)
+            self._checkpoints()
             for entry in entries:
                 self._note(entry)
         self._git()
@@ -168,6 +174,17 @@ class Scanner:
                 if rows := _having(entry.read(), keys[system]) - self._seen[entry.md5].rows:
                     self._seen[entry.md5].add({0: {BORROWED}})
                     self._seen[entry.md5].rows |= rows
+
+    def _checkpoints(self) -> None:
+        """Note the checkpoints that were trained on a picture by the list that they name, though no lock has them."""
+        lists = {
+            md5: [number for number, forms in seen.pictures.items() if ROW in forms]
+            for md5, seen in self._seen.items()
+            if seen.table
+        }
+        made = {md5: seen.made for md5, seen in self._seen.items() if seen.made}
+        self._trained |= checkpoints.trained(made, self._had | lists)
+        self.scan.trained = {*self._trained}
 
     def _note(self, entry: Entry) -> None:
         seen = self._seen[entry.md5]

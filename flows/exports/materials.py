@@ -26,7 +26,7 @@ from flows.lineage.entries import Entry
 from flows.lineage.owner import Owner
 from flows.lineage.records import Found, Records
 from flows.lineage.signatures import Vouchers
-from flows.lineage.upstream import upstream
+from flows.lineage.upstream import Upstream, as_of_now
 from stages.metrics.means import OVERALL, read_means
 from stages.runs.errors import InputError
 from stages.runs.header import Header
@@ -122,7 +122,7 @@ class Materials:
     code: Code | None
     packages: Packages | None
     environment: dict[str, Any] | None  # as the record has it
-    runs: list[Run]  # the training's, then what it comes from (the nearest first)
+    runs: list[Run]  # the training's, then what it comes from now (the nearest first)
     evaluations: list[Evaluation]
     after: list[Run]  # from the checkpoint to its scores
     unknown: dict[str, str]  # inputs of which it is not known which run made them: md5 by path
@@ -150,7 +150,10 @@ def of(root: Path, asked: str) -> Materials:
         _model(here, one.checkpoint, one.md5, one.stage, one.run, file if one.md5 == answer.md5 else None)
         for one in answer.trainings
     ] or [_model(here, asked, answer.md5, None, None, file)]
-    found = _behind(root, every, answer, damaged)
+    before = _before(root, every, answer, damaged)
+    found: list[Entry] = []
+    for made, upstream in before:
+        found += [entry for entry in (made, *upstream.entries) if entry not in found]
     runs = [_run(records, entry) for entry in found]
     after = checkpoint.following(every, answer.md5, damaged)
     own = runs[0].record if runs else {}
@@ -161,7 +164,7 @@ def of(root: Path, asked: str) -> Materials:
         answer,
         models[0],
         models[1:],
-        _datasets(root, here, records, answer, found) if found else None,
+        _datasets(root, here, records, answer, [upstream for _, upstream in before], found) if found else None,
         _weights(runs),
         Code(git.get("commit"), git.get("dirty", []), sources, own.get("code")) if sources is not None else None,
         Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
@@ -179,13 +182,12 @@ def of(root: Path, asked: str) -> Materials:
     )
 
 
-def _behind(root: Path, every: list[locks.Lock], answer: checkpoint.Checkpoint, damaged: list[str]) -> list[Entry]:
-    """The entries of its training, of those that it has gone on from, and of what they come from."""
-    found: list[Entry] = []
-    for training in answer.trainings:
-        made = next(entries.making(every, training.md5, training.checkpoint, damaged))
-        found += [entry for entry in (made, *upstream(root, every, made, damaged).entries) if entry not in found]
-    return found
+def _before(
+    root: Path, every: list[locks.Lock], answer: checkpoint.Checkpoint, damaged: list[str]
+) -> list[tuple[Entry, Upstream]]:
+    """The entries of its training and of those that it has gone on from, each with what it comes from now."""
+    made = [next(entries.making(every, each.md5, each.checkpoint, damaged)) for each in answer.trainings]
+    return [(entry, as_of_now(root, every, entry, damaged)) for entry in made]
 
 
 def _run(records: Records, entry: Entry) -> Run:
@@ -210,9 +212,9 @@ def _model(here: Bytes, path: str, md5: str, stage: str | None, run: evidence.Ru
 
 
 def _datasets(
-    root: Path, here: Bytes, records: Records, answer: checkpoint.Checkpoint, found: list[Entry]
+    root: Path, here: Bytes, records: Records, answer: checkpoint.Checkpoint, before: list[Upstream], found: list[Entry]
 ) -> list[Dataset]:
-    known = {(each.name, each.md5): each for training in answer.trainings for each in training.datasets}
+    known = {(each.name, each.md5): each for one in before for each in evidence.datasets(records, one)}
     read = {row["image_id"] for training in answer.trainings for row in training.pictures or []}
     complete = all(training.pictures is not None for training in answer.trainings)
     vouchers = Vouchers(Git(root))

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from configobj import ConfigObj, ConfigObjError
 
@@ -77,8 +78,7 @@ def inside(place: Path, md5: str) -> Path:
 def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record.digest) -> Path | None:
     """Where the bytes of a file with this digest lie: in the working copy, else in the cache; None where in neither.
 
-    They are hashed now, or by a `digest` that remembers. Of a table from which a picture was erased, it is what stands
-    in its place. Raises Altered where the cache has other bytes under this
+    They are hashed now, or by a `digest` that remembers. Raises Altered where the cache has other bytes under this
     digest.
     """
     file = root / path
@@ -86,7 +86,7 @@ def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record
         return file
     kept = place(root, md5)
     if not kept.is_file():
-        return _without_erased(root, md5, file, digest)
+        return None
     # Of a folder the cache has the listing, whose digest is the folder's.
     if (found := digest(kept)) != md5.removesuffix(".dir"):
         raise Altered(
@@ -96,12 +96,21 @@ def find(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record
     return kept
 
 
-def _without_erased(root: Path, md5: str, file: Path, digest: Callable[[Path], str]) -> Path | None:
-    """What stands in the place of a table or listing that had a picture which was erased, if that is here."""
+class FoundTable(NamedTuple):
+    """A table, a list of pictures, or the listing of a folder."""
+
+    file: Path
+    rewritten: bool  # a picture was erased from it: these are not the bytes of the digest, but what is left of them
+
+
+def find_table(root: Path, md5: str, path: str, digest: Callable[[Path], str] = record.digest) -> FoundTable | None:
+    """The table with this digest, as `find`; of one from which a picture was erased, what stands in its place."""
     from flows.lineage import erasures
 
+    if whole := find(root, md5, path, digest):
+        return FoundTable(whole, False)
     new = erasures.replaced(root).get(md5)
-    for found in (file, place(root, new)) if new else ():
-        if found.is_file() and digest(found) == str(new).removesuffix(".dir"):
-            return found
+    for file in (root / path, place(root, new)) if new else ():
+        if file.is_file() and digest(file) == str(new).removesuffix(".dir"):
+            return FoundTable(file, True)
     return None

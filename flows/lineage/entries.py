@@ -139,6 +139,12 @@ def making(locks: list[Lock], md5: str, path: str | None = None, damaged: list[s
             yield entry
 
 
+def same(locks: list[Lock], entry: Entry) -> Iterator[Entry]:
+    """An entry that has outputs, with the first of these locks that has it; nothing where none has."""
+    path, md5 = next(iter(entry.outs.items()))
+    return (one for one in making(locks, md5, path) if (one.stage, one.content) == (entry.stage, entry.content))
+
+
 def reading(locks: list[Lock], md5: str, damaged: list[str] | None = None) -> Iterator[Entry]:
     """The entries that have read a file of this digest, in the order of the locks; each once.
 

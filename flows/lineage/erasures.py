@@ -85,11 +85,6 @@ def replaced(root: Path) -> Mapping[str, str]:
     return found
 
 
-def rewritten(root: Path, md5: str, file: Path) -> bool:
-    """Whether a file that was found for this digest is what an erasure has put in its place."""
-    return md5 in replaced(root) and record.digest(file) != md5
-
-
 def gone(root: Path) -> set[str]:
     """The digests of what erasures have removed."""
     found = (_notes(body).get("gone") for body in counted(root))

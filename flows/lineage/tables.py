@@ -18,11 +18,12 @@ REJECTED = "rejected.parquet"  # in an aligned table: what could not be aligned,
 
 
 class Part(NamedTuple):
-    """A file of a table, whose digest is the recorded one."""
+    """A file of a table, whose digest is the recorded one unless it was rewritten."""
 
     md5: str
     path: str  # in the working copy that has made it
     file: Path  # where its bytes lie
+    rewritten: bool  # a picture was erased from it, or from another part of the table: this is what is left
 
 
 class Gone(NamedTuple):
@@ -46,7 +47,7 @@ def parts(
     gone: list[Gone] = []
     for path, md5 in named:
         try:
-            listed = _listing(root, md5, path, digest)
+            listed, rewritten = _listing(root, md5, path, digest)
         except InputError as error:
             gone.append(Gone(md5, path, str(error)))
             continue
@@ -56,27 +57,27 @@ def parts(
             if part in found or name == REJECTED:
                 continue
             try:
-                file = cache.find(root, part, f"{path}/{name}", digest)
+                table = cache.find_table(root, part, f"{path}/{name}", digest)
             except cache.Altered as error:
                 gone.append(Gone(part, f"{path}/{name}", str(error)))
                 continue
-            if file:
-                found[part] = Part(part, f"{path}/{name}", file)
+            if table:
+                found[part] = Part(part, f"{path}/{name}", table.file, rewritten or table.rewritten)
             else:
                 gone.append(Gone(part, f"{path}/{name}", None))
     return list(found.values()), gone
 
 
-def _listing(root: Path, md5: str, path: str, digest: Callable[[Path], str]) -> dict[str, str] | None:
+def _listing(root: Path, md5: str, path: str, digest: Callable[[Path], str]) -> tuple[dict[str, str] | None, bool]:
     """md5 by name of a folder's files: by the cache's listing, else by the folder itself; None where neither is here.
+    And whether an erasure has written it anew.
 
     Raises InputError where the cache has other bytes, or what is no listing.
     """
-    if listing := cache.find(root, md5, "", digest):
-        return cache.listing(listing)
+    if listing := cache.find_table(root, md5, "", digest):
+        return cache.listing(listing.file), listing.rewritten
     folder = root / path
     if folder.is_dir() and record.digest(folder) == md5:
-        return {
-            file.relative_to(folder).as_posix(): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()
-        }
-    return None
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        return {file.relative_to(folder).as_posix(): digest(file) for file in files}, False
+    return None, False

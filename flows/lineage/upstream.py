@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from flows.lineage import cache, entries, erasures
 from flows.lineage.entries import Entry
-from flows.lineage.locks import Lock
+from flows.lineage.locks import NAME, Lock
 from stages.runs.errors import InputError
 
 
@@ -44,6 +44,19 @@ def upstream(root: Path, locks: list[Lock], entry: Entry, damaged: list[str]) ->
                 found.append(maker)
                 todo.append(maker)
     return Upstream(found, unknown)
+
+
+def as_of_now(root: Path, locks: list[Lock], entry: Entry, damaged: list[str]) -> Upstream:
+    """The same as the newest lock has it; the working copy's, if `entry` is in that.
+
+    A stage may have run again and made the same, from other inputs than when `entry` ran: from pictures with another
+    licence, say, or from more test pictures.
+    """
+    own = (root / NAME).read_bytes() if (root / NAME).is_file() else None
+    newest = [*(lock for lock in locks if lock.text == own), *reversed(locks)]
+    lock = next(lock for lock in newest if next(entries.same([lock], entry), None))
+    found = upstream(root, locks, entry._replace(lock=lock), damaged)
+    return found._replace(entries=[next(entries.same(locks, each)) for each in found.entries])
 
 
 def _made(path: str, paths: set[str]) -> bool:

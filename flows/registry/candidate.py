@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.checkout.git import Git
-from flows.checkout.root import label, retrain_worktree
+from flows.checkout.root import label, retrain_lock, retrain_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import commands
 from flows.engine.repository import cached, default_remote, edit_yaml
@@ -416,7 +416,6 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     def waiting(other: str) -> None:
         say(f"waiting for another retraining (PID {other}), or what it has left")
 
-    name = "-".join(["palimpsest-retrain", *filter(None, label(git.prefix).split("/"))])
-    with file_lock.lock(git.common() / f"{name}.lock", waiting) as held:
+    with file_lock.lock(retrain_lock(root), waiting) as held:
         place = (path or retrain_worktree(root)).resolve()
         yield Retraining(root, Worktree(root, place, held), commit)

@@ -302,6 +302,7 @@ class Run:
     def _save(self) -> None:
         if self.context.rank == 0:
             progress = {"step": self.step, "history": self.history, "window": self._window}
+            progress["start"] = self.inputs["start"]  # an erasure that removes it removes this state
             checkpoint.save(self.folder / "state.safetensors", self._tensors(), progress)
 
     def _load(self) -> None:
@@ -349,6 +350,7 @@ class Progress:
     step: Annotated[int, Field(ge=0)]
     history: list[dict[str, float]]
     window: list[dict[str, float]]
+    start: str | None  # md5 of the checkpoint that it has gone on from
 
 
 def _wanted(name: str, thing: Any, saved: checkpoint.Checkpoint) -> dict[str, Tensor]:

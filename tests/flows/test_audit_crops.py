@@ -124,7 +124,7 @@ def test_crops_of_an_older_table_and_of_a_folder_are_found(made: Made, tmp_path:
 
 def test_hashes_are_kept_and_made_anew_where_they_are_damaged(made: Made, tmp_path: Path) -> None:
     objects = made.objects["train.arrow"]
-    part = Part("0" * 32, "data/aligned/x/train.arrow", objects)
+    part = Part("0" * 32, "data/aligned/x/train.arrow", objects, False)
 
     def of(kept: bool | None = False) -> tuple[list[bytes], list[int], bytes]:
         found, known = crop_hashes.of(tmp_path, part)

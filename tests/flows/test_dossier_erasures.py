@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dossier_lab import ALIGNED, SCORES, TABLE, DossierLab
 
-from flows.audit import checkpoint, splits
+from flows.audit import checkpoint, diff, splits
 from flows.dossier import compose, sign_tests
 from flows.exports import materials, model_card, sbom
 from flows.exports.words import describe
@@ -64,6 +66,41 @@ def test_what_is_left_of_a_training_is_not_what_was_recorded(lab: DossierLab, tm
     for piece in dataset.files or []:
         assert piece.here
         assert (piece.md5, piece.sha256) == tuple(record.digests(piece.here, "md5", "sha256"))
+
+
+def test_a_difference_is_not_verified_by_what_is_left_of_a_list(lab: DossierLab) -> None:
+    def pictures() -> list[tuple[str, str]]:
+        facts = diff.ask(lab.home, "net", "net@HEAD").facts
+        return [(fact.word, fact.said) for fact in facts if fact.about == "pictures"]
+
+    assert pictures() == [("verified", "the same 5")]
+    lab.erase("a.png")
+    assert pictures() == [
+        ("recorded", "erased from the list of net and net@HEAD: what is left of it is compared"),
+        ("recorded", "the same 4"),
+    ]
+
+
+def test_a_dataset_is_described_as_it_is_now_where_the_training_need_not_run_again(lab: DossierLab) -> None:
+    """A licence was corrected: other ingested tables, and the same crops. One lock has each of the two."""
+    first, before = lab.git("rev-parse", "HEAD"), lab.digests(TABLE)[TABLE]
+    for file in (lab.home / TABLE).iterdir():
+        rows = pq.read_table(file)
+        licences = pa.array(["MIT"] * len(rows), pa.string())
+        pq.write_table(rows.set_column(rows.column_names.index("licence"), "licence", licences), file)
+    lab.commit("licences")
+    for stage in ("ingest@faces", "align@faces"):
+        lab.ran(stage, *lab.stages()[stage])
+    found = materials.of(lab.home, "net")
+    (dataset,) = found.datasets or []
+    assert dataset.table.md5 == lab.digests(TABLE)[TABLE] != before
+    assert {one.licence for one in dataset.terms} == {"MIT"}
+    commits = {run.stage: run.commit for run in found.runs}
+    assert commits["train_net@net"] == first
+    assert commits["ingest@faces"] == commits["align@faces"] == lab.git("rev-parse", "HEAD")
+    lab.git("checkout", "-q", first, "dvc.lock")  # the working copy's lock counts
+    (dataset,) = materials.of(lab.home, "net").datasets or []
+    assert dataset.table.md5 == before
 
 
 def test_what_was_made_before_an_erasure_is_still_traced_to_its_data(lab: DossierLab) -> None:

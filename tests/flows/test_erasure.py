@@ -28,9 +28,10 @@ from ready_made import Repository, aligned, ingested
 
 from flows.audit import image, verify
 from flows.checkout.git import Git
-from flows.erasure import erase, git_objects, lists, places, receipt, rewriting
+from flows.erasure import erase, git_objects, lists, pictures, places, receipt, rewriting
 from flows.erasure.contents import Search
 from flows.erasure.needles import Needles
+from flows.erasure.pictures import Person
 from flows.lineage import cache, erasures, keys, signatures
 from flows.lineage.records import ERASED
 from flows.registry import decisions, history
@@ -125,11 +126,17 @@ def batch(data: bytes) -> bytes:
     return b"\0" * 77 + pixels.transpose(2, 0, 1).tobytes()
 
 
+def bgr(data: bytes) -> bytes:
+    """As OpenCV keeps pictures in memory: blue first."""
+    pixels = np.asarray(Image.open(io.BytesIO(data)).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    return b"\0" * 77 + pixels[..., ::-1].tobytes()
+
+
 @pytest.mark.parametrize(
     "kept",
-    [lambda data: data, zipped, tarred, gzip.compress, page, database, parquet, batch,
+    [lambda data: data, zipped, tarred, gzip.compress, page, database, parquet, batch, bgr,
      lambda data: zipped(tarred(page(data)))],
-    ids=["file", "zip", "tar.gz", "gz", "page", "database", "parquet", "planes", "one in the other"],
+    ids=["file", "zip", "tar.gz", "gz", "page", "database", "parquet", "planes", "BGR", "one in the other"],
 )  # fmt: skip
 @pytest.mark.parametrize("again", [lambda pixels: saved(pixels), lambda pixels: saved(pixels, compress_level=1),
                                    lambda pixels: saved(np.repeat(np.repeat(pixels, 2, 0), 2, 1))],
@@ -288,17 +295,18 @@ def quiet(_: str) -> None:
     """Nobody listens."""
 
 
-def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> None:
+def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in lab.files()}
     showing = lab.showing({1, 6})
     assert len(showing) == 14
     faults = verify.ask(lab.home).faults  # this repository was made without stages, and has some
-    answer = erase.look(lab.home, [], "Ada", False, False, quiet)
+    answer = erase.look(lab.home, [], Person("Ada"), False, False, quiet)
     assert {file: file.read_bytes() for file in before if file.exists()} == before  # it has only looked
     assert {path for one in answer.pictures for _, path in one.names} == {"001.png", "006.png"}
+    assert answer.datasets == {"faces": 2}
     assert [each.path for each in answer.checkpoints] == ["data/models/read.safetensors"]
 
-    wanted = erase.seek(lab.home, [], "Ada", False)
+    wanted = erase.seek(lab.home, [], Person("Ada"), False)
     done = erase.do(lab.home, wanted, False, quiet)
 
     assert done.left == []
@@ -335,12 +343,18 @@ def test_a_person_is_taken_out_of_everything_and_nothing_else_is(lab: Lab) -> No
     assert asked.erased
     assert [one.split()[0] for one in asked.erased.checkpoints] == ["data/models/read.safetensors"]
     assert not asked.uses
+    left = image.ask(lab.home, str(lab.home / "photos" / "000.png"))
+    assert left.rewritten == 3  # a list, an ingested and an aligned table
+    image.show(left)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "pictures were erased from 3 lists and tables: what is left was searched" in shown
+    assert "compared with recorded 6 pictures of 1 ingested table" in shown
     assert [fault for fault in verify.ask(lab.home).faults if fault not in faults] == []
     text = json.dumps(erasures.every(lab.home))
     assert "Ada" not in text
     assert "001.png" not in text
     with pytest.raises(InputError, match="nobody of this name"):
-        erase.look(lab.home, [], "Ada", False, False, quiet)
+        erase.look(lab.home, [], Person("Ada"), False, False, quiet)
     with pytest.raises(InputError, match=f"{sha[:12]}: was erased on 2"):
         erase.look(lab.home, [sha[:12]], None, False, False, quiet)
     (lab.home.parent / "it.png").write_bytes(saved(scene(1)))
@@ -405,9 +419,9 @@ def test_an_erasure_that_is_killed_goes_on(lab: Lab) -> None:
     """Killed for real, again and again, at another moment each time; the last run ends it."""
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
     code = (
-        "import sys; from pathlib import Path; from flows.erasure import erase, purge\n"
+        "import sys; from pathlib import Path; from flows.erasure import erase, turn\n"
         "root = Path.cwd(); quiet = lambda _: None\n"
-        "with purge.turn(root, quiet):\n"
+        "with turn.taken(root, quiet):\n"
         "    erase.do(root, erase.seek(root, sys.argv[1:], None, False), False, quiet)\n"
     )
     words = [sys.executable, "-c", code, sha]
@@ -465,9 +479,9 @@ def test_a_forged_erasure_hides_no_fault(lab: Lab) -> None:
     record.write(lab.home / record.home(), ERASED, facts, {"ended": "2026-11-27T10:00:00+00:00"})
     path = "data/models/never.members.arrow"
 
-    def found() -> tuple[list[str], Path | None]:
+    def found() -> tuple[list[str], cache.FoundTable | None]:
         erasures.replaced.cache_clear()
-        return [fault.file for fault in verify.ask(lab.home).faults], cache.find(lab.home, old, path)
+        return [fault.file for fault in verify.ask(lab.home).faults], cache.find_table(lab.home, old, path)
 
     faults, there = found()
     assert path in faults
@@ -475,7 +489,7 @@ def test_a_forged_erasure_hides_no_fault(lab: Lab) -> None:
     signatures.collect(lab.home, "")  # Grace vouches for it
     faults, there = found()
     assert path not in faults
-    assert there == file
+    assert there == (file, True)
 
 
 def test_bad_names_are_one_line_each(lab: Lab, tmp_path: Path) -> None:
@@ -493,11 +507,28 @@ def test_bad_names_are_one_line_each(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_prefix_that_fits_several_is_named() -> None:
-    from flows.erasure import pictures
-
     rows = [pictures.Row("x", f"abcdef{digit}" + "0" * 57, None, None, None, None, Path()) for digit in "12"]
     with pytest.raises(InputError, match=r"abcdef: fits 2 pictures \(abcdef1000, abcdef2000 \.\.\.\)"):
         pictures.find(Path(), ["abcdef"], None, False, rows)
+
+
+def test_one_name_in_two_datasets_may_be_that_of_two_people() -> None:
+    def row(dataset: str, image_id: str) -> pictures.Row:
+        return pictures.Row(dataset, image_id, f"{image_id}.png", None, "7", None, Path())
+
+    known = [row("dogs", "c"), row("faces", "a"), row("faces", "b"), row("small", "b")]
+    with pytest.raises(InputError) as caught:
+        pictures.of_person(Person("7"), known)
+    assert str(caught.value) == (
+        "--identity 7: several datasets have this name, maybe of different people: dogs (1 pictures), faces (2 "
+        "pictures), small (1 pictures); choose one with --dataset"
+    )
+    assert pictures.of_person(Person("7", "faces"), known) == {"faces": {"a", "b"}}
+    assert pictures.of_person(Person("7"), known[1:]) == {"faces": {"a", "b"}, "small": {"b"}}  # one picture is in both
+    with pytest.raises(InputError, match="--identity 7: nobody of this name is in dataset cats that Git knows here"):
+        pictures.of_person(Person("7", "cats"), known)
+    found = pictures.find(Path(), [], Person("7", "dogs"), True, known)
+    assert [one.image_id for one in found] == ["c"]
 
 
 def test_a_withdrawn_promotion_stands_no_more_and_is_never_returned_to(lab: Lab) -> None:

@@ -18,15 +18,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from ready_made import aligned, ingested
 from safetensors.numpy import save_file
 from test_erasure import Lab, array, git, lab, of, page, quiet, saved, scene
 
+from flows.audit import rebuild
 from flows.checkout.git import Git
-from flows.erasure import erase, git_objects, lists, purge, rewriting
+from flows.checkout.root import retrain_lock
+from flows.erasure import erase, git_objects, lists, rewriting, turn
 from flows.erasure.contents import Search
 from flows.erasure.journal import Journal, pending
 from flows.erasure.needles import Needles
+from flows.erasure.pictures import Person
 from flows.lineage import cache, erasures, keys, signatures
 from flows.lineage.records import ERASED
 from flows.process import file_lock
@@ -44,7 +48,8 @@ def sha(seed: int) -> str:
 
 def erased(lab: Lab, *asked: str, identity: str | None = None, say: Say = quiet) -> list[str]:
     """Erase: what is left."""
-    return [line for wanted in erase.all_of(lab.home, asked, identity, False, say)
+    person = Person(identity) if identity else None
+    return [line for wanted in erase.all_of(lab.home, asked, person, False, say)
             for line in erase.do(lab.home, wanted, False, say).left]  # fmt: skip
 
 
@@ -80,6 +85,21 @@ def test_it_is_found_in_forms_of_other_programs(kept: Callable[[bytes], bytes]) 
     search = of(scene(1))
     assert search.array(array(kept(saved(scene(1), compress_level=1)))).pictures.keys() == {0}
     assert search.array(array(kept(saved(scene(2), compress_level=1)))).pictures == {}
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WebP", "PNG", "MPO"])
+def test_it_is_found_in_a_later_frame(kind: str) -> None:
+    """Pages, animations, and the second picture of a JPEG."""
+    frames = [Image.fromarray(scene(seed)).quantize(250).convert("RGB") for seed in (2, 3, 1, 9)]  # as GIF has
+    more = {"lossless": True} if kind == "WebP" else {}
+    stored = saved(np.asarray(frames[0]), kind, save_all=True, append_images=frames[1:3], **more)
+    last = Image.open(io.BytesIO(stored))
+    last.seek(2)
+    shown = np.asarray(last.convert("RGB"))
+    assert kind == "MPO" or (shown == np.asarray(frames[2])).all()
+    assert of(shown).array(array(stored)).pictures.keys() == {0}
+    assert of(np.asarray(frames[3])).array(array(stored)).pictures == {}
+    assert of(shown).array(array(stored[: len(stored) // 3])).pictures == {}  # cut off before it
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -297,12 +317,13 @@ def test_what_is_asked_for_is_erased_also_after_another_that_was_interrupted(lab
         erased(lab)
 
 
-def test_the_same_erasure_twice_at_once_takes_turns(tmp_path: Path) -> None:
+def test_an_erasure_takes_turns_with_others_with_rebuilds_and_with_retrainings(tmp_path: Path) -> None:
     """Also where DVC has not made its folder of locks yet."""
     git(tmp_path, "init", "-q")
     (tmp_path / ".dvc").mkdir()
-    with purge.turn(tmp_path, quiet):
-        assert file_lock.acquire(tmp_path / ".dvc" / "tmp" / "palimpsest.lock") is None
+    with turn.taken(tmp_path, quiet):
+        for file in (tmp_path / ".dvc/tmp/palimpsest.lock", retrain_lock(tmp_path), rebuild.lock_of(tmp_path)):
+            assert file_lock.acquire(file) is None
 
 
 @pytest.mark.parametrize(
@@ -336,7 +357,8 @@ def test_a_letter_rests_on_records_of_this_clone_or_on_signed_ones(
 
 
 def test_a_full_disk_is_one_line(lab: Lab) -> None:
-    """Files may have 170 kB: DVC's own databases cannot be written. It can go on later."""
+    """Files may have 170 kB: DVC's own databases cannot be written, and nothing is begun."""
+    before = lab.showing({1})
     code = (
         "import resource, signal, sys; from flows.cli import app\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (170_000, -1))\n"
@@ -346,4 +368,5 @@ def test_a_full_disk_is_one_line(lab: Lab) -> None:
     done = subprocess.run(words, cwd=lab.home, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert [one.ids for one in pending(lab.home)] == [[sha(1)]]
+    assert pending(lab.home) == []
+    assert lab.showing({1}) == before

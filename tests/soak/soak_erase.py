@@ -382,6 +382,8 @@ def scene_(folder: Path) -> None:
     print(f"erased in {time.monotonic() - began:.1f} s", flush=True)
     left = [where for where, content in everything(scene) if hunter.find(content)]
     check("nothing is left, by another search", not left, left[:10])
+    pointers = [(place / "photos.dvc").read_text() for place in (scene.home, folder / "linked")]
+    check("the linked worktree's photos.dvc is the repository's", pointers[0] == pointers[1])
     thoughts = scene.run("git", "stash", "show", "--include-untracked", "-p")
     check("the stash has the rest", "a thought that nobody may lose" in thoughts and "an edit" in thoughts)
     check("git is whole", "error" not in scene.run("git", "fsck", "--full", code=None))

@@ -217,6 +217,16 @@ def test_a_training_goes_on_from_a_checkpoint(stage: str, tmp_path: Path) -> Non
     assert all((before[name] - after[name]).abs().max() < 1e-6 for name in learnt)
 
 
+def test_a_state_says_from_which_checkpoint_it_has_gone_on(aligned: Path, tmp_path: Path) -> None:
+    """An erasure that removes the one removes the other."""
+    first = run("train_dcgan", aligned, tmp_path, section("train_dcgan", steps=1)).model
+    process = Forked(*command(aligned, tmp_path, start=first))
+    state = begun(tmp_path, process)
+    process.kill()
+    process.communicate()
+    assert checkpoint.Checkpoint(state).inputs["start"] == hashlib.md5(first.read_bytes()).hexdigest()
+
+
 def test_a_start_of_another_shape_is_one_line(aligned: Path, tmp_path: Path) -> None:
     first = run("train_dcgan", aligned, tmp_path, section("train_dcgan", steps=1)).model
     done = forked.run(*command(aligned, tmp_path, start=first, width=16))
