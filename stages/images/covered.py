@@ -35,9 +35,9 @@ def find_covered(picture: np.ndarray, yunet: YuNet) -> list[tuple[Face, Bar | No
 def covered_landmarks(picture: np.ndarray, face: Face, hole: np.ndarray, yunet: YuNet) -> np.ndarray | None:
     """The landmarks, float64 5 x 2, of a face of a uint8 H x W x 3 RGB picture whose eyes `hole` covers.
 
-    `hole` is bool H x W, True = missing: a found bar's mask, not grown, or what somebody has painted over both
-    eyes. What lies under it may be anything; what is far from this face does not count. A hole that is no bar over the eyes (a
-    forehead is painted, too) says nothing of where they are: the rest of the face then decides, less exactly. None
+    `hole` is bool H x W, True = missing: a found bar's mask, not grown, or what somebody has painted over both eyes.
+    What lies under it may be anything; what is far from this face does not count. A hole that is no bar over the eyes
+    (a forehead is painted, too) says nothing of where they are: the rest of the face then decides, less exactly. None
     where too little of the face is seen (fewer than `LEAST_LOOKS` of six looks show it, or they differ), or where the
     hole does not cover both eyes.
     """
