@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import ceil, cos, radians, sin
+from math import atan2, ceil, cos, degrees, radians, sin
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from stages.images.faces import Face
 from stages.images.landmarks import resized
 from stages.images.opencv import cv2
 
-CONFIDENCE = 0.6  # below, nothing is said to be a bar
+CONFIDENCE = 0.7  # below, nothing is said to be a bar
 
 SIDE = 176  # px of the face's box, to which a larger one is reduced while its bar is looked for
 AROUND = 0.6  # of the box's side, seen on each side of it
@@ -24,8 +24,11 @@ TOLERANCES = (8, 16)  # levels by which a bar's pixels may differ from its colou
 # Where a bar's colour is sought, in distances between the eyes from their middle; YuNet's guess of these is often off.
 SEEDS = [(x, y) for y in (0.0, 0.25, -0.25, 0.5, -0.5) for x in (0.0, -0.4, 0.4)]
 FLAT = 12  # levels by which pixels of a bar may differ around a seed
-EVEN = 7  # levels by which nine tenths of a bar's pixels differ at most from its colour: 6 in JPEGs; skin, 8 and more
-TURN = 30  # degrees, from the horizontal
+# Levels by which nine tenths of a bar's pixels differ from its colour at most: 6 in JPEGs of quality 90, more in poorer
+# ones; 8 and more in skin, of which nothing has been found with a confidence of SURE.
+EVEN = 7
+SURE = 0.85
+TURN = 30  # degrees, from the horizontal; of a head that leans more, from the line of its eyes
 LEAST = 8  # px, of a bar's length in the reduced picture
 STRAIGHT = 1.5  # px by which a straight edge may waver
 
@@ -87,7 +90,8 @@ def find_bar(picture: np.ndarray, face: Face, confidence: float = CONFIDENCE) ->
     if best.confidence < confidence or not len(inside):
         return None
     colour = np.median(inside, axis=0)
-    if np.quantile(np.abs(inside - colour).max(axis=1), 0.9) > EVEN:  # a forehead, or a shadow
+    uneven = np.quantile(np.abs(inside - colour).max(axis=1), 0.9) > EVEN
+    if uneven and best.confidence < SURE:  # a forehead, or a shadow
         return None
     red, green, blue = (round(value) for value in colour.tolist())
     return replace(bar, corners=bar.corners + start, colour=(red, green, blue))
@@ -115,6 +119,8 @@ def _candidates(picture: np.ndarray, landmarks: np.ndarray, reach: int) -> Itera
     left, right = landmarks[:2]
     across = right - left
     down = np.array([-across[1], across[0]])
+    roll = degrees(atan2(across[1], across[0]))
+    angles = np.arange(-TURN, TURN + 1, 3.0) + (roll if abs(roll) > TURN else 0)
     tried: list[np.ndarray] = []
     for sideways, below in SEEDS:
         seed = np.round((left + right) / 2 + across * sideways + down * below).astype(int)
@@ -127,10 +133,10 @@ def _candidates(picture: np.ndarray, landmarks: np.ndarray, reach: int) -> Itera
         tried.append(colour)
         for tolerance in TOLERANCES:
             alike = _alike(picture, colour, tolerance)
-            coarse = _best(_turned(alike, seed, reach, np.arange(-TURN, TURN + 1, 3.0)), colour, tolerance)
+            coarse = _best(_turned(alike, seed, reach, angles), colour, tolerance)
             if coarse is not None:
-                angles = coarse.angle + np.arange(-2, 2.1, 0.5)
-                yield _best(_turned(alike, coarse.centre, reach, angles), colour, tolerance) or coarse
+                finer = coarse.angle + np.arange(-2, 2.1, 0.5)
+                yield _best(_turned(alike, coarse.centre, reach, finer), colour, tolerance) or coarse
 
 
 def _refined(picture: np.ndarray, found: _Found, factors: np.ndarray) -> _Found:
@@ -224,4 +230,4 @@ def _over_eyes(found: _Found, landmarks: np.ndarray, side: float) -> bool:
     """Whether a rectangle's size and place are those of a bar over these eyes."""
     length, height = 2 * found.half[0], 2 * found.half[1]
     away = np.hypot(*(found.centre - landmarks[:2].mean(0)))
-    return bool(0.45 * side <= length <= 1.6 * side and 1.3 <= length / max(height, 1) <= 8 and away <= 0.4 * side)
+    return bool(0.33 * side <= length <= 1.6 * side and 1.7 <= length / max(height, 1) <= 8 and away <= 0.4 * side)

@@ -20,7 +20,7 @@ ZOOM = 1.8  # times the side of an aligned crop, that much of the picture is in 
 SCALES = (0.65, 0.9, 1.25)  # of the looks, each also mirrored
 LOOK_SCORE = 0.4  # from which on a look counts
 LEAST_LOOKS = 4  # of six; with fewer nothing is said
-MOST_DIFFER = 0.15  # of the eyes' distance, by which half of the looks may be off their median
+MOST_DIFFER = 0.25  # of the eyes' distance, by which half of the looks may be off their median
 
 
 def find_covered(picture: np.ndarray, yunet: YuNet) -> list[tuple[Face, Bar | None]]:
@@ -35,9 +35,9 @@ def find_covered(picture: np.ndarray, yunet: YuNet) -> list[tuple[Face, Bar | No
 def covered_landmarks(picture: np.ndarray, face: Face, hole: np.ndarray, yunet: YuNet) -> np.ndarray | None:
     """The landmarks, float64 5 x 2, of a face of a uint8 H x W x 3 RGB picture whose eyes `hole` covers.
 
-    `hole` is bool H x W, True = missing: a found bar's mask, or what somebody has painted over both eyes. What lies
-    under it may be anything; what is far from this face does not count. A hole that is no bar over the eyes (a
-    forehead is painted, too) says nothing of where they are: the rest of the face then decides, less exactly. None
+    `hole` is bool H x W, True = missing: a found bar's mask, not grown, or what somebody has painted over both eyes.
+    What lies under it may be anything; what is far from this face does not count. A hole that is no bar over the eyes
+    (a forehead is painted, too) says nothing of where they are: the rest of the face then decides, less exactly. None
     where too little of the face is seen (fewer than `LEAST_LOOKS` of six looks show it, or they differ), or where the
     hole does not cover both eyes.
     """
@@ -62,7 +62,7 @@ def like_a_bar(bar: np.ndarray, points: np.ndarray) -> bool:
     """Whether a hole, as `cover` gives it, may be a bar over the eyes, given the landmarks without it."""
     away, length = np.hypot(*(bar[:2] - points[:2].mean(0))), np.hypot(*bar[2:4])
     apart = np.hypot(*(points[1] - points[0]))
-    return bool(away <= 0.3 * apart and 0.5 * apart <= length <= 1.8 * apart and bar[4] <= 0.5 * apart)
+    return bool(away <= 0.5 * apart and 0.5 * apart <= length <= 2 * apart and bar[4] <= 0.5 * apart)
 
 
 def fitted(row: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
