@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from onnx_made import grey
 
 from flows.lineage import restored
-from flows.restoration import fill, frames, grain, holes, photos, system
+from flows.restoration import detection, fill, frames, grain, holes, photos, system
+from flows.restoration.restorer import Restorer, Settings, write_all
 from flows.restoration.system import System
+from flows.restore import Restoring
 from stages.images import landmarks
 from stages.images.faces import Face
 from stages.models.dmfn import DMFN
@@ -72,17 +75,36 @@ def test_a_pixel_belongs_to_the_face_in_whose_middle_it_lies_most() -> None:
     hole = np.zeros((100, 150), bool)
     hole[50, [25, 60, 69, 71, 80, 130]] = True
     mine, yours = frames.shares(hole, [left, right])
-    assert np.flatnonzero(mine[50]).tolist() == [25, 60, 69]
-    assert np.flatnonzero(yours[50]).tolist() == [71, 80]  # 130 lies in no frame
+    assert mine
+    assert (np.flatnonzero(mine.mask) + mine.left).tolist() == [25, 60, 69]
+    assert yours
+    assert (np.flatnonzero(yours.mask) + yours.left).tolist() == [71, 80]  # 130 lies in no frame
+    assert (mine.top, yours.top) == (50, 50)
 
 
 def test_frames_around_a_hole_show_its_surroundings_and_grow() -> None:
     hole = np.zeros((400, 600), bool)
     hole[100:140, 200:300] = True
-    lengths = [64 * frame.enlargement for frame in frames.around(hole, 64)]
+    (piece,) = frames.parts(hole)
+    lengths = [64 * frame.enlargement for frame in frames.around(piece, 64)]
     np.testing.assert_allclose(lengths, [300, 450, 675])
-    first = next(frames.around(hole, 64))
+    first = next(frames.around(piece, 64))
     np.testing.assert_allclose(first.to_crop(np.array([[249.5, 119.5]])), [[31.5, 31.5]])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_pieces_are_the_hole_once_over_as_far_as_frames_reach(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hole = rng.random((30, 40)) < rng.choice([0.01, 0.1, 0.6])
+    faces = [frames.square(*rng.uniform(-5, 45, 2), rng.uniform(5, 60), 16) for _ in range(3)]
+    reached = hole.copy()
+    points = np.argwhere(hole)[:, ::-1].astype(np.float64)
+    reached[hole] = np.min([frame.distance(points) for frame in faces], axis=0) < 1
+    for pieces, wanted in ((frames.parts(hole), hole), (frames.shares(hole, faces), reached)):
+        count = np.zeros(hole.shape, int)
+        for piece in filter(None, pieces):
+            count[piece.box] += piece.mask
+        np.testing.assert_array_equal(count, wanted)
 
 
 # ---- filling ----
@@ -294,6 +316,13 @@ def test_names_of_results_never_meet(tmp_path: Path) -> None:
     assert [file.name for file in alone[0].files("png", 1)] == ["b.png", "b.hole.png", "b.json", "b.json.sig"]
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.jpg")).touch()
+    with pytest.raises(InputError, match=r"in/\\xff.jpg: a name that is not UTF-8; rename it"):
+        photos.jobs([tmp_path / "in"], tmp_path / "out", "png", 1)
+
+
 def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
@@ -324,6 +353,50 @@ def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_
 def test_other_json_files_are_no_records(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert restored.beside(tmp_path / "a.png", "0") is None
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 252)
+    with pytest.raises(InputError, match="x: File name too long; rename the photo"):
+        write_all({tmp_path / "a.png": b"1", long: b"2"}, tmp_path)
+    assert not written(tmp_path)
+    (tmp_path / ".a.png.new").write_bytes(b"half")  # of a call that was killed
+    write_all({tmp_path / "a.png": b"1"}, tmp_path)
+    assert written(tmp_path) == {"a.png": b"1"}
+
+
+@pytest.mark.parametrize("gone", [["photo.png"], ["photo.png", "photo.hole.png"]])
+def test_what_a_killed_call_has_left_is_completed_and_what_was_altered_is_not(tmp_path: Path, gone: list[str]) -> None:
+    view, _ = portrait()
+    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", view)[1].tobytes())
+    mask = mask_file(tmp_path / "mask.png", a_hole((200, 200), slice(80, 120), slice(60, 140)))
+    restorer = Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), Settings(hole=str(mask)))
+    (job,) = photos.jobs([tmp_path / "photo.jpg"], tmp_path / "out", "png", 1)
+    restorer.restore(job)
+    whole = written(tmp_path / "out")
+    for name in gone:
+        (tmp_path / "out" / name).unlink()
+    restorer.restore(job)
+    assert written(tmp_path / "out") == whole
+    (tmp_path / "out" / "photo.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists, and is another result"):
+        restorer.restore(job)
+
+
+def test_a_fault_of_ours_does_not_pass_for_a_photo_that_is_done(tmp_path: Path) -> None:
+    class Faulty(Restorer):
+        def restore(self, job: photos.Job, progress: object = None) -> dict:
+            raise ZeroDivisionError("of ours")
+
+    todo = [photos.Job(tmp_path / name, tmp_path / name, True) for name in ("a", "b")]
+    work = Restoring(Faulty([], detection.ByHaar(), Settings()), todo, Settings())
+    with pytest.raises(ZeroDivisionError):
+        work.one(todo[0])
+    assert work.rejected == {str(tmp_path / "a"): f"{tmp_path / 'a'}: ZeroDivisionError: of ours"}
 
 
 # ---- the command ----
