@@ -69,9 +69,8 @@ class Restorer:
     def done(self, job: Job) -> dict[str, Any] | None:
         """The record of a result that is there already and is what would be made now.
 
-        None where there is none, or where a killed call has left a part of it.
-
-        Raises InputError where other files have its names.
+        None where there is none, or where a killed call has left a part of it. Raises InputError where other
+        files have its names.
         """
         files = job.files(self.settings.kind, self._count())
         there = [file for file in files if os.path.lexists(file)]
@@ -79,7 +78,7 @@ class Restorer:
             return None
         try:
             record: dict[str, Any] = json.loads(job.file("json").read_text())
-            made = {job.stem.parent / name: digest for name, digest in record["files"].items()}
+            made = _made(job.file("json"))
             kept = {file for file in made if os.path.lexists(file)}
             if record["asked"] == self.asked(sha256(job.photo.read_bytes()).hexdigest()) and all(
                 sha256(file.read_bytes()).hexdigest() == made[file] for file in kept
@@ -169,10 +168,22 @@ class Restorer:
         told = {record_file: said}
         if self.signer:
             told[signature] = bundle.sign(record_file.name, sha256(said).hexdigest(), self.signer).encode()
+        before = _made(record_file) if self.settings.force else {}
         write_all({**told, **contents}, job.stem.parent)
+        for file, digest in before.items():  # answers of which no record would tell any more
+            if file not in contents and file.is_file() and sha256(file.read_bytes()).hexdigest() == digest:
+                file.unlink()
         if not self.signer:
             signature.unlink(missing_ok=True)  # of a result that was replaced
         return record
+
+
+def _made(record_file: Path) -> dict[Path, str]:
+    """The files that a record says were made, beside it, with their digests; none where it cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = json.loads(record_file.read_text())["files"]
+        return {record_file.with_name(Path(name).name): digest for name, digest in files.items()}
+    return {}
 
 
 def _title(system: System, filled: Filled) -> str:

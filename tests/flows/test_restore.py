@@ -43,17 +43,17 @@ def portrait(size: int = 200, turned: float = 0.0) -> tuple[np.ndarray, Face]:
 
 
 def painter(side: int, colour: Sequence[int], seen: list[tuple[np.ndarray, np.ndarray]] | None = None) -> System:
-    """A system that paints all in one colour, and keeps what it was given."""
+    """A system that paints all in one colour, or in its seed's, and keeps what it was given."""
 
     def make(seed: int | None) -> system.Complete:
         def complete(batch: object) -> np.ndarray:
             if seen is not None:
                 seen.append((batch.known[0], batch.hole[0]))
-            return np.broadcast_to(np.array(colour, np.uint8), batch.known.shape)
+            return np.broadcast_to(np.array(colour, np.uint8) + (seed or 0), batch.known.shape)
 
         return complete
 
-    return System("painter", side, False, {"checkpoint": None}, make, lambda hole: np.ones(len(hole), bool))
+    return System("painter", side, True, {"checkpoint": None}, make, lambda hole: np.ones(len(hole), bool))
 
 
 # ---- frames ----
@@ -385,6 +385,24 @@ def test_what_a_killed_call_has_left_is_completed_and_what_was_altered_is_not(tm
     (tmp_path / "out" / "photo.png").write_bytes(b"mine")
     with pytest.raises(InputError, match="exists, and is another result"):
         restorer.restore(job)
+
+
+def test_replacing_several_answers_leaves_none_of_them_and_nothing_of_others(tmp_path: Path) -> None:
+    view, _ = portrait()
+    (tmp_path / "photo.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
+    for samples in (3, 1):
+        asked = Settings(hole="lines", samples=samples, seed=7, force=True)
+        restorer = Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), asked)
+        (job,) = photos.jobs([tmp_path / "photo.png"], tmp_path / "out", "png", samples)
+        record = restorer.restore(job)
+        assert record["hole"]["seed"] == 7
+        there = written(tmp_path / "out")
+        kept = {"photo.1.png"} if samples == 1 else set()
+        assert there.keys() == {*record["files"], "photo.json"} | kept
+        if samples == 3:
+            assert len({there[f"photo.{number}.png"] for number in (1, 2, 3)}) == 3
+            (tmp_path / "out" / "photo.1.png").write_bytes(b"somebody has drawn on it")
+    assert there["photo.1.png"] == b"somebody has drawn on it"
 
 
 def test_a_fault_of_ours_does_not_pass_for_a_photo_that_is_done(tmp_path: Path) -> None:
