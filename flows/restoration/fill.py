@@ -59,7 +59,7 @@ def fill(
     work, left = view.copy(), hole.astype(np.float32)  # 1 = still missing
     work[hole] = 0  # nothing of what is missing reaches the system
     told: list[dict[str, Any]] = []
-    todo = list(_plan(hole, system, faces))
+    todo = list(_plan(hole, left, system, faces))
     for number, (piece, tried) in enumerate(todo):
         if cancelled and cancelled():
             raise Cancelled
@@ -88,9 +88,12 @@ def _check(view: np.ndarray, hole: np.ndarray) -> None:
         raise InputError("the hole covers all of the photo: leave something to go by")
 
 
-def _plan(hole: np.ndarray, system: System, faces: Sequence[Face]) -> Iterator[tuple[Piece, list[Frame]]]:
+def _plan(
+    hole: np.ndarray, left: np.ndarray, system: System, faces: Sequence[Face]
+) -> Iterator[tuple[Piece, list[Frame]]]:
     """Pieces of the hole, in the order in which they are completed, each with the frames to try."""
-    own = [frames.of_face(face, number, system.side) for number, face in enumerate(faces)]
+    every = [frames.of_face(face, number, system.side) for number, face in enumerate(faces)]
+    own = [frame for frame in every if not _in_crop(left, frame).all()]  # of the others nothing is to be seen
     order = sorted(range(len(own)), key=lambda number: own[number].enlargement)  # the smallest face first
     mine = frames.shares(hole, own)
     rest = hole.copy()
@@ -106,11 +109,16 @@ def _plan(hole: np.ndarray, system: System, faces: Sequence[Face]) -> Iterator[t
 def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Frame, np.ndarray]:
     """The first frame in which the system can complete what is left of the hole, and that in its crop."""
     for frame in tried:
-        # Every pixel with a share of the hole: it is mixed with what lies under it. (Of a cubic, a negative one.)
-        crop_hole = landmarks.crop(left, frame.transform, frame.side) != 0
+        crop_hole = _in_crop(left, frame)
         if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
             return frame, crop_hole
     raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
+
+
+def _in_crop(left: np.ndarray, frame: Frame) -> np.ndarray:
+    """The hole in a frame's crop, bool S x S: every pixel with a share of it, as it is mixed with what lies there."""
+    found: np.ndarray = landmarks.crop(left, frame.transform, frame.side) != 0  # a cubic's share may be negative
+    return found
 
 
 def _one(

@@ -179,6 +179,15 @@ def test_a_hole_across_the_edge_of_a_faces_frame_is_completed_whole() -> None:
     assert sum(frame["pixels"] for frame in result.record["frames"]) == hole.sum()
 
 
+def test_a_face_that_lies_wholly_in_the_hole_is_completed_from_what_is_around_it() -> None:
+    view, face = portrait(400)
+    hole = a_hole((400, 400), slice(20, 380), slice(20, 380))
+    small = Face(face.box, 200 + (face.landmarks - 200) / 3, 1)
+    made = fill.fill(view, hole, painter(64, (10, 200, 30)), faces=[small])
+    assert [frame["face"] for frame in made.record["frames"]] == [None]
+    np.testing.assert_array_equal(made.pixels[~hole], view[~hole])
+
+
 def test_what_a_system_cannot_complete_is_tried_wider_then_refused() -> None:
     view, _ = portrait(200)
     hole = a_hole((200, 200), slice(80, 120), slice(80, 120))
