@@ -54,6 +54,11 @@ class Restoring:
                 raise InputError(why) from None
             self.rejected[str(job.photo)] = why
             return why
+        except Stopped:
+            raise
+        except Exception as error:  # a fault of ours: it must not pass for a photo that is done
+            self.rejected[str(job.photo)] = f"{job.photo}: {type(error).__name__}: {error}"
+            raise
         return None
 
     def _step(self, done: int, count: int) -> None:

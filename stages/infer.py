@@ -121,16 +121,17 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
     from stages.runs.header import short
     from stages.training import checkpoint
 
-    try:
-        build = import_module(f"stages.models.{network}").Network
-    except (ImportError, AttributeError):
-        raise InputError(
-            f"params.yaml: infer: network '{network}': no stages/models/{network}.py with a Network"
-        ) from None
     found = checkpoint.Checkpoint(path)
     if found.inputs.get("network") != network:
         said = short(found.inputs.get("network"))
         raise InputError(f"{path}: holds network {said}, not {network}: mend infer's `checkpoint` or `network`")
+    try:
+        build = import_module(f"stages.models.{network}").Network
+    except (ImportError, AttributeError):
+        raise InputError(
+            f"{path}: holds network '{network}', and no stages/models/{network}.py has a Network: take the version of "
+            "the code that made it"
+        ) from None
     arguments = found.mapping("arguments")
     module = found.build("network", build, arguments)
     if "size" not in arguments:
@@ -138,14 +139,21 @@ def load_network(path: Path, network: str) -> tuple[nn.Module, int]:
     return module.requires_grad_(False).eval(), arguments["size"]
 
 
-def learned(params: Params, checkpoint: Path, size: tuple[int, int], runtime: Runtime) -> System:
+def learned(
+    params: Params,
+    checkpoint: Path,
+    size: tuple[int, int],
+    runtime: Runtime,
+    loaded: tuple[nn.Module, int] | None = None,
+) -> System:
+    """A trained network; `loaded` is what `load_network` has given for it, where that has been called."""
     import torch
 
     from stages.images import tensors
     from stages.training.device import autocast, prepare
 
     device = prepare(runtime)
-    module, trained = load_network(checkpoint, params.network)
+    module, trained = loaded or load_network(checkpoint, params.network)
     network: Any = module.to(device).to(memory_format=torch.channels_last)
     if size != (trained, trained):
         raise InputError(

@@ -198,11 +198,14 @@ def complete(values: dict[str, Any], name: str, path: Path, size: tuple[int, int
     return infer.System(lambda batch: searcher(batch)[1], infer.every, found.batch)
 
 
-def shape(path: Path) -> dict[str, Any]:
-    """What a checkpoint says that it is: `network`, and what that was built with. Raises InputError for none."""
+def shape(path: Path, remedy: str | None = None) -> dict[str, Any]:
+    """What a checkpoint says that it is: `network`, and what that was built with.
+
+    Raises InputError, with the remedy, where the file is none.
+    """
     from stages.training import checkpoint
 
-    inputs = checkpoint.Checkpoint(path).inputs
+    inputs = checkpoint.Checkpoint(path, *([remedy] if remedy else [])).inputs
     return {"network": inputs.get("network"), **inputs.get("arguments", {})}
 
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from flows.restoration import marking
-from flows.restoration.photo import Photo, exif, own_chunks, xmp
+from flows.restoration.photo import XMP, Photo, exif, own_chunks, xmp
 from stages.images.decode.colour import from_srgb
 from stages.images.decode.png import SIGNATURE
 from stages.images.opencv import cv2
@@ -35,7 +35,7 @@ def encode(photo: Photo, pixels: np.ndarray, hole: np.ndarray, kind: str = "png"
         chunks.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(photo.profile, 9)))
     if block := exif(photo):
         chunks.append((b"eXIf", block))
-    chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + marking.marked(xmp(photo))))
+    chunks.append((b"iTXt", XMP + bytes(4) + marking.marked(xmp(photo))))
     return _with_chunks(_png(samples), chunks)
 
 
@@ -90,7 +90,10 @@ def _jpeg(photo: Photo, samples: np.ndarray) -> bytes:
     if block := exif(photo):
         options["exif"] = b"Exif\0\0" + block
     out = io.BytesIO()
-    Image.fromarray(samples).save(
-        out, "JPEG", icc_profile=photo.profile or None, xmp=marking.marked(xmp(photo)), **options
-    )
+    try:
+        Image.fromarray(samples).save(
+            out, "JPEG", icc_profile=photo.profile or None, xmp=marking.marked(xmp(photo)), **options
+        )
+    except ValueError as error:  # of EXIF and XMP a JPEG takes 64 KiB each
+        raise InputError(f"{photo.name}: {error} for a JPEG; leave out --format jpg") from None
     return out.getvalue()

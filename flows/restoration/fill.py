@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows.restoration import frames
-from flows.restoration.frames import Frame
+from flows.restoration.frames import Frame, Piece
 from flows.restoration.grain import grain as made_grain
 from flows.restoration.system import System
 from stages.images import landmarks
@@ -21,6 +21,7 @@ from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 
 EDGE = 0.97  # of a frame: what lies nearer to its border has too little around it, and gets a frame of its own
+REACH = 64  # px around a piece of the hole from which its rim and grain are taken
 
 
 class Cancelled(Exception):
@@ -55,21 +56,21 @@ def fill(
     when `cancelled` says so.
     """
     _check(view, hole)
-    work, left = view.copy(), hole.copy()
+    work, left = view.copy(), hole.astype(np.float32)  # 1 = still missing
     work[hole] = 0  # nothing of what is missing reaches the system
     told: list[dict[str, Any]] = []
-    todo = list(_plan(hole, system, faces))
-    for number, (part, tried) in enumerate(todo):
+    todo = list(_plan(hole, left, system, faces))
+    for number, (piece, tried) in enumerate(todo):
         if cancelled and cancelled():
             raise Cancelled
         if progress:
             progress(number, len(todo))
         frame, crop_hole = _fitting(left, tried, system)
-        _one(work, left, part, frame, crop_hole, system, seed, name, grain)
-        left &= ~part
+        _one(work, left, piece, frame, crop_hole, system, seed, name, grain)
+        left[piece.box][piece.mask] = 0
         told.append(
             {"transform": frame.transform.ravel().tolist(), "side": frame.side, "face": frame.face,
-             "pixels": int(part.sum()), "enlargement": round(frame.enlargement, 3)}
+             "pixels": int(piece.mask.sum()), "enlargement": round(frame.enlargement, 3)}
         )  # fmt: skip
     if progress:
         progress(len(todo), len(todo))
@@ -87,46 +88,43 @@ def _check(view: np.ndarray, hole: np.ndarray) -> None:
         raise InputError("the hole covers all of the photo: leave something to go by")
 
 
-def _plan(hole: np.ndarray, system: System, faces: Sequence[Face]) -> Iterator[tuple[np.ndarray, list[Frame]]]:
-    """Parts of the hole, in the order in which they are completed, each with the frames to try."""
-    own = [frames.of_face(face, number, system.side) for number, face in enumerate(faces)]
+def _plan(
+    hole: np.ndarray, left: np.ndarray, system: System, faces: Sequence[Face]
+) -> Iterator[tuple[Piece, list[Frame]]]:
+    """Pieces of the hole, in the order in which they are completed, each with the frames to try."""
+    every = [frames.of_face(face, number, system.side) for number, face in enumerate(faces)]
+    own = [frame for frame in every if not _in_crop(left, frame).all()]  # of the others nothing is to be seen
     order = sorted(range(len(own)), key=lambda number: own[number].enlargement)  # the smallest face first
     mine = frames.shares(hole, own)
     rest = hole.copy()
     for number in order:
-        part = mine[number]
-        inner = part & _within(part, own[number])
-        if inner.any():
-            rest &= ~inner
+        piece = mine[number]
+        if piece and (inner := piece.near(own[number], EDGE)):
+            rest[inner.box] &= ~inner.mask
             yield inner, [own[number], *frames.around(inner, system.side)]
-    if rest.any():
-        for piece in frames.parts(rest):
-            yield piece, list(frames.around(piece, system.side))
-
-
-def _within(part: np.ndarray, frame: Frame) -> np.ndarray:
-    rows, columns = np.nonzero(part)
-    inside = np.zeros_like(part)
-    if len(rows):
-        near = frame.distance(np.column_stack([columns, rows]).astype(np.float64)) < EDGE
-        inside[rows[near], columns[near]] = True
-    return inside
+    for piece in frames.parts(rest):
+        yield piece, list(frames.around(piece, system.side))
 
 
 def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Frame, np.ndarray]:
     """The first frame in which the system can complete what is left of the hole, and that in its crop."""
     for frame in tried:
-        # Every pixel with a share of the hole: it is mixed with what lies under it. (Of a cubic, a negative one.)
-        crop_hole = landmarks.crop(left.astype(np.float32), frame.transform, frame.side) != 0
+        crop_hole = _in_crop(left, frame)
         if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
             return frame, crop_hole
     raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
 
 
+def _in_crop(left: np.ndarray, frame: Frame) -> np.ndarray:
+    """The hole in a frame's crop, bool S x S: every pixel with a share of it, as it is mixed with what lies there."""
+    found: np.ndarray = landmarks.crop(left, frame.transform, frame.side) != 0  # a cubic's share may be negative
+    return found
+
+
 def _one(
     work: np.ndarray,
     left: np.ndarray,
-    part: np.ndarray,
+    piece: Piece,
     frame: Frame,
     crop_hole: np.ndarray,
     system: System,
@@ -134,24 +132,25 @@ def _one(
     name: str,
     grain: bool,
 ) -> None:
-    """Complete `part` of `work` in one frame; `left` is all that is still missing."""
-    known = landmarks.crop(work, frame.transform, frame.side)
-    known[crop_hole] = 0
-    crop = _joined(known, system.complete(known, crop_hole, name, seed), crop_hole)
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-    reach = 64
-    top, left_edge = max(0, rows[0] - reach), max(0, columns[0] - reach)
-    box = np.s_[top : rows[-1] + 1 + reach, left_edge : columns[-1] + 1 + reach]
-    missing, picture = part[box], work[box].astype(np.float32)
+    """Complete a piece of the hole in `work`, in one frame; `left` is 1 where anything is still missing."""
+    seen = landmarks.crop(work, frame.transform, frame.side)
+    seen[crop_hole] = 0
+    crop = _joined(seen, system.complete(seen, crop_hole, name, seed), crop_hole)
+    rows, columns = piece.box
+    top, left_edge = max(0, rows.start - REACH), max(0, columns.start - REACH)
+    box = np.s_[top : rows.stop + REACH, left_edge : columns.stop + REACH]
+    known, picture = left[box] == 0, work[box].astype(np.float32)
+    missing = np.zeros_like(known)
+    missing[rows.start - top : rows.stop - top, columns.start - left_edge : columns.stop - left_edge] = piece.mask
     shifted = frame.transform.copy()
     shifted[:, 2] += frame.transform[:, :2] @ [left_edge, top]
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     made = cv2.warpAffine(crop, shifted, missing.shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    made += _rim(picture - made, ~left[box], missing, frame.enlargement)
+    made += _rim(picture - made, known, missing, frame.enlargement)
     picture[missing] = made[missing]
     if grain:
         rng = np.random.default_rng([0 if seed is None else seed + 1, int(top), int(left_edge)])
-        picture += made_grain(picture, missing, ~left[box], frame.enlargement, rng)
+        picture += made_grain(picture, missing, known, frame.enlargement, rng)
     work[box][missing] = np.clip(np.rint(picture[missing]), 0, 255).astype(np.uint8)
 
 

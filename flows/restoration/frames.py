@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,8 +46,8 @@ class Frame:
         corner = np.array([[x, y] for x in (-0.5, self.side - 0.5) for y in (-0.5, self.side - 0.5)])
         points = landmarks.apply(cv2.invertAffineTransform(self.transform), corner)
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
-        rows = slice(max(0, floor(top)), min(height, ceil(bottom) + 1))
-        return rows, slice(max(0, floor(left)), min(width, ceil(right) + 1))
+        rows = slice(max(0, floor(top)), max(0, min(height, ceil(bottom) + 1)))
+        return rows, slice(max(0, floor(left)), max(0, min(width, ceil(right) + 1)))
 
 
 def of_face(face: Face, number: int, side: int) -> Frame:
@@ -60,39 +61,77 @@ def square(x: float, y: float, length: float, side: int) -> Frame:
     return Frame(np.array([[scale, 0, side / 2 - 0.5 - x * scale], [0, scale, side / 2 - 0.5 - y * scale]]), side)
 
 
-def around(hole: np.ndarray, side: int) -> Iterator[Frame]:
-    """Frames around the missing pixels of a hole (bool H x W), from the one with `MARGIN` on to wider ones."""
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    x, y = (columns[0] + columns[-1]) / 2, (rows[0] + rows[-1]) / 2
-    longer = max(columns[-1] - columns[0], rows[-1] - rows[0]) + 1
+class Piece(NamedTuple):
+    """Some missing pixels of a photo, with the smallest box around them: whole masks of many would not fit memory."""
+
+    top: int
+    left: int
+    mask: np.ndarray  # bool, of the box
+
+    @classmethod
+    def of(cls, mask: np.ndarray, top: int = 0, left: int = 0) -> Piece | None:
+        """The pixels of a mask whose first one is (left, top) of the photo; None where it has none."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            return None
+        inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return cls(top + int(rows[0]), left + int(columns[0]), inner)
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Its rows and columns in the photo."""
+        height, width = self.mask.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    def near(self, frame: Frame, share: float) -> Piece | None:
+        """Its pixels within a `share` of a frame, from the middle to the border."""
+        rows, columns = np.nonzero(self.mask)
+        points = np.column_stack([columns + self.left, rows + self.top]).astype(np.float64)
+        mask = np.zeros_like(self.mask)
+        mask[rows, columns] = frame.distance(points) < share
+        return Piece.of(mask, self.top, self.left)
+
+
+def around(piece: Piece, side: int) -> Iterator[Frame]:
+    """Frames around missing pixels, from the one with `MARGIN` on to wider ones."""
+    height, width = piece.mask.shape
+    x, y = piece.left + (width - 1) / 2, piece.top + (height - 1) / 2
+    longer = max(height, width)
     length = max(longer + 2 * min(MARGIN, longer), 32)
     for wider in (1.0, 1.5, 2.25):
         yield square(x, y, length * wider, side)
 
 
-def parts(hole: np.ndarray) -> list[np.ndarray]:
-    """The pieces of a hole that do not touch, bool H x W each, the largest first; one for all where they are many."""
+def parts(hole: np.ndarray) -> list[Piece]:
+    """The pieces of a hole (bool H x W) that do not touch, the largest first; one for all where they are many."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(hole.view(np.uint8), connectivity=8)
     if count - 1 > PARTS:
-        return [hole]
+        return [piece for piece in [Piece.of(hole)] if piece]
     order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable") + 1
-    return [labels == number for number in order]
+    found = []
+    for number in order:
+        left, top, width, height = (int(value) for value in stats[number, : cv2.CC_STAT_AREA])
+        found.append(Piece(top, left, labels[top : top + height, left : left + width] == number))
+    return found
 
 
-def shares(hole: np.ndarray, frames: Sequence[Frame]) -> list[np.ndarray]:
-    """What of a hole each frame completes, bool H x W each: a pixel is the frame's in whose middle it lies most.
+def shares(hole: np.ndarray, frames: Sequence[Frame]) -> list[Piece | None]:
+    """What of a hole (bool H x W) each frame completes: a pixel is the frame's in whose middle it lies most.
 
     Pixels beyond all frames are nobody's.
     """
-    rows, columns = np.nonzero(hole)
-    points = np.column_stack([columns, rows]).astype(np.float64)
-    if not frames or not len(points):
-        return [np.zeros_like(hole) for _ in frames]
-    distance = np.stack([frame.distance(points) for frame in frames])
-    owner = np.where(distance.min(axis=0) < 1, distance.argmin(axis=0), -1)
+    nearest = np.ones(hole.shape, np.float32)
+    owner = np.full(hole.shape, -1, np.int16)
+    for number, frame in enumerate(frames):
+        rows, columns = frame.box(*hole.shape)
+        y, x = np.nonzero(hole[rows, columns])
+        y, x = y + rows.start, x + columns.start
+        distance = frame.distance(np.column_stack([x, y]).astype(np.float64)).astype(np.float32)
+        closer = distance < nearest[y, x]
+        y, x = y[closer], x[closer]
+        nearest[y, x], owner[y, x] = distance[closer], number
     found = []
-    for number in range(len(frames)):
-        one = np.zeros_like(hole)
-        one[rows[owner == number], columns[owner == number]] = True
-        found.append(one)
+    for number, frame in enumerate(frames):
+        rows, columns = frame.box(*hole.shape)
+        found.append(Piece.of(owner[rows, columns] == number, rows.start, columns.start))
     return found

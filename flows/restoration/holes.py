@@ -101,7 +101,7 @@ def place(
     """
     if kind != COVERED:
         faces = chosen(detect.faces(view), face)
-        return faces, preset(kind, view, faces, seed, options), {"kind": kind, **options}
+        return faces, preset(kind, view, faces, seed, options), {"kind": kind, **options, "seed": seed}
     found = detect.covered(view)
     faces = chosen([one for one, _ in found], face)
     if not faces:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from flows.restoration.marking import LONGEST
 from stages.images.decode import png
 from stages.images.decode.picture import BadPicture
 from stages.images.decode.read import stored, to_picture, upright
@@ -17,6 +20,7 @@ from stages.images.opencv import cv2
 from stages.runs.errors import InputError
 
 DEEP = "16-bit samples cut to 8 bits"  # the decoder's remark
+XMP = b"XML:com.adobe.xmp\0"  # the keyword of a PNG's text that is an XMP packet
 BYTES = 512 << 20  # of a file; larger ones are refused before they are read
 
 
@@ -35,16 +39,6 @@ class Photo:
     @property
     def bits(self) -> int:
         return self.own.dtype.itemsize * 8
-
-    @property
-    def format(self) -> str:
-        """The file's format, as Pillow names it: JPEG, PNG, TIFF, ..."""
-        from PIL import Image
-
-        with warnings.catch_warnings():  # on odd tags, which do not matter here
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(self.data)) as picture:
-                return str(picture.format)
 
 
 def load(path: Path) -> Photo:
@@ -95,16 +89,9 @@ def _deep(data: bytes, cut: np.ndarray, where: str) -> np.ndarray:
 
 def exif(photo: Photo) -> bytes:
     """The file's EXIF data, byte for byte but for the orientation, which is 1 now; empty where it has none."""
-    from PIL import ExifTags, Image
+    from PIL import ExifTags
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(io.BytesIO(photo.data)) as picture:
-                found = picture.info.get("exif") or (picture.getexif().tobytes() if picture.format == "TIFF" else b"")
-        except Exception:  # on broken EXIF Pillow's reader raises nearly anything
-            return b""
-    block = bytearray(found.removeprefix(b"Exif\0\0"))
+    block = bytearray(_metadata(photo)[0].removeprefix(b"Exif\0\0"))
     order = {b"II": "little", b"MM": "big"}.get(bytes(block[:2]))
     if order is None or len(block) < 14:
         return b""
@@ -117,16 +104,45 @@ def exif(photo: Photo) -> bytes:
 
 
 def xmp(photo: Photo) -> bytes:
-    """The file's XMP packet, or nothing."""
+    """The file's XMP packet; empty where it has none."""
+    return _metadata(photo)[1]
+
+
+def _metadata(photo: Photo) -> tuple[bytes, bytes]:
+    """The file's EXIF data and XMP packet, each empty where there is none that can be read."""
+    if photo.data.startswith(png.SIGNATURE):
+        return _of_png(photo.data)
     from PIL import Image
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # on odd tags, which do not matter here
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(photo.data)) as picture:
-            found = picture.info.get("xmp") or picture.info.get("XML:com.adobe.xmp") or b""
-            if not found and picture.format == "TIFF":
-                found = picture.getexif().get(700) or b""
-    return found.encode() if isinstance(found, str) else bytes(found)
+        try:
+            with Image.open(io.BytesIO(photo.data)) as picture:
+                block, packet = picture.info.get("exif"), picture.info.get("xmp")
+                if picture.format == "TIFF":
+                    tags = picture.getexif()
+                    block, packet = block or tags.tobytes(), packet or tags.get(700)
+        except Exception:  # on broken metadata Pillow's reader raises nearly anything
+            return b"", b""
+    return block or b"", packet if isinstance(packet, bytes) else b""
+
+
+def _of_png(data: bytes) -> tuple[bytes, bytes]:
+    """The same of a PNG, by its chunks: Pillow opens none with a long text, and sees none behind the pixels."""
+    block = packet = b""
+    for name, body, intact in png.chunks(data):
+        if intact and name == b"eXIf":
+            block = block or body
+        elif intact and name == b"iTXt" and body.startswith(XMP):
+            # Behind the keyword: compressed or not, the method, two texts that end in a zero (PNG, 11.3.3).
+            compressed, rest = body[len(XMP) :][:1], body[len(XMP) + 2 :].split(b"\0", 2)[2:]
+            with suppress(zlib.error):
+                packet = b"".join(rest) if compressed == b"\0" else _unpacked(b"".join(rest))
+    return block, packet
+
+
+def _unpacked(data: bytes) -> bytes:
+    return zlib.decompressobj().decompress(data, LONGEST + 1)
 
 
 def own_chunks(photo: Photo) -> list[tuple[bytes, bytes]]:
@@ -135,4 +151,4 @@ def own_chunks(photo: Photo) -> list[tuple[bytes, bytes]]:
         return []
     kept = (b"sRGB", b"gAMA", b"cHRM", b"cICP", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME")
     found = ((name, body) for name, body, intact in png.chunks(photo.data) if name in kept and intact)
-    return [(name, body) for name, body in found if not body.startswith(b"XML:com.adobe.xmp\0")]
+    return [(name, body) for name, body in found if not body.startswith(XMP)]

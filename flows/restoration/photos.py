@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ def jobs(photos: Sequence[Path], out: Path, kind: str, samples: int) -> list[Job
             found.append((given, Path(given.name), True))
         else:
             raise InputError(f"{given}: no such file or folder; name a photo, or a folder of photos")
+    for file, _, _ in found:
+        if any("\ud800" <= letter <= "\udfff" for letter in str(file)):  # neither records nor terminals take such bytes
+            said = os.fsencode(file).decode(errors="backslashreplace")
+            raise InputError(f"{said}: a name that is not UTF-8; rename it")
     unique = {file.resolve(): (file, place, asked) for file, place, asked in reversed(found)}
     every = [(file, place, asked) for file, place, asked in reversed(unique.values())]
     return _named(every, out, kind, samples)

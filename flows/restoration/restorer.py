@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -65,9 +67,10 @@ class Restorer:
         return sha256(canonical(said).encode()).hexdigest()
 
     def done(self, job: Job) -> dict[str, Any] | None:
-        """The record of a result that is there already and is what would be made now; None where there is none.
+        """The record of a result that is there already and is what would be made now.
 
-        Raises InputError where other files have its names.
+        None where there is none, or where a killed call has left a part of it. Raises InputError where other
+        files have its names.
         """
         files = job.files(self.settings.kind, self._count())
         there = [file for file in files if os.path.lexists(file)]
@@ -75,11 +78,12 @@ class Restorer:
             return None
         try:
             record: dict[str, Any] = json.loads(job.file("json").read_text())
-            same = record["asked"] == self.asked(sha256(job.photo.read_bytes()).hexdigest())
-            whole = all(sha256((job.stem.parent / name).read_bytes()).hexdigest() == digest
-                        for name, digest in record["files"].items())  # fmt: skip
-            if same and whole:
-                return record
+            made = _made(job.file("json"))
+            kept = {file for file in made if os.path.lexists(file)}
+            if record["asked"] == self.asked(sha256(job.photo.read_bytes()).hexdigest()) and all(
+                sha256(file.read_bytes()).hexdigest() == made[file] for file in kept
+            ):
+                return record if len(kept) == len(made) else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
         raise InputError(f"{there[0]}: exists, and is another result; add --force to replace it")
@@ -136,7 +140,10 @@ class Restorer:
         about: Mapping[str, Any],
         results: Sequence[tuple[System, Filled]],
     ) -> dict[str, Any]:
-        """Write the files of a photo's results, the record last."""
+        """Write the files of a photo's results.
+
+        The record takes its place first: a call that is killed after that is gone on with.
+        """
         from stages.images import png
 
         *pictures, hole_file, record_file, signature = job.files(self.settings.kind, len(results))
@@ -157,15 +164,26 @@ class Restorer:
             exact=self.settings.kind == "png",
         )  # fmt: skip
         record = {**record, "files": digests, "asked": self.asked(record["photo"]["sha256"])}
-        contents[record_file] = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        said = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
+        told = {record_file: said}
         if self.signer:
-            contents[signature] = bundle.sign(
-                record_file.name, sha256(contents[record_file]).hexdigest(), self.signer
-            ).encode()
-        write_all(contents, job.stem.parent)
+            told[signature] = bundle.sign(record_file.name, sha256(said).hexdigest(), self.signer).encode()
+        before = _made(record_file) if self.settings.force else {}
+        write_all({**told, **contents}, job.stem.parent)
+        for file, digest in before.items():  # answers of which no record would tell any more
+            if file not in contents and file.is_file() and sha256(file.read_bytes()).hexdigest() == digest:
+                file.unlink()
         if not self.signer:
             signature.unlink(missing_ok=True)  # of a result that was replaced
         return record
+
+
+def _made(record_file: Path) -> dict[Path, str]:
+    """The files that a record says were made, beside it, with their digests; none where it cannot be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = json.loads(record_file.read_text())["files"]
+        return {record_file.with_name(Path(name).name): digest for name, digest in files.items()}
+    return {}
 
 
 def _title(system: System, filled: Filled) -> str:
@@ -207,17 +225,22 @@ def _version(package: str) -> str | None:
 
 
 def write_all(contents: Mapping[Path, bytes], folder: Path) -> None:
-    """Write files into a folder, which is made: all of them, or none. Raises InputError where that fails."""
-    drafts: dict[Path, Path] = {}
+    """Write files into a folder, which is made: all of them, or none. Raises InputError where that fails.
+
+    They take their places in their order. A draft that a killed call has left is the next one's.
+    """
+    drafts = {file: file.with_name(f".{file.name}.new") for file in contents}
+    file = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, content in contents.items():
-            drafts[file] = file.with_name(f".{file.name}.{os.getpid()}.new")
-            drafts[file].write_bytes(content)
+        for file, draft in drafts.items():
+            draft.write_bytes(contents[file])
         for file, draft in drafts.items():
             draft.replace(file)
     except OSError as error:
-        raise InputError(f"{error.filename or folder}: {error.strerror}; give another folder with -o") from None
+        remedy = "rename the photo" if error.errno == errno.ENAMETOOLONG else "give another folder with -o"
+        raise InputError(f"{file}: {error.strerror}; {remedy}") from None
     finally:
         for draft in drafts.values():
-            draft.unlink(missing_ok=True)  # there only where something went wrong
+            with suppress(OSError):
+                draft.unlink()  # it is there only where something went wrong

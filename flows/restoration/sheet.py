@@ -9,7 +9,8 @@ import numpy as np
 from stages.images import png
 from stages.images.opencv import cv2
 
-TALLEST = 360  # px of a picture on the sheet
+TALLEST, WIDEST = 360, 480  # px of a picture on the sheet
+ACROSS = 1600  # px of the pictures beside each other, about; five of them at most
 GAP, LINE = 12, 22  # px; a caption's height
 MARKED = np.array([230, 60, 120])  # the colour of the hole
 
@@ -23,9 +24,9 @@ def draw(view: np.ndarray, hole: np.ndarray, answers: Sequence[tuple[str, np.nda
     marked[hole[box]] = (marked[hole[box]] * 0.35 + MARKED * 0.65).astype(np.uint8)
     pictures = [("the photo, its hole", marked), *((title, pixels[box]) for title, pixels in answers)]
     height, width = marked.shape[:2]
-    scale = min(1.0 if height > 180 else 180 / height, TALLEST / height)
+    scale = min(1.0 if height > 180 else 180 / height, TALLEST / height, WIDEST / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    across = min(len(pictures), 5)
+    across = min(len(pictures), 5, max(1, ACROSS // size[0]))
     down = -(-len(pictures) // across)
     sheet = Image.new("RGB", (GAP + across * (size[0] + GAP), GAP + down * (size[1] + LINE + GAP)), "white")
     pen = ImageDraw.Draw(sheet)

@@ -217,7 +217,7 @@ def _learned(root: Path, file: Path, chosen: Choice) -> System:
     kernels.choose(runtime.kernels)  # before torch is imported
     from stages import infer, search
 
-    shape = gate.shape(file)
+    shape = gate.shape(file, "name a checkpoint of this project, or another system, by --model")
     network, side = shape["network"], shape.get("size")
     if not isinstance(network, str) or not isinstance(side, int) or not 16 <= side <= 4096:
         raise InputError(f"{file}: its header names neither network nor size; give a checkpoint of this project")
@@ -234,23 +234,17 @@ def _learned(root: Path, file: Path, chosen: Choice) -> System:
 
         samples = True
     else:
+        loaded = infer.load_network(file, network)
+
+        def learned(**more: Any) -> infer.System:
+            settings = infer.Params(network=network, dataset="photo", checkpoint=f"photo{ENDING}", **more)
+            return infer.learned(settings, file, (side, side), runtime, loaded)
 
         def make(seed: int | None) -> Complete:
             return learned(sample_seed=seed).complete
 
-        def learned(**more: Any) -> infer.System:
-            settings = infer.Params(network=network, dataset="photo", checkpoint=f"photo{ENDING}", **more)
-            return infer.learned(settings, file, (side, side), runtime)
-
-        plain = learned()
-        completes, samples = plain.completes, bool(_latent(file, network))
+        completes, samples = learned().completes, bool(getattr(loaded[0], "latent", 0))
     return System(chosen.name, side, samples, facts_of(root, file, chosen, shape), make, completes)
-
-
-def _latent(file: Path, network: str) -> int:
-    from stages.infer import load_network
-
-    return int(getattr(load_network(file, network)[0], "latent", 0))
 
 
 def facts_of(root: Path, file: Path, chosen: Choice, shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from stages.runs.errors import InputError
 
 SIDE = 512  # px, where the file leaves its sides open
-LEVELS = 2.0  # an output with larger numbers is in levels (0 to 255), not in shares of white (0 to 1)
+LEVELS = 2.0  # a file that makes larger numbers of plain grey gives levels (0 to 255), not shares of white (0 to 1)
 
 
 class Onnx:
@@ -57,12 +58,25 @@ class Onnx:
 
     def _one(self, known: np.ndarray, hole: np.ndarray) -> np.ndarray:
         picture = np.ascontiguousarray(known.transpose(2, 0, 1)[None], np.float32) / 255
-        given = dict(zip(self._names, (picture, hole[None, None].astype(np.float32)), strict=True))
+        made = self._made(picture, hole[None, None].astype(np.float32))
+        levels = made[0] * self._white
+        return np.rint(levels).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+    @cached_property
+    def _white(self) -> float:
+        """What the output is multiplied by: asked once, of grey, as a dark picture's levels may pass for shares."""
+        grey = np.full((1, 3, self.side, self.side), 0.5, np.float32)
+        hole = np.zeros((1, 1, self.side, self.side), np.float32)
+        middle = slice(self.side // 4, self.side // 4 + max(1, self.side // 8))
+        hole[..., middle, middle] = 1
+        return 1.0 if self._made(grey * (1 - hole), hole).max() > LEVELS else 255.0
+
+    def _made(self, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
+        given = dict(zip(self._names, (picture, hole), strict=True))
         try:
             made = np.asarray(self._session.run(None, given)[0], np.float32)
         except Exception as error:
             raise InputError(f"{self._path}: cannot complete ({' '.join(str(error).split())[:160]})") from None
         if made.shape != picture.shape or not np.isfinite(made).all():
             raise InputError(f"{self._path}: made {made.shape}, or numbers that are not finite, of {picture.shape}")
-        levels = made[0] if made.max() > LEVELS else made[0] * 255
-        return np.rint(levels).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+        return made

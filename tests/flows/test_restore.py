@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from onnx_made import grey
 
 from flows.lineage import restored
-from flows.restoration import fill, frames, grain, holes, photos, system
+from flows.restoration import detection, fill, frames, grain, holes, photos, system
+from flows.restoration.restorer import Restorer, Settings, write_all
 from flows.restoration.system import System
+from flows.restore import Restoring
 from stages.images import landmarks
 from stages.images.faces import Face
 from stages.models.dmfn import DMFN
@@ -40,17 +43,17 @@ def portrait(size: int = 200, turned: float = 0.0) -> tuple[np.ndarray, Face]:
 
 
 def painter(side: int, colour: Sequence[int], seen: list[tuple[np.ndarray, np.ndarray]] | None = None) -> System:
-    """A system that paints all in one colour, and keeps what it was given."""
+    """A system that paints all in one colour, or in its seed's, and keeps what it was given."""
 
     def make(seed: int | None) -> system.Complete:
         def complete(batch: object) -> np.ndarray:
             if seen is not None:
                 seen.append((batch.known[0], batch.hole[0]))
-            return np.broadcast_to(np.array(colour, np.uint8), batch.known.shape)
+            return np.broadcast_to(np.array(colour, np.uint8) + (seed or 0), batch.known.shape)
 
         return complete
 
-    return System("painter", side, False, {"checkpoint": None}, make, lambda hole: np.ones(len(hole), bool))
+    return System("painter", side, True, {"checkpoint": None}, make, lambda hole: np.ones(len(hole), bool))
 
 
 # ---- frames ----
@@ -72,17 +75,36 @@ def test_a_pixel_belongs_to_the_face_in_whose_middle_it_lies_most() -> None:
     hole = np.zeros((100, 150), bool)
     hole[50, [25, 60, 69, 71, 80, 130]] = True
     mine, yours = frames.shares(hole, [left, right])
-    assert np.flatnonzero(mine[50]).tolist() == [25, 60, 69]
-    assert np.flatnonzero(yours[50]).tolist() == [71, 80]  # 130 lies in no frame
+    assert mine
+    assert (np.flatnonzero(mine.mask) + mine.left).tolist() == [25, 60, 69]
+    assert yours
+    assert (np.flatnonzero(yours.mask) + yours.left).tolist() == [71, 80]  # 130 lies in no frame
+    assert (mine.top, yours.top) == (50, 50)
 
 
 def test_frames_around_a_hole_show_its_surroundings_and_grow() -> None:
     hole = np.zeros((400, 600), bool)
     hole[100:140, 200:300] = True
-    lengths = [64 * frame.enlargement for frame in frames.around(hole, 64)]
+    (piece,) = frames.parts(hole)
+    lengths = [64 * frame.enlargement for frame in frames.around(piece, 64)]
     np.testing.assert_allclose(lengths, [300, 450, 675])
-    first = next(frames.around(hole, 64))
+    first = next(frames.around(piece, 64))
     np.testing.assert_allclose(first.to_crop(np.array([[249.5, 119.5]])), [[31.5, 31.5]])
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_pieces_are_the_hole_once_over_as_far_as_frames_reach(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hole = rng.random((30, 40)) < rng.choice([0.01, 0.1, 0.6])
+    faces = [frames.square(*rng.uniform(-5, 45, 2), rng.uniform(5, 60), 16) for _ in range(3)]
+    reached = hole.copy()
+    points = np.argwhere(hole)[:, ::-1].astype(np.float64)
+    reached[hole] = np.min([frame.distance(points) for frame in faces], axis=0) < 1
+    for pieces, wanted in ((frames.parts(hole), hole), (frames.shares(hole, faces), reached)):
+        count = np.zeros(hole.shape, int)
+        for piece in filter(None, pieces):
+            count[piece.box] += piece.mask
+        np.testing.assert_array_equal(count, wanted)
 
 
 # ---- filling ----
@@ -155,6 +177,15 @@ def test_a_hole_across_the_edge_of_a_faces_frame_is_completed_whole() -> None:
     kinds = [frame["face"] for frame in result.record["frames"]]
     assert kinds == [0, None]
     assert sum(frame["pixels"] for frame in result.record["frames"]) == hole.sum()
+
+
+def test_a_face_that_lies_wholly_in_the_hole_is_completed_from_what_is_around_it() -> None:
+    view, face = portrait(400)
+    hole = a_hole((400, 400), slice(20, 380), slice(20, 380))
+    small = Face(face.box, 200 + (face.landmarks - 200) / 3, 1)
+    made = fill.fill(view, hole, painter(64, (10, 200, 30)), faces=[small])
+    assert [frame["face"] for frame in made.record["frames"]] == [None]
+    np.testing.assert_array_equal(made.pixels[~hole], view[~hole])
 
 
 def test_what_a_system_cannot_complete_is_tried_wider_then_refused() -> None:
@@ -294,6 +325,13 @@ def test_names_of_results_never_meet(tmp_path: Path) -> None:
     assert [file.name for file in alone[0].files("png", 1)] == ["b.png", "b.hole.png", "b.json", "b.json.sig"]
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.jpg")).touch()
+    with pytest.raises(InputError, match=r"in/\\xff.jpg: a name that is not UTF-8; rename it"):
+        photos.jobs([tmp_path / "in"], tmp_path / "out", "png", 1)
+
+
 def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
@@ -324,6 +362,68 @@ def test_photos_that_are_not_there_and_results_among_the_photos_are_refused(tmp_
 def test_other_json_files_are_no_records(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     assert restored.beside(tmp_path / "a.png", "0") is None
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 252)
+    with pytest.raises(InputError, match="x: File name too long; rename the photo"):
+        write_all({tmp_path / "a.png": b"1", long: b"2"}, tmp_path)
+    assert not written(tmp_path)
+    (tmp_path / ".a.png.new").write_bytes(b"half")  # of a call that was killed
+    write_all({tmp_path / "a.png": b"1"}, tmp_path)
+    assert written(tmp_path) == {"a.png": b"1"}
+
+
+@pytest.mark.parametrize("gone", [["photo.png"], ["photo.png", "photo.hole.png"]])
+def test_what_a_killed_call_has_left_is_completed_and_what_was_altered_is_not(tmp_path: Path, gone: list[str]) -> None:
+    view, _ = portrait()
+    (tmp_path / "photo.jpg").write_bytes(cv2.imencode(".jpg", view)[1].tobytes())
+    mask = mask_file(tmp_path / "mask.png", a_hole((200, 200), slice(80, 120), slice(60, 140)))
+    restorer = Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), Settings(hole=str(mask)))
+    (job,) = photos.jobs([tmp_path / "photo.jpg"], tmp_path / "out", "png", 1)
+    restorer.restore(job)
+    whole = written(tmp_path / "out")
+    for name in gone:
+        (tmp_path / "out" / name).unlink()
+    restorer.restore(job)
+    assert written(tmp_path / "out") == whole
+    (tmp_path / "out" / "photo.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists, and is another result"):
+        restorer.restore(job)
+
+
+def test_replacing_several_answers_leaves_none_of_them_and_nothing_of_others(tmp_path: Path) -> None:
+    view, _ = portrait()
+    (tmp_path / "photo.png").write_bytes(cv2.imencode(".png", view)[1].tobytes())
+    for samples in (3, 1):
+        asked = Settings(hole="lines", samples=samples, seed=7, force=True)
+        restorer = Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), asked)
+        (job,) = photos.jobs([tmp_path / "photo.png"], tmp_path / "out", "png", samples)
+        record = restorer.restore(job)
+        assert record["hole"]["seed"] == 7
+        there = written(tmp_path / "out")
+        kept = {"photo.1.png"} if samples == 1 else set()
+        assert there.keys() == {*record["files"], "photo.json"} | kept
+        if samples == 3:
+            assert len({there[f"photo.{number}.png"] for number in (1, 2, 3)}) == 3
+            (tmp_path / "out" / "photo.1.png").write_bytes(b"somebody has drawn on it")
+    assert there["photo.1.png"] == b"somebody has drawn on it"
+
+
+def test_a_fault_of_ours_does_not_pass_for_a_photo_that_is_done(tmp_path: Path) -> None:
+    class Faulty(Restorer):
+        def restore(self, job: photos.Job, progress: object = None) -> dict:
+            raise ZeroDivisionError("of ours")
+
+    todo = [photos.Job(tmp_path / name, tmp_path / name, True) for name in ("a", "b")]
+    work = Restoring(Faulty([], detection.ByHaar(), Settings()), todo, Settings())
+    with pytest.raises(ZeroDivisionError):
+        work.one(todo[0])
+    assert work.rejected == {str(tmp_path / "a"): f"{tmp_path / 'a'}: ZeroDivisionError: of ours"}
 
 
 # ---- the command ----

@@ -1,6 +1,7 @@
 """A restored photo as a file: outside the hole the photo's own samples, and its colours, metadata and mark."""
 
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from PIL import Image, PngImagePlugin
 
 from flows.restoration.encode import encode, merged
 from flows.restoration.marking import VALUE, marked
-from flows.restoration.photo import read_photo
+from flows.restoration.photo import exif as exif_of
+from flows.restoration.photo import read_photo, xmp
+from stages.images.decode import png
 from stages.runs.errors import InputError
 
 HEIGHT, WIDTH = 40, 56
@@ -175,6 +178,40 @@ def test_a_pngs_own_chunks_stay() -> None:
         assert picture.info["Author"] == "she"
         assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.1)
         assert result.count(b"XML:com.adobe.xmp") == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_pngs_metadata_stays_wherever_it_lies_and_however_long_its_texts_are(packed: bool) -> None:
+    """Pillow, by itself, opens no PNG with this text, and sees nothing behind the pixels."""
+    exif, info = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x010F], exif[0x0112] = "a camera", 6
+    packet = marked(b"").replace(VALUE.encode(), b"hers").decode().replace("rdf:about", 'xmlns:u="u" u:a="b" rdf:about')
+    info.add_itxt("XML:com.adobe.xmp", packet, zip=packed)
+    info.add_text("long", "y" * (2 << 20), zip=True)
+    data = saved(Image.fromarray(samples(3)), "PNG", exif=exif, pnginfo=info)
+    whole = {name: body for name, body, _ in png.chunks(data)}
+    later = b"".join(
+        len(whole[name]).to_bytes(4, "big") + name + whole[name] + zlib.crc32(name + whole[name]).to_bytes(4, "big")
+        for name in (b"IHDR", b"zTXt", b"IDAT", b"iTXt", b"eXIf", b"IEND")
+    )
+    photo = read_photo(png.SIGNATURE + later, "photo")
+    assert photo.view.shape == (WIDTH, HEIGHT, 3)
+    assert exif_of(photo) == exif_of(read_photo(saved(Image.fromarray(samples(3)), "PNG", exif=exif), "photo")) != b""
+    kept = encode(photo, photo.view, a_hole().T)
+    assert b'u:a="b"' in xmp(read_photo(kept, "restored"))
+    assert whole[b"zTXt"] in kept
+
+
+@pytest.mark.parametrize("what", ["EXIF", "XMP"])
+def test_metadata_too_long_for_a_jpeg_is_refused(what: str) -> None:
+    info, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    if what == "EXIF":
+        exif[0x010E] = "x" * 70_000
+    else:
+        info.add_itxt("XML:com.adobe.xmp", marked(b"").decode().replace("rdf:about=", f'rdf:about="{"x" * 70_000}" a='))
+    photo = read_photo(saved(Image.fromarray(samples(3)), "PNG", exif=exif, pnginfo=info), "a.png")
+    with pytest.raises(InputError, match=rf"a\.png: {what} data is too long for a JPEG; leave out --format jpg"):
+        encode(photo, photo.view, a_hole(), "jpg")
 
 
 def test_a_jpeg_keeps_its_own_tables(tmp_path: Path) -> None:

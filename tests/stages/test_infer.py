@@ -317,8 +317,13 @@ def test_checkpoints_that_do_not_fit_are_refused_in_one_line(tmp_path, data):
         complete_by(path, data, tmp_path / "no", "dmfn")
     with pytest.raises(InputError, match="holds network dmfn, not autoencoder"):
         complete_by(path, data, tmp_path / "no", "autoencoder")
-    with pytest.raises(InputError, match=r"no stages/models/nothing\.py with a Network"):
+    with pytest.raises(InputError, match="holds network dmfn, not nothing"):
         complete_by(path, data, tmp_path / "no", "nothing")
+    checkpoint.save(tmp_path / "old.safetensors", {}, {"network": "nothing", "arguments": {"size": 16}})
+    with pytest.raises(
+        InputError, match=r"old\.safetensors: holds network 'nothing', and no stages/models/nothing\.py"
+    ):
+        complete_by(tmp_path / "old.safetensors", data, tmp_path / "no", "nothing")
     with pytest.raises(InputError, match=r"network 'dmfn' needs one: data/models/<name>.safetensors"):
         complete_by(Path("stages/models/no_checkpoint.txt"), data, tmp_path / "no", "dmfn")
     broken = tmp_path / "broken.safetensors"

@@ -28,6 +28,15 @@ def test_pictures_come_back_as_they_were_given_and_the_hole_as_it_was_painted(tm
     assert (made[hole] == 128).all()
 
 
+@pytest.mark.parametrize("scale", [1, 255])
+def test_a_dark_picture_stays_dark(tmp_path: Path, scale: float) -> None:
+    """In levels its largest number is 1: of one in shares that would be white."""
+    known, hole = batch(32)
+    known[:] = ~hole[..., None]
+    made = Onnx(grey(tmp_path / "grey.onnx", 32, scale, shade=1 / 255)).complete(known, hole)
+    assert (made == 1).all()
+
+
 def test_a_file_that_takes_any_size(tmp_path: Path) -> None:
     found = Onnx(grey(tmp_path / "grey.onnx"))
     assert (found.side, found.open) == (SIDE, True)
