@@ -120,7 +120,7 @@ def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Fram
         crop_hole = landmarks.crop(left.astype(np.float32), frame.transform, frame.side) != 0
         if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
             return frame, crop_hole
-    raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
+    raise InputError(f"system '{system.name}' cannot complete this hole: choose another system, or a smaller hole")
 
 
 def _one(
