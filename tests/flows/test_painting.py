@@ -131,6 +131,13 @@ def test_what_is_too_large_is_refused_announced_or_not(client: painted.Client, p
     assert answer.json() == {"error": "too large: more than 32 MiB"}
 
 
+def test_an_upload_that_breaks_off_is_no_error_of_the_server(client: painted.Client, home: Path) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port), 30) as plain:
+        key = client.headers["x-palimpsest-key"]
+        plain.sendall(f"POST /api/photos HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Palimpsest-Key: {key}\r\n"
+                      "Content-Length: 99\r\n\r\nabc".encode())  # fmt: skip
+
+
 BOMB = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
 BOMB = BOMB[:16] + (60_000).to_bytes(4, "big") * 2 + BOMB[24:]
 
