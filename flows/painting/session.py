@@ -85,7 +85,7 @@ class Session:
         """The photo's faces, by what neither the edits nor `hole` (bool H x W) cover; looked for once for each hole."""
         with self.lock:
             covered = self.hole if hole is None else self.hole | hole
-            digest = sha256(covered).digest()
+            digest = sha256(covered.tobytes()).digest()
             if self._faces is None or self._faces[0] != digest:
                 self._faces = digest, detect.faces(self.photo.view, covered if covered.any() else None)
             others = [one for one in self._faces[1] if not any(_same(one, face) for face in self._barred)]

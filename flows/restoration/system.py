@@ -145,9 +145,7 @@ def _named(root: Path, model: str) -> Choice:
     except InputError:  # a repository's lock may not know it yet
         if not file.is_file():
             names = ", ".join(choice.name for choice in choices(root))
-            raise InputError(
-                f"no system '{model}' here; one of {names}, or the file of a checkpoint"
-            ) from None
+            raise InputError(f"no system '{model}' here; one of {names}, or the file of a checkpoint") from None
         return Choice(model, "the working copy's", f"{MODELS}{file.name}")
     return Choice(model, "the one that was named", path, md5)
 

@@ -355,7 +355,9 @@ def test_covered_eyes_are_aligned_by_the_rest_of_the_face(shared: Path, tmp_path
                 covered = read_hole(client.get(f"{path}/preset?kind=covered").content, hole.shape)
                 assert (covered & hole).sum() > 0.9 * (covered | hole).sum()
                 bars = read_hole(client.get(f"{path}/preset?kind=eye_bar").content, hole.shape)
-                assert [bars[tuple(face.landmarks[:2].mean(0).astype(int)[::-1])] for face in (left, right)] == [True] * 2
+                assert [bars[tuple(face.landmarks[:2].mean(0).astype(int)[::-1])] for face in (left, right)] == [
+                    True
+                ] * 2
             client.post(f"{path}/run?system=telea", content=painted.mask(hole))
             while client.get(path).json()["run"]["state"] in ("waiting", "running"):
                 time.sleep(0.01)

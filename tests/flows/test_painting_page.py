@@ -216,6 +216,27 @@ def test_filled_compared_stepped_and_saved(painting: Painting) -> None:
     assert np.array_equal(painting.hole(), hole)
 
 
+def test_a_file_that_comes_early_is_opened(chromium: Browser, address: str, tmp_path: Path) -> None:
+    """While the first system is being opened."""
+    with chromium.open() as page:
+        page.call(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="""
+            document.addEventListener("readystatechange", () => new MutationObserver((_, watching) => {
+                if (!document.body.hasAttribute("aria-busy")) return;
+                watching.disconnect();
+                const files = new DataTransfer();
+                files.items.add(new File(["no picture"], "early.png"));
+                document.querySelector("#stage").dispatchEvent(
+                    new DragEvent("drop", {dataTransfer: files, bubbles: true}));
+            }).observe(document.body, {attributes: true}), {once: true})
+        """,
+        )
+        page.open(address)
+        page.until("document.querySelector('#alert').textContent.startsWith('early.png: ')")
+        page.until("document.querySelector('#facts').textContent.includes('sha256')")  # and the system is
+
+
 def test_several_answers_and_where_they_come_from(painting: Painting) -> None:
     painting.tool("rectangle")
     painting.drag((90, 65), (110, 85))

@@ -236,7 +236,7 @@ addEventListener("beforeunload", (event) => photo && made() !== saved && event.p
 
 // ---- systems
 
-const chooseSystem = () => act(async () => {
+async function openSystem() {
   const name = $("system").value;
   $("answers-label").hidden = true;
   system = null;
@@ -246,7 +246,7 @@ const chooseSystem = () => act(async () => {
   $("answers-label").hidden = !system.samples;
   showFacts();
   tell(photo ? "The system is ready." : "Choose a photo, drop it anywhere, or paste it.");
-});
+}
 
 // What is known of the systems of the edits that count, and of the chosen one.
 function showFacts() {
@@ -315,7 +315,7 @@ $("preset").addEventListener("change", () => {
   $("preset").value = "";
   if (kind) addPreset(kind);
 });
-$("system").addEventListener("change", chooseSystem);
+$("system").addEventListener("change", () => act(openSystem));
 
 sizeSaid();
 refresh();
@@ -328,5 +328,5 @@ await act(async () => {
     return option;
   }));
   $("preset").append(...Object.entries(start.presets).map(([kind, title]) => new Option(title, kind)));
+  if (start.systems.length) await openSystem();
 });
-if (start.systems.length) await chooseSystem();
