@@ -94,6 +94,7 @@ class Page:
 
     def screenshot(self, path: Path, whole: bool = False) -> Path:
         """Save the window as a PNG, or the whole page."""
+        self.call("Page.bringToFront")  # a tab behind another one draws nothing
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
         return path

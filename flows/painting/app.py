@@ -26,6 +26,7 @@ from flows.painting.session import mask, patch
 from flows.restoration.holes import from_bytes
 from flows.restoration.photo import BYTES, read_photo
 from flows.restoration.system import choices
+from stages.images.decode.jpeg import SIGNATURE as JPEG
 from stages.runs.errors import InputError
 
 HOLE_BYTES = 32 << 20
@@ -93,7 +94,7 @@ def create(
 
     @app.get("/api/photos/{photo}/view.jpg")
     def view(photo: str) -> Response:
-        """For photos of a format that the browser cannot show; only looked at."""
+        """For photos that the browser cannot show, or shows on their side; only looked at."""
         from stages.images.opencv import cv2
 
         pixels = photos[photo].session.photo.view
@@ -186,7 +187,8 @@ def _state(photo: Open) -> dict[str, Any]:
         edits.append({"number": edit.number, "system": edit.system.name, "facts": edit.system.facts, "box": box,
                       "pixels": edit.pixels, "answers": len(edit.answers), "chosen": edit.chosen})  # fmt: skip
     going = {"state": run.state, "progress": run.progress, "error": run.error} if run else None
-    return {"name": session.photo.name, "width": width, "height": height, "edits": edits,
+    shown = not session.photo.turned or session.photo.data.startswith(JPEG)  # few browsers turn other formats
+    return {"name": session.photo.name, "width": width, "height": height, "shown": shown, "edits": edits,
             "applied": session.applied, "run": going}  # fmt: skip
 
 

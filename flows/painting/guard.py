@@ -12,7 +12,7 @@ import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -63,7 +63,10 @@ class Guard:
 
 
 async def body(request: Request, limit: int) -> bytes:
-    """The request's body, of at most `limit` bytes. Raises HTTPException: 413 for more, 408 for one that is slow."""
+    """The request's body, of at most `limit` bytes.
+
+    Raises HTTPException: 413 for more, 408 for one that is slow, 400 for one that breaks off.
+    """
     too_large = HTTPException(413, f"too large: more than {limit >> 20} MiB")
     announced = request.headers.get("content-length", "0")
     if not announced.isdecimal() or int(announced) > limit:
@@ -77,4 +80,6 @@ async def body(request: Request, limit: int) -> bytes:
                     raise too_large
     except TimeoutError:
         raise HTTPException(408, f"the file did not arrive within {BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the file broke off") from None
     return bytes(found)

@@ -93,9 +93,9 @@ class Runner:
             self._open[name] = system
             return system
 
-    def faces(self, session: Session) -> list[Face]:
+    def faces(self, session: Session, hole: np.ndarray | None = None) -> list[Face]:
         with self._lock:
-            return session.faces(self._detect)
+            return session.faces(self._detect, hole)
 
     def preset(self, session: Session, kind: str, seed: int) -> np.ndarray:
         """A hole of a kind on the photo as it is now. Raises InputError where it cannot be placed."""
@@ -104,7 +104,7 @@ class Runner:
         with self._lock:
             jpeg = session.photo.data.startswith(JPEG)
             faces, hole, _ = place(kind, {}, session.pixels, self._detect, jpeg=jpeg)
-            session.correct(faces)
+            session.barred(faces)
             return hole
 
     def start(self, session: Session, hole: np.ndarray, wanted: Wanted) -> Run:
@@ -118,7 +118,7 @@ class Runner:
         run.begin()
         try:
             system = self.system(wanted.system)
-            pixels, faces = session.pixels, self.faces(session)
+            pixels, faces = session.pixels, self.faces(session, hole)
             count = wanted.answers if system.samples else 1
             answers = []
             for number in range(count):
@@ -133,7 +133,7 @@ class Runner:
                 answers.append(Answer(filled.pixels[hole], filled.record))
             if run.stopped():
                 raise Cancelled
-            session.add(hole, system, answers)
+            session.add(hole, system, answers, faces)
             run.state = "done"
         except Cancelled:
             run.stop()

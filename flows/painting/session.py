@@ -15,7 +15,7 @@ import numpy as np
 from flows.restoration.detection import Detector
 from flows.restoration.encode import encode
 from flows.restoration.photo import Photo
-from flows.restoration.restorer import record_of
+from flows.restoration.restorer import record_of, record_of_faces
 from flows.restoration.system import System
 from stages.images.faces import Face
 from stages.runs.errors import InputError
@@ -40,6 +40,7 @@ class Edit:
     box: tuple[slice, slice]  # rows and columns of the photo: the hole and a pixel round it
     hole: np.ndarray  # bool, of the box
     answers: list[Answer]
+    faces: Sequence[Face] = ()  # those that were seen around the hole: frames in records count them from 0
     chosen: int = 0
 
     @property
@@ -58,6 +59,7 @@ class Edit:
             "system": self.system.facts,
             "answer": self.chosen + 1,
             "of": len(self.answers),
+            "faces": record_of_faces(self.faces),
             "hole": {"pixels": self.pixels, "rows": [rows.start, rows.stop],
                      "columns": [columns.start, columns.stop]},
         }  # fmt: skip
@@ -75,21 +77,24 @@ class Session:
     applied: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
     _numbers: int = 0
-    _faces: list[Face] | None = None
+    _faces: tuple[bytes, list[Face]] | None = None  # and the digest of what covered them
+    _barred: Sequence[Face] = ()  # those whose eyes a bar covers: their landmarks are known best
     _file: tuple[list[tuple[int, int]], bytes] | None = None  # the picture's, and the edits that it has
 
-    def faces(self, detect: Detector) -> list[Face]:
-        """The photo's faces, which are looked for once."""
+    def faces(self, detect: Detector, hole: np.ndarray | None = None) -> list[Face]:
+        """The photo's faces, by what neither the edits nor `hole` (bool H x W) cover; looked for once for each hole."""
         with self.lock:
-            if self._faces is None:
-                self._faces = detect.faces(self.photo.view)
-            return self._faces
+            covered = self.hole if hole is None else self.hole | hole
+            digest = sha256(covered.tobytes()).digest()
+            if self._faces is None or self._faces[0] != digest:
+                self._faces = digest, detect.faces(self.photo.view, covered if covered.any() else None)
+            others = [one for one in self._faces[1] if not any(_same(one, face) for face in self._barred)]
+            return [*self._barred, *others]
 
-    def correct(self, faces: list[Face]) -> None:
-        """Take these faces, whose covered eyes have been found, for those that are known at the same places."""
+    def barred(self, faces: Sequence[Face]) -> None:
+        """Remember the faces on which a bar has been found."""
         with self.lock:
-            others = [one for one in self._faces or [] if not any(_same(one, face) for face in faces)]
-            self._faces = [*faces, *others]
+            self._barred = faces
 
     @property
     def size(self) -> tuple[int, int]:
@@ -112,12 +117,12 @@ class Session:
             hole[edit.box] |= edit.hole
         return hole
 
-    def add(self, hole: np.ndarray, system: System, answers: Sequence[Answer]) -> Edit:
+    def add(self, hole: np.ndarray, system: System, answers: Sequence[Answer], faces: Sequence[Face] = ()) -> Edit:
         """Keep a filled hole (bool H x W) as the newest edit. Edits that were stepped back from are dropped."""
         rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
         box = _round(rows, self.size[0]), _round(columns, self.size[1])
         with self.lock:
-            edit = Edit(self._numbers, system, box, hole[box].copy(), list(answers))
+            edit = Edit(self._numbers, system, box, hole[box].copy(), list(answers), faces)
             before = self.edits[: self.applied]
             if sum(one.bytes for one in [*before, edit]) > KEPT_BYTES:
                 raise InputError("this photo has too many edits to keep; save the picture, and open it to go on")
@@ -157,8 +162,9 @@ class Session:
         with self.lock:
             hole, answers = self.hole, [edit.record() for edit in self.edits[: self.applied]]
             contents = {f"{self.stem}.png": self.png(), f"{self.stem}.hole.png": mask(hole)}
+            faces = self.edits[self.applied - 1].faces if self.applied else []
             about = {"painted": True, "pixels": int(hole.sum()), "share": round(float(hole.mean()), 6)}
-            record = record_of(self.photo, self._faces or [], detector, about, answers, exact=True)
+            record = record_of(self.photo, faces, detector, about, answers, exact=True)
         record["files"] = {name: sha256(content).hexdigest() for name, content in contents.items()}
         return (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
 

@@ -110,8 +110,8 @@ class ByHaar:
 
     def covered(self, picture: np.ndarray) -> list[tuple[Face, Bar]]:
         raise InputError(
-            "--hole covered: needs YuNet; give its file (face_detection_yunet_2023mar.onnx) by --detector, or a mask "
-            "by --hole"
+            "covered eyes are found by YuNet alone: give its file (face_detection_yunet_2023mar.onnx) by --detector, "
+            "or paint the hole"
         )
 
 

@@ -112,7 +112,7 @@ def _fitting(left: np.ndarray, tried: list[Frame], system: System) -> tuple[Fram
         crop_hole = _in_crop(left, frame)
         if not crop_hole.all() and bool(system.completes(crop_hole[None])[0]):
             return frame, crop_hole
-    raise InputError(f"system '{system.name}' cannot complete this hole: choose another by --model, or a smaller hole")
+    raise InputError(f"system '{system.name}' cannot complete this hole: choose another system, or a smaller hole")
 
 
 def _in_crop(left: np.ndarray, frame: Frame) -> np.ndarray:

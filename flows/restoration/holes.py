@@ -107,7 +107,7 @@ def place(
     if not faces:
         raise InputError(
             "no bar found over the eyes of a face, or too little of the face is seen: paint the hole (pixelated and "
-            "blurred eyes always need that), and give it by --hole MASK"
+            "blurred eyes always need that)"
         )
     grow = HALO if jpeg else 0
     bars = [bar for one, bar in found if any(one is each for each in faces)]

@@ -35,6 +35,7 @@ class Photo:
     mode: str  # L, LA, RGB or RGBA
     profile: bytes | None  # the ICC profile of `own`
     remarks: tuple[str, ...]  # what was odd about the file
+    turned: bool = False  # by EXIF's orientation
 
     @property
     def bits(self) -> int:
@@ -68,7 +69,7 @@ def read_photo(data: bytes, name: str, where: str = "") -> Photo:
             own = _deep(data, own, where or name)
             remarks = tuple(remark for remark in remarks if remark != DEEP)
         own = np.ascontiguousarray(upright(own, held.orientation))
-    return Photo(name, data, picture.pixels, own, mode, profile, remarks)
+    return Photo(name, data, picture.pixels, own, mode, profile, remarks, held.orientation != 1)
 
 
 def _deep(data: bytes, cut: np.ndarray, where: str) -> np.ndarray:

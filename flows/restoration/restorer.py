@@ -205,8 +205,7 @@ def record_of(
         "photo": {"name": photo.name, "sha256": sha256(photo.data).hexdigest(), "width": photo.view.shape[1],
                   "height": photo.view.shape[0], "mode": photo.mode, "bits": photo.bits,
                   "profile": photo.profile and sha256(photo.profile).hexdigest(), "remarks": list(photo.remarks)},
-        "faces": [{"box": [round(float(v), 2) for v in face.box], "score": round(float(face.score), 3),
-                   "landmarks": np.round(face.landmarks, 3).tolist()} for face in faces],
+        "faces": record_of_faces(faces),
         "detector": detector,
         "hole": dict(hole),
         "answers": [dict(answer) for answer in answers],
@@ -215,6 +214,11 @@ def record_of(
         "marked": marking.VALUE,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }  # fmt: skip
+
+
+def record_of_faces(faces: Sequence[Face]) -> list[dict[str, Any]]:
+    return [{"box": [round(float(v), 2) for v in face.box], "score": round(float(face.score), 3),
+             "landmarks": np.round(face.landmarks, 3).tolist()} for face in faces]  # fmt: skip
 
 
 def _version(package: str) -> str | None:

@@ -145,9 +145,7 @@ def _named(root: Path, model: str) -> Choice:
     except InputError:  # a repository's lock may not know it yet
         if not file.is_file():
             names = ", ".join(choice.name for choice in choices(root))
-            raise InputError(
-                f"--model {model}: no such checkpoint or version here; one of {names}, or the file of a checkpoint"
-            ) from None
+            raise InputError(f"no system '{model}' here; one of {names}, or the file of a checkpoint") from None
         return Choice(model, "the working copy's", f"{MODELS}{file.name}")
     return Choice(model, "the one that was named", path, md5)
 
@@ -167,7 +165,7 @@ def _bytes(root: Path, chosen: Choice, say: Say) -> Path:
         return found
     raise InputError(
         f"{chosen.name}: its checkpoint {chosen.path} ({chosen.md5[:10]}) is neither in the working copy, in DVC's "
-        "cache nor on a remote; `palimpsest rebuild` makes the working copy's, and --model chooses another"
+        "cache nor on a remote; `palimpsest rebuild` makes the working copy's, or choose another system"
     )
 
 

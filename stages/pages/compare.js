@@ -188,7 +188,8 @@
     if (said) form.closest("section").scrollIntoView();
     cells.show(found.length, place());
     cells.reveal(Math.max(0, place()));
-    show();
+    if (said) lens.reset(); // what the address says may be out of range
+    else show();
   }
 
   // ---- keys

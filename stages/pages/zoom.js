@@ -11,6 +11,7 @@ function zoomable(panes, fields, changed) {
   const sliderShown = () => fields.view.value === "slider";
 
   function set(zoom, x, y) {
+    zoom = clamp(zoom, 1, CLOSEST);
     fields.zoom.value = +zoom.toFixed(4);
     fields.x.value = +clamp(x, 1 - zoom, 0).toFixed(4);
     fields.y.value = +clamp(y, 1 - zoom, 0).toFixed(4);

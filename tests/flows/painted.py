@@ -62,7 +62,9 @@ def serving(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             yield line.split()[2], process
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0, process.stderr.read()
+            _, said = process.communicate(timeout=30)
+            assert process.returncode == 0, said
+            assert "Traceback" not in said, said
         finally:
             process.kill()
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,7 @@ from flows.lineage import restored
 from flows.painting.app import create
 from flows.painting.serve import serve
 from flows.painting.session import Answer, Session
+from flows.restoration.detection import ByYuNet
 from flows.restoration.holes import from_bytes
 from flows.restoration.photo import read_photo
 from flows.restoration.system import open_system
@@ -129,6 +131,13 @@ def test_what_is_too_large_is_refused_announced_or_not(client: painted.Client, p
     assert answer.json() == {"error": "too large: more than 32 MiB"}
 
 
+def test_an_upload_that_breaks_off_is_no_error_of_the_server(client: painted.Client, home: Path) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port), 30) as plain:
+        key = client.headers["x-palimpsest-key"]
+        plain.sendall(f"POST /api/photos HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Palimpsest-Key: {key}\r\n"
+                      "Content-Length: 99\r\n\r\nabc".encode())  # fmt: skip
+
+
 BOMB = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
 BOMB = BOMB[:16] + (60_000).to_bytes(4, "big") * 2 + BOMB[24:]
 
@@ -167,7 +176,7 @@ def test_wrong_words_are_one_line(client: painted.Client, photo: str) -> None:
     assert client.put(f"{photo}/answer?number=0").status_code == 400
     state = client.fill(photo, box(4, 4, 9, 9), system="nobody")
     assert state["run"]["state"] == "failed"
-    assert state["run"]["error"].startswith("--model nobody: ")
+    assert state["run"]["error"].startswith("no system 'nobody' here; one of ")
     assert client.get("/api/photos/nobody").status_code == 404
 
 
@@ -324,6 +333,39 @@ def test_a_preset_is_a_hole_of_the_photo(client: painted.Client, photo: str) -> 
     assert not hole[0].any()
     drawn = [client.get(f"{photo}/preset", params={"kind": "lines", "seed": seed}).content for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_covered_eyes_are_aligned_by_the_rest_of_the_face(shared: Path, tmp_path: Path) -> None:
+    """By a hole that was painted over them, or by a bar that was found; the photo's other face is not forgotten."""
+    detector = shared / "weights/face_detection_yunet_2023mar.onnx"
+    seen = np.hstack(
+        [cv2.imread(str(shared / f"data/lfw/{name}/{name}_0001.jpg")) for name in ("Anne_Donovan", "Bill_Curry")]
+    )
+    left, right = sorted(ByYuNet(detector).faces(seen[..., ::-1].copy()), key=lambda face: face.box[0])
+    (x, y), apart = left.landmarks[:2].mean(0), np.hypot(*(left.landmarks[1] - left.landmarks[0]))
+    across, down = np.array([-0.9, 0.9]) * apart, np.array([-0.28, 0.28]) * apart
+    hole = box(*(int(end) for end in (y + down[0], x + across[0], y + down[1], x + across[1])), seen.shape[:2])
+    seen[hole] = 0
+    headers = {"x-palimpsest-key": "key"}
+    with TestClient(create(tmp_path, "key", detector=detector), "http://127.0.0.1", headers=headers) as client:
+        for found in (False, True):
+            photo = client.post("/api/photos", content=cv2.imencode(".png", seen)[1].tobytes()).json()["id"]
+            path = f"/api/photos/{photo}"
+            if found:
+                covered = read_hole(client.get(f"{path}/preset?kind=covered").content, hole.shape)
+                assert (covered & hole).sum() > 0.9 * (covered | hole).sum()
+                bars = read_hole(client.get(f"{path}/preset?kind=eye_bar").content, hole.shape)
+                assert [bars[tuple(face.landmarks[:2].mean(0).astype(int)[::-1])] for face in (left, right)] == [
+                    True
+                ] * 2
+            client.post(f"{path}/run?system=telea", content=painted.mask(hole))
+            while client.get(path).json()["run"]["state"] in ("waiting", "running"):
+                time.sleep(0.01)
+            (edit,) = client.get(f"{path}/record.json").json()["answers"]
+            assert len(edit["faces"]) == 2
+            (frame,) = edit["frames"]
+            eyes = np.array(edit["faces"][frame["face"]]["landmarks"])[:2]
+            assert np.hypot(*(eyes - left.landmarks[:2]).T).max() < 0.1 * apart
 
 
 def test_a_photo_that_no_browser_shows_is_sent_as_a_jpeg(client: painted.Client) -> None:

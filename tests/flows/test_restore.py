@@ -515,7 +515,7 @@ def test_several_systems_beside_each_other(project: Project, photo: Path) -> Non
     ("words", "said"),
     [
         ([], "no checkpoint yet: nothing is promoted, and data/models/ is empty; make one with `palimpsest rebuild`"),
-        (["--model", "none"], "--model none: no such checkpoint or version here; one of telea, navier_stokes"),
+        (["--model", "none"], "no system 'none' here; one of telea, navier_stokes"),
         (["--model", "telea", "--samples", "3"], "system 'telea' has one answer"),
         (["--model", "telea", "--format", "gif"], "--format gif: one of png, jpg"),
         (["--model", "telea", "--face", "3"], "--face 3: no such face; faces: none was found"),

@@ -152,7 +152,8 @@ def test_zoom_and_place_are_those_of_every_frame_and_of_the_address(page, chromi
             np.testing.assert_array_equal(one, other)
         again.evaluate("location.hash = '#compare?system=gone+raw&view=none&kind=centre&zoom=x'")
         settle(again)
-        assert [field(again, name) for name in ("system", "view", "kind")] == ["net raw", "slider", "centre"]
+        names = ("system", "view", "kind", "zoom")
+        assert [field(again, name) for name in names] == ["net raw", "slider", "centre", "1"]
 
 
 def test_pictures_are_filtered_and_the_worst_come_first(page, data):
@@ -243,6 +244,9 @@ def test_hostile_names_stay_names(chromium, tmp_path):
         assert page.errors() == []
         assert page.evaluate("document.images.length - document.querySelectorAll('figure img').length") == 0
         assert field(page, "system") == f"{HOSTILE} raw"
+        page.screen(390, 844, phone=True)
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390  # long as they are
         assert f"</script>{HOSTILE}" in page.evaluate("document.querySelector('.said').textContent")
 
 

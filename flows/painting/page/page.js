@@ -20,7 +20,7 @@ let start = {systems: [], presets: {}, photo_bytes: Infinity};
 let photo = null; // the server's state of the open photo
 let system = null; // the server's facts of the chosen one
 let saved = ""; // the edits, as `made` says it, when the picture was saved
-let busy = false;
+let busy = null; // a promise while something is done
 
 function tell(text) {
   $("alert").hidden = true;
@@ -36,7 +36,8 @@ function warn(error) {
 // Do one thing at a time; what goes wrong is said. What had the focus has it again at the end.
 async function act(work) {
   if (busy) return;
-  busy = true;
+  let end;
+  busy = new Promise((done) => end = done);
   const focused = document.activeElement;
   const instead = focused.closest("#choice") ? "#choice :checked" : "#history [aria-current]";
   document.body.setAttribute("aria-busy", "true");
@@ -46,7 +47,8 @@ async function act(work) {
   } catch (error) {
     warn(error);
   } finally {
-    busy = false;
+    busy = null;
+    end();
     document.body.removeAttribute("aria-busy");
     refresh();
     if (document.activeElement === document.body && focused !== document.body)
@@ -63,6 +65,7 @@ function tellHole() {
 // ---- opening a photo
 
 async function open(file) {
+  while (busy) await busy;
   if (photo && made() !== saved && !confirm("Your edits are not saved. Open another photo?")) return;
   await act(async () => {
     if (file.size > start.photo_bytes) throw new Error(`${file.name}: larger than ${start.photo_bytes >> 20} MiB.`);
@@ -71,9 +74,9 @@ async function open(file) {
       throw new Error(`${file.name}: the browser cannot read this file.`);
     });
     const opened = await json("POST", "photos", {name: file.name.slice(-255) || "photo"}, file);
-    let shown = await image(file).catch(() => null);
+    let shown = opened.shown ? await image(file).catch(() => null) : null;
     if (shown?.naturalWidth !== opened.width || shown.naturalHeight !== opened.height)
-      shown = await image(await blob("GET", `photos/${opened.id}/view.jpg`)); // a format that this browser cannot show
+      shown = await image(await blob("GET", `photos/${opened.id}/view.jpg`)); // this browser cannot show the file
     const hole = new Hole(opened.width, opened.height);
     if (photo) json("DELETE", `photos/${photo.id}`).catch(() => {});
     [photo, saved] = [opened, ""];
@@ -122,7 +125,10 @@ function undo(which) {
 
 const fill = () => act(async () => {
   const query = {system: $("system").value, grain: $("grain").checked, seed: Math.floor(Math.random() * 2 ** 31)};
-  if (!$("answers-label").hidden) query.answers = $("answers").value;
+  if (!$("answers-label").hidden) {
+    if (!$("answers").value || !$("answers").checkValidity()) throw new Error("Answers: give a whole number from 1 to 8.");
+    query.answers = $("answers").value;
+  }
   tell("Filling…");
   const painted = view.hole.done.length;
   photo = await json("POST", `photos/${photo.id}/run`, query, await view.hole.file());
@@ -230,7 +236,7 @@ addEventListener("beforeunload", (event) => photo && made() !== saved && event.p
 
 // ---- systems
 
-const chooseSystem = () => act(async () => {
+async function openSystem() {
   const name = $("system").value;
   $("answers-label").hidden = true;
   system = null;
@@ -240,7 +246,7 @@ const chooseSystem = () => act(async () => {
   $("answers-label").hidden = !system.samples;
   showFacts();
   tell(photo ? "The system is ready." : "Choose a photo, drop it anywhere, or paste it.");
-});
+}
 
 // What is known of the systems of the edits that count, and of the chosen one.
 function showFacts() {
@@ -257,7 +263,7 @@ function showFacts() {
 function refresh() {
   const {done = [], undone = []} = view.hole ?? {};
   const able = {
-    open: !busy, run: photo && done.length && !busy && system, undo: done.length, redo: undone.length,
+    open: !busy || !photo, run: photo && done.length && !busy && system, undo: done.length, redo: undone.length,
     invert: photo, clear: photo, preset: photo && !busy, "load-hole": photo && !busy, "save-hole": photo && done.length,
     out: photo, fit: photo, in: photo, system: !busy, split: last(), original: last(),
     back: photo?.applied && !busy, forward: photo && photo.applied < photo.edits.length && !busy,
@@ -309,14 +315,18 @@ $("preset").addEventListener("change", () => {
   $("preset").value = "";
   if (kind) addPreset(kind);
 });
-$("system").addEventListener("change", chooseSystem);
+$("system").addEventListener("change", () => act(openSystem));
 
 sizeSaid();
 refresh();
 await act(async () => {
   start = await json("GET", "start");
-  const said = ({name, title}) => title ? `${name}: ${title}` : name;
-  $("system").replaceChildren(...start.systems.map((one) => new Option(said(one), one.name)));
+  const said = ({name, title}) => title ? `${name}: ${title}` : name.replace(/.*[/\\]/, ""); // of a path its end
+  $("system").replaceChildren(...start.systems.map((one) => {
+    const option = new Option(said(one), one.name);
+    option.title = one.name;
+    return option;
+  }));
   $("preset").append(...Object.entries(start.presets).map(([kind, title]) => new Option(title, kind)));
+  if (start.systems.length) await openSystem();
 });
-if (start.systems.length) await chooseSystem();

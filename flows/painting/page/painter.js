@@ -97,7 +97,7 @@ export class Painter {
     const {view} = this;
     const before = this._pointers.get(event.pointerId);
     if (!before) {
-      if (event.pointerType === "mouse") {
+      if (event.pointerType === "mouse" && !view.pen?.down) { // the keyboard's pen stays where it is down
         const [x, y] = view.inPhoto(event);
         view.pen = this.tool === "move" ? null : {x, y, size: this._ring()};
         view.draw();
