@@ -236,6 +236,10 @@ def restore(
     seed: Annotated[int, typer.Option(min=0, help="Of drawn holes, and of the first of several answers.")] = 0,
     grain: Annotated[bool, typer.Option(help="Give what is filled in the photo's own grain.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace results that are there.")] = False,
+    c2pa: Annotated[
+        Path | None, typer.Option(help="Your certificate chain (PEM): Content Credentials go into the pictures.")
+    ] = None,
+    c2pa_key: Annotated[Path | None, typer.Option(help="The private key of --c2pa (PEM).")] = None,
     serve: Annotated[bool, typer.Option("--serve", help="Paint holes by hand, on a page in the browser.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of that page; default: a free one.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
@@ -263,7 +267,8 @@ def restore(
         if not photos or not out:
             raise InputError("name photos, and a folder for the results with -o; or paint holes by hand with --serve")
         settings = Settings(hole, face, samples, format, seed, grain, force)
-        work = restoring.Restoring.prepared(root, photos, out, model or [], detector, settings, _say)
+        credentials = restoring.credentials_in(c2pa, c2pa_key)
+        work = restoring.Restoring.prepared(root, photos, out, model or [], detector, settings, credentials, _say)
         restoring.run(work, root)
         print(restoring.machine(work)) if json else restoring.show(work)
         raise typer.Exit(int(bool(work.rejected)))

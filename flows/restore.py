@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flows.process.command import Say
 from flows.restoration import detection
+from flows.restoration.credentials import Credentials
 from flows.restoration.fill import Cancelled as Stopped
 from flows.restoration.photos import Job, jobs
 from flows.restoration.restorer import Restorer, Settings
@@ -34,11 +35,11 @@ class Restoring:
     @classmethod
     def prepared(
         cls, root: Path, photos: Sequence[Path], out: Path, models: Sequence[str], detector: Path | None,
-        settings: Settings, say: Say,
+        settings: Settings, credentials: Credentials | None, say: Say,
     ) -> Restoring:  # fmt: skip
         """Systems opened and photos listed. Raises InputError where one is not to be had; nothing is written."""
         todo = jobs(photos, out, settings.kind, settings.samples * max(1, len(models)))
-        restorer = open_all(root, models, detector, settings, say)
+        restorer = replace(open_all(root, models, detector, settings, say), credentials=credentials)
         for system in restorer.systems:
             say(f"restore: by {system.name} ({system.facts.get('chosen') or system.facts.get('about')})")
         return cls(restorer, todo, settings)
@@ -103,6 +104,17 @@ def open_all(root: Path, models: Sequence[str], detector: Path | None, settings:
                 "--model, or name several systems"
             )
     return Restorer(systems, detect, settings, signer(root))
+
+
+def credentials_in(chain: Path | None, key: Path | None) -> Credentials | None:
+    """What `--c2pa` and `--c2pa-key` name. Raises InputError where one is missing, or not to be used."""
+    from flows.restoration import credentials
+
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise InputError("--c2pa and --c2pa-key: give both, a certificate chain and its private key")
+    return credentials.read(chain, key)
 
 
 def signer(root: Path) -> Any:

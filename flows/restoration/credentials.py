@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -42,8 +43,9 @@ class Credentials:
         """
         import c2pa
 
-        if (mime := TYPES.get(photo.format)) is None:
-            raise InputError(f"--c2pa: C2PA knows no {photo.format} files; leave it out, or give the photo as PNG")
+        held = _format(photo.data)
+        if (mime := TYPES.get(held)) is None:
+            raise InputError(f"--c2pa: C2PA knows no {held} files; leave it out, or give the photo as PNG")
         program = {"name": "palimpsest", "version": version("palimpsest")}
         action = {
             "action": "c2pa.edited",
@@ -98,3 +100,13 @@ def read(chain: Path, key: Path) -> Credentials:
     if algorithm is None:
         raise InputError(f"--c2pa-key: {key}: a kind of key that C2PA does not take; give ECDSA, RSA or Ed25519")
     return Credentials(contents[0], contents[1], algorithm)
+
+
+def _format(data: bytes) -> str:
+    """A picture file's format, as Pillow names it."""
+    from PIL import Image
+
+    with warnings.catch_warnings():  # on odd tags, which do not matter here
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as picture:
+            return str(picture.format)

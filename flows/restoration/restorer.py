@@ -18,6 +18,7 @@ import numpy as np
 
 from flows.lineage import bundle
 from flows.restoration import detection, holes, marking
+from flows.restoration.credentials import Credentials
 from flows.restoration.encode import encode
 from flows.restoration.fill import Filled, fill
 from flows.restoration.photo import Photo, load
@@ -53,6 +54,7 @@ class Restorer:
     detect: detection.Detector
     settings: Settings
     signer: Any = None  # securesystemslib's, by which records are signed; None: they are not
+    credentials: Credentials | None = None  # that go into the pictures
 
     def asked(self, photo_sha256: str) -> str:
         """The digest of all that decides a photo's result: of what is there already, it tells whether it is this."""
@@ -63,7 +65,8 @@ class Restorer:
             system.facts.get("checkpoint") and system.facts["checkpoint"]["sha256"] for system in self.systems
         ]
         said = {"photo": photo_sha256, "mask": mask, "systems": [system.name for system in self.systems],
-                "checkpoints": checkpoints, "detector": self.detect.name, **own}  # fmt: skip
+                "checkpoints": checkpoints, "detector": self.detect.name,
+                "credentials": self.credentials and self.credentials.digest, **own}  # fmt: skip
         return sha256(canonical(said).encode()).hexdigest()
 
     def done(self, job: Job) -> dict[str, Any] | None:
@@ -148,8 +151,8 @@ class Restorer:
 
         *pictures, hole_file, record_file, signature = job.files(self.settings.kind, len(results))
         contents = {
-            file: encode(photo, one.pixels, hole, self.settings.kind)
-            for file, (_, one) in zip(pictures, results, strict=False)
+            file: self._encoded(photo, one, hole, system)
+            for file, (system, one) in zip(pictures, results, strict=False)
         }
         if len(results) > 1:
             from flows.restoration import sheet
@@ -176,6 +179,10 @@ class Restorer:
         if not self.signer:
             signature.unlink(missing_ok=True)  # of a result that was replaced
         return record
+
+    def _encoded(self, photo: Photo, filled: Filled, hole: np.ndarray, system: System) -> bytes:
+        content = encode(photo, filled.pixels, hole, self.settings.kind)
+        return self.credentials.sign(content, self.settings.kind, photo, [system.name]) if self.credentials else content
 
 
 def _made(record_file: Path) -> dict[Path, str]:

@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import c2pa
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from dvc_project import Project
 from PIL import Image
 
 from flows.restoration import credentials
@@ -84,6 +86,18 @@ def test_what_was_done_is_signed_and_pixels_and_mark_stay(files: tuple[Path, Pat
     assert actions["c2pa.edited"]["description"] == "a part was completed by dmfn"
     with Image.open(io.BytesIO(plain)) as before, Image.open(io.BytesIO(signed)) as after:
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_the_command_puts_them_into_the_pictures(project: Project, files: tuple[Path, Path]) -> None:
+    (project.home / "photo.jpeg").write_bytes(photo("JPEG").data)
+    words = ["restore", "photo.jpeg", "-o", "out", "--hole", "centre", "--model", "telea", "--c2pa", str(files[0])]
+    assert project.run(*words, code=2)[-1].startswith("restore: --c2pa and --c2pa-key: give both")
+    project.run(*words, "--c2pa-key", str(files[1]))
+    with (project.home / "out" / "photo.png").open("rb") as signed:
+        told = json.loads(c2pa.Reader("image/png", signed).json())
+    assert told["validation_state"] == "Valid"
+    record = json.loads((project.home / "out" / "photo.json").read_text())
+    assert record["files"]["photo.png"] == sha256((project.home / "out" / "photo.png").read_bytes()).hexdigest()
 
 
 def test_what_cannot_be_signed_is_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
