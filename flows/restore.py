@@ -130,12 +130,16 @@ def signer(root: Path) -> Any:
 
 
 def run(work: Restoring, root: Path) -> None:
-    """Restore one photo here, or several as a flow. On Ctrl-C the photo at work is left, and the rest not begun."""
-    if len(work.jobs) == 1:
-        work.one(work.jobs[0])
-        work.over = True
+    """Restore one photo here, or several as a flow. On Ctrl-C the photo at work is left, and the rest not begun.
+
+    Outside of a project no place is Prefect's: there several are restored here too.
+    """
+    if len(work.jobs) > 1 and (root / ".dvc").is_dir():
+        _launch(work, root)
         return
-    _launch(work, root)
+    for job in _shown(work.jobs) if len(work.jobs) > 1 else work.jobs:
+        work.one(job)
+    work.over = True
 
 
 def _launch(work: Restoring, root: Path) -> None:

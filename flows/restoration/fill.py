@@ -148,6 +148,7 @@ def _one(
     made = cv2.warpAffine(crop, shifted, missing.shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT_101)
     made += _rim(picture - made, known, missing, frame.enlargement)
     picture[missing] = made[missing]
+    del made
     if grain:
         rng = np.random.default_rng([0 if seed is None else seed + 1, int(top), int(left_edge)])
         picture += made_grain(picture, missing, known, frame.enlargement, rng)
@@ -192,4 +193,5 @@ def _rim(apart: np.ndarray, known: np.ndarray, hole: np.ndarray, enlargement: fl
     weight = band.astype(np.float32)
     near = cv2.GaussianBlur(weight, (0, 0), enlargement)
     carried = cv2.GaussianBlur(apart * weight[..., None], (0, 0), enlargement)
-    return carried / np.maximum(near, 1e-3)[..., None] * np.minimum(1, 2 * near)[..., None]
+    carried *= (np.minimum(1, 2 * near) / np.maximum(near, 1e-3))[..., None]
+    return carried

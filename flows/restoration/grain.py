@@ -24,9 +24,8 @@ def grain(
     `picture` is float32 H x W x 3, completed in the hole; `known` (bool H x W) is what belongs to the photo;
     `enlargement` is how many of the picture's pixels one of the crop covers.
     """
-    noise = np.zeros_like(picture)
     if enlargement <= 1.2:
-        return noise
+        return np.zeros_like(picture)
     sigma = enlargement / 2
     smooth = cv2.GaussianBlur(picture, (0, 0), sigma)
     steep = _slope(smooth)
@@ -35,7 +34,7 @@ def grain(
     close = cv2.dilate(hole.view(np.uint8), np.ones((3, 3), np.uint8), iterations=2).astype(bool)
     ring = wide & ~close & known
     if ring.sum() < FEW:
-        return noise
+        return np.zeros_like(picture)
     flat = ring & (steep <= np.quantile(steep[ring], 0.6))  # not hair, not an edge
     high = picture - smooth
     found = high[flat] - np.median(high[flat], axis=0)
@@ -43,13 +42,14 @@ def grain(
     found = np.clip(found, -CLIP * spread, CLIP * spread)
     covariance = np.cov(found.T) + 1e-6 * np.eye(3)
     near = _lag_one(high, flat)
-    values = rng.standard_normal(picture.shape).astype(np.float32)
+    del high, smooth  # of a hole of half a large photo, each takes 150 MB
+    values = rng.standard_normal(picture.shape, np.float32)
     values = _softened(values, near) @ np.linalg.cholesky(covariance).T.astype(np.float32)
     # On edges grain would look like lace: it fades where the picture is steeper than the flat ring is.
     limit = 3 * float(np.quantile(steep[flat], 0.9)) + 1e-6
     values /= (1 + (steep / limit) ** 2)[..., None]
-    noise[hole] = values[hole]
-    return noise
+    values[~hole] = 0
+    return values
 
 
 def _slope(picture: np.ndarray) -> np.ndarray:

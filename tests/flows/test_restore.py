@@ -19,7 +19,7 @@ from flows.lineage import restored
 from flows.restoration import detection, fill, frames, grain, holes, photos, system
 from flows.restoration.restorer import Restorer, Settings, write_all
 from flows.restoration.system import System
-from flows.restore import Restoring
+from flows.restore import Restoring, run
 from stages.images import landmarks
 from stages.images.faces import Face
 from stages.models.dmfn import DMFN
@@ -412,6 +412,19 @@ def test_replacing_several_answers_leaves_none_of_them_and_nothing_of_others(tmp
             assert len({there[f"photo.{number}.png"] for number in (1, 2, 3)}) == 3
             (tmp_path / "out" / "photo.1.png").write_bytes(b"somebody has drawn on it")
     assert there["photo.1.png"] == b"somebody has drawn on it"
+
+
+def test_outside_of_any_project_a_folder_leaves_nothing_but_its_results(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.png").write_bytes(cv2.imencode(".png", portrait()[0])[1].tobytes())
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    asked = Settings(hole="centre")
+    todo = photos.jobs([tmp_path / "in"], tmp_path / "out", "png", 1)
+    work = Restoring(Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), asked), todo, asked)
+    run(work, tmp_path)
+    assert work.summary() == "2 of 3 photos restored, 1 rejected"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
 
 
 def test_a_fault_of_ours_does_not_pass_for_a_photo_that_is_done(tmp_path: Path) -> None:
