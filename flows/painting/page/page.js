@@ -197,7 +197,7 @@ async function showEdits() {
 
   const steps = ["The photo", ...photo.edits.map((edit) => `${shareOf(edit)} by ${edit.system}`)];
   $("history").replaceChildren(...steps.map((text, place) => {
-    const button = Object.assign(document.createElement("button"), {textContent: `${place}  ${text}`, title: text});
+    const button = Object.assign(document.createElement("button"), {textContent: place ? `${place}: ${text}` : text, title: text});
     if (place === photo.applied) button.setAttribute("aria-current", "step");
     if (place > photo.applied) button.className = "later";
     button.addEventListener("click", () => step(place));
