@@ -45,6 +45,7 @@ LIBRARIES = (
     "lpips",
     "matplotlib",
     "numpy",
+    "onnxruntime",
     "opencv-python",
     "pillow",
     "pillow-heif",
