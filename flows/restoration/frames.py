@@ -104,6 +104,8 @@ def around(piece: Piece, side: int) -> Iterator[Frame]:
 
 def parts(hole: np.ndarray) -> list[Piece]:
     """The pieces of a hole (bool H x W) that do not touch, the largest first; one for all where they are many."""
+    if not hole.any():
+        return []
     count, labels, stats, _ = cv2.connectedComponentsWithStats(hole.view(np.uint8), connectivity=8)
     if count - 1 > PARTS:
         return [piece for piece in [Piece.of(hole)] if piece]
