@@ -274,6 +274,7 @@ def facts_of(root: Path, file: Path, chosen: Choice, shape: Mapping[str, Any]) -
     return {
         **found,
         "made_by": [f"{training.stage}, commit {training.commit}" for training in answer.trainings],
+        "records": [training.run.where for training in answer.trainings if training.run.where],
         "promotion": promotion and {key: str(promotion[key]) for key in ("commit", "time", "who", "why")},
         "trained_on": trained if answer.trainings else None,
         "differs": [fact.said for fact in answer.facts if fact.word == "DIFFERS"],
