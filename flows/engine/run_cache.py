@@ -74,6 +74,16 @@ def forget_lists(root: Path) -> None:
         repo.drop_data_index()
 
 
+def left_empty(stage: Stage) -> bool:
+    """Whether the stage's folder of the run-cache has no entry: a process was killed before it wrote one.
+
+    DVC 3.67.1 then raises TypeError, where there is nothing to restore. The stage's deps are to be saved.
+    """
+    key = _get_stage_hash(stage)
+    folder = Path(stage.repo.stage_cache._get_cache_dir(key)) if key else None
+    return folder is not None and folder.is_dir() and not any(folder.iterdir())
+
+
 def portable(stage: Stage) -> bool:
     """Whether the run-cache can bring back all that the stage makes from what it reads. Its deps are to be saved."""
     return bool(_can_hash(stage)) and all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)

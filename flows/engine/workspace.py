@@ -29,7 +29,7 @@ from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
 from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_kwargs
 
-from flows.engine import graph, resources
+from flows.engine import graph, resources, run_cache
 from flows.engine.graph import Node, Plan
 from flows.engine.lock_file import LastWrites, LockFile, repair
 from flows.engine.repository import open_repo, opened, read_write_lock, repair_read_write_lock, when_free
@@ -209,6 +209,10 @@ class Workspace:
         try:
             stage.repo.stage_cache.restore(stage)
         except RunCacheNotFoundError:
+            return False
+        except TypeError:
+            if not run_cache.left_empty(stage):
+                raise
             return False
         return True
 

@@ -163,6 +163,17 @@ def test_kill_of_the_flow_leaves_nothing_behind(project: Project, api: str, plai
     assert "Running" not in {task["state_name"] for task in tasks}
 
 
+def test_a_kill_may_leave_an_entry_of_the_run_cache_empty(project: Project, api: str, plain: str) -> None:
+    """DVC makes the entry's folder, then the entry."""
+    project.run("rebuild", PREFECT_API_URL=api)
+    entries = [file for file in (project.home / ".dvc" / "cache" / "runs").glob("*/*/*") if file.is_file()]
+    assert len(entries) == 5
+    for file in (*entries, project.home / "dvc.lock"):
+        file.unlink()
+    assert project.run("rebuild", PREFECT_API_URL=api)[-1] == "rebuild: 5 ran"
+    assert project.lock() == plain
+
+
 def test_a_full_disk_is_named(small: list[str], tmp_path: Path, api: str, plain: str) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         env = {**ENV, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "FORKED_PYTHON": python()}
