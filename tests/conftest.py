@@ -11,13 +11,16 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import forked
 import pytest
 from hypothesis import settings
 
 from flows.process import file_lock
+
+if TYPE_CHECKING:
+    from stages.images.faces import YuNet
 
 # More tests at once than cores: threads that spin while they wait would take turns with those that work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -103,3 +106,16 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("real photos are not here (no ../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def yunet(shared: Path) -> "YuNet":
+    from stages.images.faces import YuNet
+
+    return YuNet(shared / "weights" / "face_detection_yunet_2023mar.onnx")
+
+
+@pytest.fixture(scope="session")
+def celeba(shared: Path) -> list[Path]:
+    """The photos of CelebA, in their order."""
+    return sorted((shared / "data" / "celeba" / "img_align_celeba").glob("*.jpg"))

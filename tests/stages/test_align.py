@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from stages import align as stage
 from stages.images import landmarks as faces
-from stages.images.faces import YuNet
 from stages.images.haar import Haar
 from stages.images.table import ALIGNED, LANDMARKS, Table
 from stages.runs import record
@@ -99,16 +98,6 @@ def eye_error(found, true, size=64):
     return float(
         np.hypot(*(faces.apply(faces.similarity(found, size), true) - faces.template(size))[:2].T).mean() / size
     )
-
-
-@pytest.fixture(scope="module")
-def yunet(shared):
-    return YuNet(shared / "weights/face_detection_yunet_2023mar.onnx")
-
-
-@pytest.fixture(scope="module")
-def celeba(shared):
-    return sorted((shared / "data/celeba/img_align_celeba").glob("*.jpg"))
 
 
 # ---- geometry ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from stages.draw import person
 from stages.images import landmarks
 from stages.images.bars import Bar, find_bar
 from stages.images.covered import cover, covered_landmarks, find_covered
-from stages.images.faces import COVERED_SCORE, Face, YuNet, find_faces
+from stages.images.faces import COVERED_SCORE, Face, find_faces
 from stages.portraits import portrait
 
 
@@ -49,16 +49,6 @@ def jpeg(picture, quality=90):
 
 def photo(path):
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-
-
-@pytest.fixture(scope="module")
-def yunet(shared):
-    return YuNet(shared / "weights/face_detection_yunet_2023mar.onnx")
-
-
-@pytest.fixture(scope="module")
-def celeba(shared):
-    return sorted((shared / "data/celeba/img_align_celeba").glob("*.jpg"))
 
 
 # ---- the bar ----------------------------------------------------------------------------------------------------

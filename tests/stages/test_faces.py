@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stages.images import landmarks
-from stages.images.faces import COVERED_SCORE, YuNet, find_faces, merged
+from stages.images.faces import COVERED_SCORE, find_faces, merged
 
 
 def find(x, y, side, score):
@@ -14,16 +14,6 @@ def find(x, y, side, score):
 
 def photo(path):
     return cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-
-
-@pytest.fixture(scope="module")
-def yunet(shared):
-    return YuNet(shared / "weights/face_detection_yunet_2023mar.onnx")
-
-
-@pytest.fixture(scope="module")
-def celeba(shared):
-    return sorted((shared / "data/celeba/img_align_celeba").glob("*.jpg"))
 
 
 @pytest.fixture(scope="module")
