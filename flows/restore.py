@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ class Restoring:
 
     restorer: Restorer
     jobs: Sequence[Job]
-    settings: Settings
     records: list[dict[str, Any]] = field(default_factory=list)  # of those that are done
     rejected: dict[str, str] = field(default_factory=dict)  # photo: reason
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -39,10 +38,10 @@ class Restoring:
     ) -> Restoring:  # fmt: skip
         """Systems opened and photos listed. Raises InputError where one is not to be had; nothing is written."""
         todo = jobs(photos, out, settings.kind, settings.samples * max(1, len(models)))
-        restorer = replace(open_all(root, models, detector, settings, say), credentials=credentials)
+        restorer = open_all(root, models, detector, settings, credentials, say)
         for system in restorer.systems:
             say(f"restore: by {system.name} ({system.facts.get('chosen') or system.facts.get('about')})")
-        return cls(restorer, todo, settings)
+        return cls(restorer, todo)
 
     def one(self, job: Job) -> str | None:
         """Restore a photo; the reason where it cannot be."""
@@ -89,7 +88,14 @@ def root_for(models: Sequence[str]) -> Path:
         raise InputError(f"{error}; go into one, or give a checkpoint's file by --model") from None
 
 
-def open_all(root: Path, models: Sequence[str], detector: Path | None, settings: Settings, say: Say) -> Restorer:
+def open_all(
+    root: Path,
+    models: Sequence[str],
+    detector: Path | None,
+    settings: Settings,
+    credentials: Credentials | None,
+    say: Say,
+) -> Restorer:
     """The systems and the detector that a call asks for. Raises InputError where one is not to be had."""
     from flows.restoration import holes
 
@@ -103,7 +109,7 @@ def open_all(root: Path, models: Sequence[str], detector: Path | None, settings:
                 f"--samples {settings.samples}: system '{system.name}' has one answer; take a VAE or a DCGAN by "
                 "--model, or name several systems"
             )
-    return Restorer(systems, detect, settings, signer(root))
+    return Restorer(systems, detect, settings, signer(root), credentials)
 
 
 def credentials_in(chain: Path | None, key: Path | None) -> Credentials | None:

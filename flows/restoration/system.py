@@ -249,14 +249,14 @@ def facts_of(root: Path, file: Path, chosen: Choice, shape: Mapping[str, Any]) -
     """What the audit knows of a checkpoint, for a photo's record."""
     from stages.runs import record
 
+    digest, md5 = record.digests(file, "sha256", "md5")
     found: dict[str, Any] = {
         "system": chosen.name,
         "chosen": chosen.title,
         "network": shape["network"],
         "arguments": {key: value for key, value in shape.items() if key != "network"},
-        "checkpoint": {"path": chosen.path or file.name, "sha256": sha256(file.read_bytes()).hexdigest()},
+        "checkpoint": {"path": chosen.path or file.name, "sha256": digest, "md5": md5},
     }
-    found["checkpoint"]["md5"] = record.digest(file)
     try:
         from flows.audit import checkpoint
 

@@ -421,7 +421,7 @@ def test_outside_of_any_project_a_folder_leaves_nothing_but_its_results(tmp_path
     (tmp_path / "in" / "bad.png").write_bytes(b"")
     asked = Settings(hole="centre")
     todo = photos.jobs([tmp_path / "in"], tmp_path / "out", "png", 1)
-    work = Restoring(Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), asked), todo, asked)
+    work = Restoring(Restorer([painter(32, (1, 2, 3))], detection.ByHaar(), asked), todo)
     run(work, tmp_path)
     assert work.summary() == "2 of 3 photos restored, 1 rejected"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
@@ -433,7 +433,7 @@ def test_a_fault_of_ours_does_not_pass_for_a_photo_that_is_done(tmp_path: Path) 
             raise ZeroDivisionError("of ours")
 
     todo = [photos.Job(tmp_path / name, tmp_path / name, True) for name in ("a", "b")]
-    work = Restoring(Faulty([], detection.ByHaar(), Settings()), todo, Settings())
+    work = Restoring(Faulty([], detection.ByHaar(), Settings()), todo)
     with pytest.raises(ZeroDivisionError):
         work.one(todo[0])
     assert work.rejected == {str(tmp_path / "a"): f"{tmp_path / 'a'}: ZeroDivisionError: of ours"}
