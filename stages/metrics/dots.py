@@ -20,8 +20,8 @@ def dots(output: np.ndarray, target: np.ndarray, hole: np.ndarray) -> np.ndarray
     Pictures are uint8 N x H x W x 3, holes bool N x H x W (True = missing); float64 N. Of each row and channel, and of
     each column and channel, the amplitude is the mean over the hole of (-1)^x (2 d(x) - d(x - 1) - d(x + 1)) / 4, d the
     difference: it is a for d = a (-1)^x, and 0 for whatever d is straight. Each counts as often as the hole has three
-    pixels in a line there. 0 is right; what does not repeat, as noise, goes down with the length of the lines. NaN where
-    no three pixels of the hole lie in a line.
+    pixels in a line there. 0 is right; what does not repeat, as noise, goes down with the length of the lines. NaN
+    where no three pixels of the hole lie in a line.
     """
     difference = np.subtract(output, target, dtype=np.int64)
     energy, weight = _along_rows(difference, hole)
