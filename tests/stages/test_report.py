@@ -43,8 +43,8 @@ SECTIONS = {
     "search": {"net": {"model": "net", "dataset": "faces"}},
     "infer": {"telea_co": pretend.classical("telea", "faces")},
     "blend": {
-        "net": {"dataset": "faces", "method": "exact"},
-        "telea_co": {"dataset": "faces", "method": "sobel", "iterations": 5},
+        "net": {"system": "net", "dataset": "faces", "method": "exact"},
+        "telea_co": {"system": "telea_co", "dataset": "faces", "method": "sobel", "iterations": 5},
     },
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
 }
