@@ -39,8 +39,7 @@ def read(path: Path, columns: list[str]) -> pa.Table:
 def refuse_unjoined(systems: Mapping[str, Mapping[str, Any]], blend: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise InputError for a system that is completed and never scored, and for an entry of `blend` that fits none."""
     for name, entry in blend.items():
-        system = str(entry.get("system"))
-        if system not in systems:
+        if (system := entry.get("system", "")) not in systems:
             raise InputError(f"params.yaml: blend.{name}.system: no '{system}' in search or infer")
         if name in systems and name != system:
             raise InputError(f"params.yaml: blend.{name}: has the name of another system than '{system}'; rename it")
