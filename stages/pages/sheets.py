@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stages.images import png
+from stages.images.table import Key
 from stages.pages.figures import FAINT, INK, filename
 from stages.pages.pictures import Tried
 
@@ -29,8 +30,8 @@ class Sheet(NamedTuple):
 def draw_sheets(tried: Tried, kinds: Sequence[str], count: int, report: Path) -> list[Sheet]:
     """Draw a contact sheet per kind into `report`, of at most `SYSTEMS` systems each.
 
-    Its `count` pictures are those that come first by image_id, so that a new one moves little. A system that blending
-    does not change has one column.
+    Its `count` pictures are those that come first by image_id, so that a new one moves little. A system has a column of
+    raw pictures, and one for each entry of `blend` that changes them.
     """
     drawn = []
     for kind in kinds:
@@ -42,11 +43,19 @@ def draw_sheets(tried: Tried, kinds: Sequence[str], count: int, report: Path) ->
         picture, holed = tried.before(chosen)
         for start in range(0, len(able), SYSTEMS):
             groups = [("truth", [("original", picture), ("hole", holed)])]
-            groups += [(name, list(tried.systems[name].pictures(chosen))) for name in able[start : start + SYSTEMS]]
+            groups += [(name, _columns(name, tried, chosen)) for name in able[start : start + SYSTEMS]]
             file = filename("sheet", tried.name, kind, *([str(start // SYSTEMS + 1)] if start else []))
             save_sheet(groups, report / file)
             drawn.append(Sheet(file, tried.name, kind, [key[1] for key in chosen]))
     return drawn
+
+
+def _columns(system: str, tried: Tried, keys: Sequence[Key]) -> list[tuple[str, np.ndarray]]:
+    """A system's pictures, raw and blended; those that an entry of another name has blended, under that name."""
+    return [
+        (blending if name == system else name, pictures)
+        for (name, blending), pictures in tried.systems[system].pictures(keys)
+    ]
 
 
 def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], path: Path) -> None:
@@ -62,14 +71,18 @@ def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], p
     total = sum(len(columns) * (wide + near) - near for _, columns in groups) + far * (len(groups) + 1)
     sheet = Image.new("RGB", (total, head + count * (high + near) + far), "white")
     pen, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(13)
+
+    def fitted(text: str, font: Any, room: int) -> str:
+        while text and pen.textlength(text, font) > room:
+            text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+        return text
+
     left = far
     for title, columns in groups:
         room = len(columns) * (wide + near) - near
-        while title and pen.textlength(title, bold) > room:
-            title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
-        pen.text((left, 4), title, INK, bold)
+        pen.text((left, 4), fitted(title, bold, room), INK, bold)
         for label, pictures in columns:
-            pen.text((left, 22), label, FAINT, plain)
+            pen.text((left, 22), fitted(label, plain, wide), FAINT, plain)
             for row, picture in enumerate(pictures):
                 method = Image.Resampling.NEAREST if shrink == 1 else Image.Resampling.BOX
                 tile = Image.fromarray(picture).resize((wide, high), method)
