@@ -87,7 +87,7 @@ def select(
     if unknown := sorted(set(kinds or ()) - set(labels)):
         raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
     homes = pictures.find([key[:2] for key in keys])
-    chosen = set(sample(pictures.keys(), count, seed=0))
+    chosen = set(sample(pictures.keys(), count))
     rows = [row for row, key in enumerate(keys) if key[:2] in chosen and (kinds is None or labels[row] in kinds)]
     if not rows:
         raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")

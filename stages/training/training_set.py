@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from stages.training.params import Training
     from stages.training.run import Inputs
 
-ORDER = 0  # seed of the order whose first pictures are learned: the same in every training of a dataset
-
 
 class TrainingSet:
     """Some rows of one table of training pictures or of two, which count as one table.
@@ -89,7 +87,7 @@ class TrainingSet:
 def training_set(inputs: Inputs, params: Training, section: str) -> TrainingSet:
     """The pictures that a training learns: of the table `inputs.train`, and of `inputs.also`, which may be NO_TABLE.
 
-    With `params.pictures`, of each table those of the smallest keyed hash: the same in every training, and part of what
+    With `params.pictures`, of each table the first by `sample`: the same in every training, and part of what
     a training of more pictures learns. `section` names the training's parameters in `params.yaml`.
 
     Raises InputError for a table without pictures or with fewer than are asked for, for two tables of pictures of
@@ -119,5 +117,5 @@ def _first(table: Table, count: int | None, section: str) -> np.ndarray:
     if count > len(table):
         raise InputError(f"{section}.pictures: {count}, and {table.path} has {len(table)}: ask for no more")
     keys = table.keys()
-    chosen = set(sample(keys, count, ORDER))
+    chosen = set(sample(keys, count))
     return np.array([row for row, key in enumerate(keys) if key in chosen], np.int64)

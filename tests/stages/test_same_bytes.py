@@ -113,7 +113,7 @@ DIGESTS = {
     "inpainted/navier_stokes": "e36e471707ce023ae4c5b3daf753d12d.dir",
     "inpainted/nearest": "66300454a00d460ff8b32fd02e3f30df.dir",
     "inpainted/telea": "923f85087b38f93736b138e0838a2372.dir",
-    "masks/portraits": "1743a1ab8e8833d82bbc1e1474fd88f8.dir",
+    "masks/portraits": "76a509384d63f48e697f7d5838a769b8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
     "scores/nearest.means.parquet": "96e224cdb7702340c3a8ae863d916820",
