@@ -1,8 +1,8 @@
 """The frozen evaluation holes: every model meets the same ones.
 
 For each picture of val and test, and for a fixed sample of train, one hole of each kind. Each is
-drawn from (seed, image_id, kind's label) alone, and the sample is that of the smallest keyed
-hashes: adding a picture moves no hole of another.
+drawn from (seed, image_id, kind's label) alone, and the sample is that of the smallest hashes:
+adding a picture moves no hole of another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images import batches, holes, table
+from stages.images import holes, sampling, table
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -28,7 +28,8 @@ class Params:
     """Which holes; a label of `kinds` is the kind itself, unless its options name one as `kind`."""
 
     seed: int  # of every draw
-    train_sample: Annotated[int, Field(ge=0)]  # training pictures that get frozen holes
+    # training pictures that get frozen holes: the first in the order of a training's `pictures`
+    train_sample: Annotated[int, Field(ge=0)]
     kinds: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], dict[str, Any]]  # kind, or a label -> options
 
     def __post_init__(self) -> None:
@@ -43,10 +44,10 @@ class Params:
         return options.pop("kind", label), options
 
 
-Row = tuple[np.ndarray, batches.Key, str]  # hole, picture, label
+Row = tuple[np.ndarray, table.Key, str]  # hole, picture, label
 
 
-def draw_holes(pictures: table.Table, chosen: set[batches.Key], params: Params, skipped: Counter[str]) -> Iterator[Row]:
+def draw_holes(pictures: table.Table, chosen: set[table.Key], params: Params, skipped: Counter[str]) -> Iterator[Row]:
     """The holes of the chosen pictures, in the table's order, kinds in the parameters' order.
 
     `skipped` counts, by label, the pictures that a kind cannot be drawn on (`eye_bar` without landmarks).
@@ -73,7 +74,7 @@ def mask(aligned: Path, masks: Path, params: Params, name: str) -> dict[str, Any
     for split in table.SPLITS:
         pictures = table.Table(aligned / f"{split}.arrow")
         count = params.train_sample if split == "train" else None
-        chosen = set(batches.sample(pictures.keys(), count, params.seed))
+        chosen = set(sampling.sample(pictures.keys(), count))
         with table.writing_holes(masks / f"{split}.arrow", pictures.size) as writer:
             try:
                 for hole, key, label in draw_holes(pictures, chosen, params, skipped):

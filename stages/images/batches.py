@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.images.holes import keyed_hash
+from stages.images.sampling import sample
 from stages.images.table import COMPLETED, Key, Table, Writer, writing_pictures
 from stages.runs.errors import InputError
 
@@ -98,7 +98,7 @@ def select(
     if unknown := sorted(set(kinds or ()) - set(labels)):
         raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
     homes = pictures.find([key[:2] for key in keys])
-    chosen = set(sample(list(dict.fromkeys(key[:2] for key in keys)), count, seed=0))
+    chosen = set(sample(list(dict.fromkeys(key[:2] for key in keys)), count))
     rows = [row for row, key in enumerate(keys) if key[:2] in chosen and (kinds is None or labels[row] in kinds)]
     if not rows:
         raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")
@@ -130,16 +130,6 @@ def to_complete(
             )
         works.append(select(aligned, masks, train_count, kinds, split="train"))
     return works
-
-
-def sample(keys: Sequence[Key], count: int | None, seed: int) -> list[Key]:
-    """`count` of the keys (None: all), in their order: those of the smallest hash keyed by (seed, image_id)."""
-    if count is None or count >= len(keys):
-        return list(keys)
-    # Equal pictures under two paths hash alike; the path decides between them.
-    ranked = sorted(keys, key=lambda key: (keyed_hash(seed, "sample", key[0]), key[1]))
-    chosen = set(ranked[:count])
-    return [key for key in keys if key in chosen]
 
 
 def composite(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from forked import Forked
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from safetensors.torch import load_file
 from small_training import OUTPUTS, run
 
@@ -62,7 +62,17 @@ def command(
     """What `forked` takes: the stage as a command, its outputs in `home`/out."""
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
-    words = ["a", "--params", str(file), "--train", str(aligned / "train.arrow"), "--start", str(start)]
+    words = [
+        "a",
+        "--params",
+        str(file),
+        "--train",
+        str(aligned / "train.arrow"),
+        "--also",
+        str(NO_TABLE),
+        "--start",
+        str(start),
+    ]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {STATE: str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return f"stages.{stage}", words, ROOT, {**os.environ, **places}
