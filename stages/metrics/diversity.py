@@ -3,17 +3,16 @@
 A system may be near to the truth and yet put the same eyes into every face (report 3, at eta 0). No number of a single
 picture shows that. So the completions are compared with each other: the mean distance of all pairs of pictures, by
 LPIPS as Zhu et al. 2017 (Toward Multimodal Image-to-Image Translation, section 5.2), or by structural similarity as
-Odena et al. 2017 (Conditional Image Synthesis with Auxiliary Classifier GANs, section 4.3). `ratio` sets that against
-the mean distance of the same pairs of true pictures in the same pixels: 1 is as varied as the truth, 0 is the same
-content everywhere.
+Odena et al. 2017 (Conditional Image Synthesis with Auxiliary Classifier GANs, section 4.3). `by_picture` sets that
+against the mean distance of the same pairs of true pictures in the same pixels: 1 is as varied as the truth, 0 is the
+same content everywhere.
 
 Structural similarity needs no weights, and is at one scale: Odena's five need pictures of 176 pixels. Pictures are
 compared pixel for pixel where they lie, which is where a face's eyes are in every aligned face. A pair is compared in
 the pixels that both lack, if these are at least half of those that one of them lacks: so bars that turn a little with
 their faces are compared, and boxes in two corners are not. No other pixel has any influence.
 
-Limits: noise is varied too, so read this beside `texture`. Pairs share pictures and are no independent witnesses:
-whole pictures are resampled, never pairs (Arcones and Giné 1992, On the bootstrap of U and V statistics).
+Limits: noise is varied too, so read this beside `texture`.
 """
 
 from __future__ import annotations
@@ -62,16 +61,25 @@ def by_lpips(
     return rounded(found, COARSE)
 
 
-def ratio(made: np.ndarray, true: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Mean distance of the completions over that of the truth, float64 K: once for each row of `times`.
+def by_picture(made: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """A number for each picture, float64 N, whose mean is the diversity: the mean distance made over the true one.
 
-    `made` and `true` are N x N, as `by_ssim` gives them, of completions and of true pictures with the same holes.
-    `times`, whole numbers K x N, says how often each picture was drawn; ones are the pictures as they are. A picture is
-    never compared with itself, also where it was drawn twice. NaN where no pair is compared, or the truth is all alike.
+    `made` and `true` are N x N, as `by_ssim` gives them, of completions and of true pictures with the same holes. A
+    picture's number is the diversity and, above or below it, what the picture adds to it: the infinitesimal jackknife's
+    pseudo-value (Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans, chapter 6). So the scatter of the
+    numbers is right for an interval by resampling pictures, and for one of the difference between two systems. The mean
+    distances of each picture to all others would not be: they scatter half as much as they should, since every pair
+    counts for two pictures (Arvesen 1969, Jackknifing U-statistics).
+
+    NaN for a picture that is compared with none, and for all where fewer than three are, or the truth is all alike.
     """
-    made, true = (np.nan_to_num(distance, nan=0.0) for distance in (made, true))
-    above, below = (np.einsum("kn,kn->k", times @ distance, times) for distance in (made, true))
-    return np.divide(above, below, out=np.full(len(times), np.nan), where=below > 0)
+    compared = ~np.isnan(true).all(axis=1)
+    count, total = np.count_nonzero(compared), np.nansum(true)
+    if count < 3 or not total:
+        return np.full(len(true), np.nan)
+    diversity = np.nansum(made) / total
+    added = np.nansum(made, axis=1) - diversity * np.nansum(true, axis=1)
+    return rounded(np.where(compared, diversity + 2 * count / total * added, np.nan), COARSE)
 
 
 def _pairs(holes: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.images import holes
-from stages.metrics import diversity, fidelity
+from stages.metrics import diversity, fidelity, means
 
 
 def noise(count: int, side: int, seed: int = 0) -> np.ndarray:
@@ -50,13 +50,15 @@ def test_it_is_ssim_with_windows_cut_down_to_the_shared_hole() -> None:
 
 def test_alike_is_nothing_and_the_truth_is_one() -> None:
     truth, hole = noise(5, 24), same_hole("centre", 5, 24)
-    one = np.ones((1, 5))
     distances = diversity.by_ssim(truth, hole)
-    assert diversity.ratio(distances, distances, one) == [1.0]
+    assert np.array_equal(diversity.by_picture(distances, distances), np.ones(5))
     everywhere = np.where(hole[..., None], truth[:1], truth)  # one content in every hole
-    assert diversity.ratio(diversity.by_ssim(everywhere, hole), distances, one) == [0.0]
+    assert np.array_equal(diversity.by_picture(diversity.by_ssim(everywhere, hole), distances), np.zeros(5))
     half = np.where((np.arange(5) < 3)[:, None, None, None], everywhere, truth)
-    assert 0 < diversity.ratio(diversity.by_ssim(half, hole), distances, one)[0] < 1
+    found = diversity.by_picture(diversity.by_ssim(half, hole), distances)
+    assert 0 < found.mean() < 1
+    assert (found[:3] < found.mean()).all()
+    assert (found[3:] > found.mean()).all()
 
 
 def test_known_pixels_have_no_influence() -> None:
@@ -84,14 +86,17 @@ def test_bars_that_turn_with_their_faces_are_compared() -> None:
     assert np.isfinite(diversity.by_ssim(noise(3, 64), bars)[~np.eye(3, dtype=bool)]).all()
 
 
-def test_a_picture_drawn_twice_is_not_compared_with_itself() -> None:
-    made = np.array([[np.nan, 2.0, 3.0], [2.0, np.nan, 5.0], [3.0, 5.0, np.nan]])
-    true = np.array([[np.nan, 4.0, 4.0], [4.0, np.nan, np.nan], [4.0, np.nan, np.nan]])
-    times = np.array([[1, 1, 1], [2, 1, 0], [3, 0, 0], [0, 1, 1], [1, 1, 2]])
-    made_compared = np.where(np.isnan(true), np.nan, made)
-    found = diversity.ratio(made_compared, true, times)
-    # (2 + 3) / 8; 2 / 4; one picture alone; a pair that is not compared; (2 + 2 x 3) / (4 + 2 x 4).
-    assert np.array_equal(found, [5 / 8, 1 / 2, np.nan, np.nan, 8 / 12], equal_nan=True)
+def test_the_numbers_of_three_pictures_by_hand() -> None:
+    """Made 2, 3 and 5 apart, truly 4, 4 and 8: 10/16 as varied. Their sums are 5, 7, 8, and truly 8, 12, 12."""
+    nan = np.nan
+    made = np.array([[nan, 2, 3, nan], [2, nan, 5, nan], [3, 5, nan, nan], [nan] * 4])
+    true = np.array([[nan, 4, 4, nan], [4, nan, 8, nan], [4, 8, nan, nan], [nan] * 4])
+    found = diversity.by_picture(made, true)
+    # 10/16 + 2 x 3/32 x (sum - 10/16 x true sum); the fourth is compared with none.
+    assert np.array_equal(found, [0.625 + 6 / 32 * d for d in (5 - 5, 7 - 7.5, 8 - 7.5)] + [nan], equal_nan=True)
+    assert np.nanmean(found) == 0.625
+    assert np.isnan(diversity.by_picture(made[:2, :2], true[:2, :2])).all()
+    assert np.isnan(diversity.by_picture(made, np.where(np.isnan(true), nan, 0.0))).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -127,23 +132,22 @@ def test_by_lpips_sees_what_both_lack_and_grey_elsewhere() -> None:
 
 
 def test_the_interval_holds_the_true_value_nineteen_times_in_twenty() -> None:
-    """A thing's distance is |x - y|: the made things are half as wide as the true ones, so the ratio is 1/2.
+    """A thing's distance is |x - y|: the made things are half as wide as the true ones, so the diversity is 1/2.
 
-    Pictures are resampled. With pairs resampled as if each were a witness, the interval would be far too narrow.
+    The mean distances of each picture to the others, resampled as they are, give an interval that is far too narrow.
     """
     rng = np.random.default_rng(0)
-    count, draws, trials = 24, 200, 200
-    held = {"pictures": 0, "pairs": 0}
-    upper = np.triu_indices(count, 1)
-    for _ in range(trials):
-        true = np.abs(np.subtract.outer(*[rng.normal(size=count)] * 2))
-        made = np.abs(np.subtract.outer(*[rng.normal(scale=0.5, size=count)] * 2))
-        times = rng.multinomial(count, np.full(count, 1 / count), size=draws)
-        low, high = np.percentile(diversity.ratio(made, true, times), [2.5, 97.5])
-        held["pictures"] += low <= 0.5 <= high
-        pairs = rng.integers(len(upper[0]), size=(draws, len(upper[0])))
-        naive = made[upper][pairs].sum(1) / true[upper][pairs].sum(1)
-        low, high = np.percentile(naive, [2.5, 97.5])
-        held["pairs"] += low <= 0.5 <= high
-    assert 0.89 * trials <= held["pictures"] <= 0.99 * trials
-    assert held["pairs"] < 0.6 * trials
+    count, trials = 24, 200
+    held = {"by picture": 0, "mean distances": 0}
+    for trial in range(trials):
+        made, true = (np.abs(np.subtract.outer(*[rng.normal(scale=scale, size=count)] * 2)) for scale in (0.5, 1))
+        for distances in (made, true):
+            np.fill_diagonal(distances, np.nan)
+        for name, values in {
+            "by picture": diversity.by_picture(made, true),
+            "mean distances": np.nanmean(made, axis=1) / np.nanmean(true),
+        }.items():
+            _, low, high = means.bootstrap(values[:, None], np.arange(count), draws=200, seed=trial)[:, 0]
+            held[name] += low <= 0.5 <= high
+    assert 0.89 * trials <= held["by picture"] <= 0.99 * trials
+    assert held["mean distances"] < 0.7 * trials
