@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images import batches, holes, table
+from stages.images import holes, sampling, table
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT
@@ -33,10 +33,10 @@ class Params:
         holes.validate_kinds(self.kinds)
 
 
-Row = tuple[np.ndarray, batches.Key, str]  # hole, picture, label
+Row = tuple[np.ndarray, table.Key, str]  # hole, picture, label
 
 
-def draw_holes(pictures: table.Table, chosen: set[batches.Key], params: Params, skipped: Counter[str]) -> Iterator[Row]:
+def draw_holes(pictures: table.Table, chosen: set[table.Key], params: Params, skipped: Counter[str]) -> Iterator[Row]:
     """The holes of the chosen pictures, in the table's order, kinds in the parameters' order.
 
     `skipped` counts, by label, the pictures that a kind cannot be drawn on (`eye_bar` without landmarks).
@@ -63,7 +63,7 @@ def mask(aligned: Path, masks: Path, params: Params, name: str) -> dict[str, Any
     for split in table.SPLITS:
         pictures = table.Table(aligned / f"{split}.arrow")
         count = params.train_sample if split == "train" else None
-        chosen = set(batches.sample(pictures.keys(), count, params.seed))
+        chosen = set(sampling.sample(pictures.keys(), count, params.seed))
         with table.writing_holes(masks / f"{split}.arrow", pictures.size) as writer:
             try:
                 for hole, key, label in draw_holes(pictures, chosen, params, skipped):

@@ -17,7 +17,7 @@ from stages.runs.params import STRICT
 from stages.training import ema
 from stages.training.distributed import DistributedContext
 from stages.training.reconstruction_params import ReconstructionParams
-from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
+from stages.training.run import Inputs, Outputs, Run, run, seeded
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -40,10 +40,11 @@ def train_autoencoder(
     from stages.losses import reconstruction
     from stages.models.autoencoder import Autoencoder
     from stages.training.examples import Examples
+    from stages.training.training_set import training_set
 
-    table = training_split(inputs.train, f"train_autoencoder.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
-    arguments: dict[str, Any] = {"size": table.size[0], "width": params.width, "upsampling": params.upsampling}
+    pictures = training_set(inputs, params, f"train_autoencoder.{name}")
+    examples = Examples(pictures, params.batch, params.holes, params.hflip, params.seed)
+    arguments: dict[str, Any] = {"size": pictures.size[0], "width": params.width, "upsampling": params.upsampling}
     with seeded(params.seed):
         network = Autoencoder(**arguments)
     objective = reconstruction.objective(
@@ -55,7 +56,7 @@ def train_autoencoder(
     parts = {"network": network, "averaged": averaged, "adam": adam}
     wrapped = context.wrap(network)
     truth, holes = examples.shown(8, context)
-    with Run(name, "autoencoder", arguments, params, inputs, parts, examples.sampler, context) as training:
+    with Run(name, "autoencoder", arguments, params, inputs, parts, examples, context) as training:
         for step in training.steps():
             image, hole = examples.batch(step, context)
             with context.autocast():

@@ -19,7 +19,7 @@ from stages.training import ema
 from stages.training.device import keyed_generator
 from stages.training.distributed import DistributedContext
 from stages.training.params import Training
-from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
+from stages.training.run import Inputs, Outputs, Run, run, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -75,11 +75,12 @@ def train_context_encoder(
     from stages.losses.context_encoder import gan, overlap_weights, patch_sse, vae
     from stages.models.context_encoder import ContextEncoder, Discriminator
     from stages.training.examples import Examples
+    from stages.training.training_set import training_set
 
-    table = training_split(inputs.train, f"train_context_encoder.{name}.dataset")
-    examples = Examples(table, params.batch, {"centre": {"fraction": params.fraction}}, params.hflip, params.seed)
+    pictures = training_set(inputs, params, f"train_context_encoder.{name}")
+    examples = Examples(pictures, params.batch, {"centre": {"fraction": params.fraction}}, params.hflip, params.seed)
     chosen = ("encoder", "objective", "bottleneck", "width", "fraction", "overlap", "upsampling")
-    arguments = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
+    arguments = {"size": pictures.size[0], **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
         network = ContextEncoder(**arguments)
         discriminator = Discriminator(network.patch_side, params.d_width or params.width)
@@ -91,7 +92,7 @@ def train_context_encoder(
     predict = shared(context, network)
     weights = overlap_weights(network.patch_side, params.overlap, params.overlap_weight).to(context.device)
     truth, holes = examples.shown(8, context)
-    with Run(name, "context_encoder", arguments, params, inputs, parts, examples.sampler, context) as training:
+    with Run(name, "context_encoder", arguments, params, inputs, parts, examples, context) as training:
         for step in training.steps():
             image, hole = examples.batch(step, context)
             target = network.inner(image)

@@ -20,7 +20,7 @@ from stages.training import ema
 from stages.training.device import keyed_generator
 from stages.training.distributed import DistributedContext
 from stages.training.params import Training
-from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
+from stages.training.run import Inputs, Outputs, Run, run, seeded
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,11 +65,12 @@ def train_dcgan(
     from stages.losses import adversarial
     from stages.models.dcgan import Discriminator, Generator, sample_prior
     from stages.training.examples import Examples
+    from stages.training.training_set import training_set
 
-    table = training_split(inputs.train, f"train_dcgan.{name}.dataset")
-    examples = Examples(table, params.batch, {}, params.hflip, params.seed)
+    pictures = training_set(inputs, params, f"train_dcgan.{name}")
+    examples = Examples(pictures, params.batch, {}, params.hflip, params.seed)
     chosen = ("latent", "width", "kernel", "upsampling")
-    shape = {"size": table.size[0], **{key: getattr(params, key) for key in chosen}}
+    shape = {"size": pictures.size[0], **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
         generator = Generator(**shape)
         discriminator = Discriminator(shape["size"], params.d_width or params.width, params.kernel, params.d_norm)
@@ -87,7 +88,7 @@ def train_dcgan(
     }
     wrapped_generator, wrapped_discriminator = context.wrap(generator), context.wrap(discriminator)
     shown = sample_prior(64, params.latent, params.prior, keyed_generator(params.seed, 0)).to(context.device)
-    with Run(name, "dcgan", shape, params, inputs, parts, examples.sampler, context) as training:
+    with Run(name, "dcgan", shape, params, inputs, parts, examples, context) as training:
         for step in training.steps():
             rng = keyed_generator(params.seed, 1, step)
             real, _ = examples.batch(step, context)

@@ -21,7 +21,7 @@ from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
 from stages.training.params import Training
-from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
+from stages.training.run import Inputs, Outputs, Run, run, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,10 +96,11 @@ def train_dmfn(
     from stages.losses.perceptual import Features
     from stages.models.dmfn import DMFN, Discriminator
     from stages.training.examples import Examples
+    from stages.training.training_set import training_set
 
-    table = training_split(inputs.train, f"train_dmfn.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
-    size = table.size[0]
+    pictures = training_set(inputs, params, f"train_dmfn.{name}")
+    examples = Examples(pictures, params.batch, params.holes, params.hflip, params.seed)
+    size = pictures.size[0]
     chosen = ("width", "blocks", "combine", "upsampling")
     arguments: dict[str, Any] = {"size": size, **{key: getattr(params, key) for key in chosen}}
     with seeded(params.seed):
@@ -123,7 +124,7 @@ def train_dmfn(
     )
     wrapped, wrapped_discriminator = context.wrap(network), context.wrap(discriminator)
     truth, holes = examples.shown(8, context)
-    with Run(name, "dmfn", arguments, params, inputs, parts, examples.sampler, context) as training:
+    with Run(name, "dmfn", arguments, params, inputs, parts, examples, context) as training:
         for step in training.steps():
             image, hole = examples.batch(step, context)
             with context.autocast():

@@ -18,7 +18,7 @@ from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
 from stages.training.reconstruction_params import ReconstructionParams
-from stages.training.run import Inputs, Outputs, Run, run, seeded, training_split
+from stages.training.run import Inputs, Outputs, Run, run, seeded
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -49,11 +49,12 @@ def train_partial_conv(
     from stages.losses import reconstruction
     from stages.models.partial_conv import PartialConvUNet
     from stages.training.examples import Examples
+    from stages.training.training_set import training_set
 
-    table = training_split(inputs.train, f"train_partial_conv.{name}.dataset")
-    examples = Examples(table, params.batch, params.holes, params.hflip, params.seed)
+    pictures = training_set(inputs, params, f"train_partial_conv.{name}")
+    examples = Examples(pictures, params.batch, params.holes, params.hflip, params.seed)
     shape = {"width": params.width, "refine": params.refine, "residual": params.residual}
-    arguments: dict[str, Any] = {"size": table.size[0], **shape}
+    arguments: dict[str, Any] = {"size": pictures.size[0], **shape}
     with seeded(params.seed):
         network = PartialConvUNet(**arguments)
     objective = reconstruction.objective(
@@ -68,7 +69,7 @@ def train_partial_conv(
     parts = {"network": network, "averaged": averaged, "adam": adam, "fine": fine}
     wrapped = context.wrap(network)
     truth, holes = examples.shown(8, context)
-    with Run(name, "partial_conv", arguments, params, inputs, parts, examples.sampler, context) as training:
+    with Run(name, "partial_conv", arguments, params, inputs, parts, examples, context) as training:
         for step in training.steps():
             second = step >= params.finetune_from * params.steps
             if second:

@@ -24,6 +24,7 @@ from stages.training.distributed import DistributedContext
 from stages.training.run import STATE, Inputs, Outputs
 
 NO_CHECKPOINT = Path(__file__).parent.parent / "stages" / "models" / "no_checkpoint.txt"
+NO_TABLE = Path(__file__).parent.parent / "stages" / "images" / "no_table.txt"
 HOLES = {"centre": {}, "lines": {}}
 
 # name: stage, and what of its parameters is not the default
@@ -63,7 +64,7 @@ def train(name: str, steps: int, chosen: str, home: Path) -> str:
     section = params.build(module.Params, given, stage)
     outputs = Outputs(*(home / f"{name}.{end}" for end in ("safetensors", "members", "csv", "samples")))
     context = DistributedContext(Runtime(threads=2, kernels=chosen))
-    getattr(module, stage)(context, Inputs(home / "train.arrow", NO_CHECKPOINT), outputs, section, name)()
+    getattr(module, stage)(context, Inputs(home / "train.arrow", NO_TABLE, NO_CHECKPOINT), outputs, section, name)()
     return digest(outputs.model)
 
 

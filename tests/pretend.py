@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from stages.images import table
 
 NO_CHECKPOINT = Path(__file__).parent.parent / "stages" / "models" / "no_checkpoint.txt"  # a training from scratch
+NO_TABLE = Path(__file__).parent.parent / "stages" / "images" / "no_table.txt"  # a training on one dataset
 
 
 def picture(number: int, size: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 
 from stages.runs import params
 from stages.runs.params import Runtime
@@ -22,8 +22,12 @@ def run(
     section: dict[str, object],
     start: Path = NO_CHECKPOINT,
     precision: str = "fp32",
+    also: Path = NO_TABLE,
 ) -> Outputs:
-    """Train by a section of `params.yaml` on `aligned`/train.arrow; state in `home`/state, outputs in `home`/out."""
+    """Train by a section of `params.yaml` on `aligned`/train.arrow, and on the table `also`, where it is one.
+
+    State lies in `home`/state, outputs in `home`/out.
+    """
     module = import_module(f"stages.{stage}")
     given = params.section({stage: {"a": section}}, f"{stage}.a", module.Params)
     (home / "out").mkdir(parents=True)
@@ -33,7 +37,7 @@ def run(
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(STATE, str(home / "state"))
-            getattr(module, stage)(context, Inputs(aligned / "train.arrow", start), outputs, given, "a")()
+            getattr(module, stage)(context, Inputs(aligned / "train.arrow", also, start), outputs, given, "a")()
     finally:  # as the tests after this one in the process expect it
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)

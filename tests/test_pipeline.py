@@ -21,6 +21,7 @@ from stages.runs import record
 ROOT = Path(__file__).parent.parent
 
 START = "stages/models/no_checkpoint.txt"
+ALONE = "stages/images/no_table.txt"
 MASK = {"seed": 7, "train_sample": 2, "kinds": {"centre": {}, "lines": {}}}
 ORIGIN = {"licence": "CC0-1.0", "consent": "none needed", "origin": "the test"}
 SPLIT = {"val": 0.2, "test": 0.2}
@@ -47,7 +48,9 @@ def small_params(pictures: Path) -> dict:
             },
             "own": {"ingest": own, "align": {**face, "mode": "centre"}, "mask": MASK},
         },
-        "train_dcgan": {"dcgan": {"start": START, "dataset": "portraits", "steps": 6, "batch": 8, "width": 4}},
+        "train_dcgan": {
+            "dcgan": {"also": ALONE, "start": START, "dataset": "portraits", "steps": 6, "batch": 8, "width": 4}
+        },
         **{f"train_{network}": {} for network in ("autoencoder", "partial_conv", "context_encoder", "dmfn")},
         "search": {"dcgan": {"model": "dcgan", "dataset": "portraits", "iterations": 5, "starts": 4}},
         "infer": {"telea_own": pretend.classical("telea", "own")},

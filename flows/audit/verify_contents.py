@@ -96,10 +96,12 @@ class Contents:
         members = [md5 for out, md5 in entry.outs.items() if out.endswith(history.MEMBERS)]
         starts: list[str | None] = [md5 for dep, md5 in entry.deps.items() if dep.endswith(CHECKPOINT)]
         data = self._data(entry)
-        named: dict[str, Sequence[str | None]] = {"members": members, "data": data, "start": starts or [None]}
+        named: dict[str, Sequence[str | None]] = {"members": members, "data": data, "also": data}
+        named["start"] = starts or [None]
         for key, locked in named.items():
             if key in says and locked and says[key] not in locked:
-                said = f"its metadata say {key} {says[key]}, and dvc.lock {locked[0]} {where}: one of them was altered"
+                there = " and ".join(map(str, locked))
+                said = f"its metadata say {key} {says[key]}, and dvc.lock {there} {where}: one of them was altered"
                 self.findings.fault(path, said)
         for section, values in entry.params.items():
             claimed = plain(says.get("runtime" if section == "runtime" else "params", {}))
@@ -109,7 +111,7 @@ class Contents:
                     self.findings.fault(path, f"{said}: one of them was altered")
 
     def _data(self, entry: Entry) -> list[str]:
-        """The digests that the entry's table of training pictures may have."""
+        """The digests of the entry's tables of training pictures."""
         found = []
         for path, md5 in entry.deps.items():
             if PurePosixPath(path).name == TRAIN:
@@ -125,24 +127,41 @@ class Contents:
             self.findings.fault(path, str(error))
             return
         self.findings.checked["lists of pictures"] += 1
-        for md5 in self._data(entry):
-            if table := self.digests.having(md5):
-                try:
-                    listed = _pictures(read_list(table))
-                    self._only(path, read, listed, f"the table that it was trained on ({md5[:10]})")
-                except InputError as error:
-                    self.findings.cannot_tell(path, str(error))
+        listed = {md5: self._listed(path, md5) for md5 in self._data(entry)}
+        if listed and None not in listed.values():
+            every = set().union(*filter(None, listed.values()))
+            names = ", ".join(md5[:10] for md5 in listed)
+            self._only(
+                path, read, every, f"the {'tables' if len(listed) > 1 else 'table'} that it was trained on ({names})"
+            )
+        rest, origins = read, dict[str, str]()
+        for md5, pictures in listed.items():
             makers = self.trained_on.get(md5, [])
             datasets = {md5: name for made in makers for name, md5 in made.deps.items() if dvc_lock.INGESTED in name}
             known = [found for found in map(self.trainable, datasets) if found is not None]
             if known:
-                rest = min((read - pictures for pictures in known), key=len)
-                name = ", ".join(f"{name} {md5[:10]}" for md5, name in datasets.items())
-                which = f"the training pictures of {name}: rejected, withdrawn, or of another split"
-                self._only(path, rest, set(), which)
-            elif table is None or datasets:
+                rest = min((rest - found for found in known), key=len)
+                origins |= datasets
+            elif pictures is None or datasets:
                 why = "the table of its data is not here; `dvc fetch --all-commits` brings it"
                 self.findings.cannot_tell(path, why)
+                return
+            else:
+                rest = rest - pictures
+        if origins:
+            name = ", ".join(f"{name} {md5[:10]}" for md5, name in origins.items())
+            which = f"the training pictures of {name}: rejected, withdrawn, or of another split"
+            self._only(path, rest, set(), which)
+
+    def _listed(self, path: str, md5: str) -> set[Picture] | None:
+        """The pictures of a table that the list at `path` rests on; None where the table is not here, or damaged."""
+        if (table := self.digests.having(md5)) is None:
+            return None
+        try:
+            return _pictures(read_list(table))
+        except InputError as error:
+            self.findings.cannot_tell(path, str(error))
+            return None
 
     def _only(self, path: str, read: set[Picture], allowed: set[Picture], which: str) -> None:
         if strangers := sorted(name for _, name in read - allowed):

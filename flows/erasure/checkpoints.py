@@ -125,20 +125,23 @@ def states(root: Path, rows: dict[int, set[int]], trained: Collection[str], befo
     """The folders of interrupted trainings that have read a picture, or have gone on from a checkpoint that has.
 
     `rows`: of tables of training pictures, by how many rows they have, those of the pictures. A training notes which
-    rows of its table it has read. `trained` are the md5 of checkpoints that were trained on the pictures, and `before`
+    rows of its tables it has read. `trained` are the md5 of checkpoints that were trained on the pictures, and `before`
     those of what was removed already.
     """
     from safetensors import SafetensorError, safe_open
+
+    from stages.training.run import SEEN
 
     starts = {*before, *trained, *([UNKNOWN] if trained else [])}
     found = []
     for file in places.states(root):
         try:
             with safe_open(file, "np") as state:
-                seen = state.get_tensor("seen")
+                names = [name for name in state.keys() if name.partition(".")[0] == SEEN]  # noqa: SIM118
+                marks = [state.get_tensor(name) for name in names]
         except (SafetensorError, OSError):  # killed while it was written: the training begins anew
             continue
-        if any(seen[row] for row in rows.get(len(seen), ())) or _start(file) in starts:
+        if any(seen[row] for seen in marks for row in rows.get(len(seen), ())) or _start(file) in starts:
             found.append(file.parent)
     return found
 

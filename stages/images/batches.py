@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.images.holes import keyed_hash
+from stages.images.sampling import sample
 from stages.images.table import COMPLETED, Key, Table, Writer, writing_pictures
 from stages.runs.errors import InputError
 
@@ -99,16 +99,6 @@ def select(
         keys=[keys[row][:2] for row in rows],
         kinds=[labels[row] for row in rows],
     )
-
-
-def sample(keys: Sequence[Key], count: int | None, seed: int) -> list[Key]:
-    """`count` of the keys (None: all), in their order: those of the smallest hash keyed by (seed, image_id)."""
-    if count is None or count >= len(keys):
-        return list(keys)
-    # Equal pictures under two paths hash alike; the path decides between them.
-    ranked = sorted(keys, key=lambda key: (keyed_hash(seed, "sample", key[0]), key[1]))
-    chosen = set(ranked[:count])
-    return [key for key in keys if key in chosen]
 
 
 def composite(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ from stages.runs.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.images.table import Table
     from stages.training.distributed import DistributedContext
+    from stages.training.training_set import TrainingSet
 
 
 class Sampler:
@@ -50,19 +50,19 @@ class Sampler:
 
 
 class Examples:
-    """The pictures of `table` in batches; with `kinds` each gets a hole.
+    """`pictures` in batches; with `kinds` each gets a hole.
 
     One of their labels is drawn for each picture, all as likely; where it cannot be placed (`eye_bar`
     without landmarks), another. `hflip` flips half of the pictures, drawn at random, left to right, with their holes.
     """
 
-    def __init__(self, table: Table, batch: int, kinds: holes.Kinds, hflip: bool, seed: int):
-        self.table, self.hflip, self.seed = table, hflip, seed
+    def __init__(self, pictures: TrainingSet, batch: int, kinds: holes.Kinds, hflip: bool, seed: int):
+        self.pictures, self.hflip, self.seed = pictures, hflip, seed
         self.labels = list(kinds)
         self.kinds = [holes.kind_of(label, options) for label, options in kinds.items()]
-        self.sampler = Sampler(len(table), batch, seed)
+        self.sampler = Sampler(len(pictures), batch, seed)
         placed = [kind in holes.PLACED for kind, _ in self.kinds]
-        self._landmarks = table.landmarks() if any(placed) else None
+        self._landmarks = pictures.landmarks() if any(placed) else None
         if self._landmarks is not None and all(placed):  # now, not when such a picture comes
             for row in np.flatnonzero(np.isnan(self._landmarks[:, :2]).any(axis=(1, 2)))[:1]:
                 raise self._without_landmarks(int(row))
@@ -75,8 +75,8 @@ class Examples:
         return self._load(rows[part.start :: part.step], [(2, step, place) for place in part], context)
 
     def shown(self, count: int, context: DistributedContext) -> tuple[Tensor, Tensor]:
-        """The first `count` pictures of the table with fixed holes, for sheets; as `batch` gives them."""
-        rows = np.arange(min(count, len(self.table)))
+        """The first `count` pictures with fixed holes, for sheets; as `batch` gives them."""
+        rows = np.arange(min(count, len(self.pictures)))
         return self._load(rows, [(3, 0, int(row)) for row in rows], context, hflip=False)
 
     def _load(
@@ -85,11 +85,11 @@ class Examples:
         import torch
 
         if self._buffer is None or len(self._buffer) != len(rows):
-            self._buffer = np.empty((len(rows), *self.table.size, 3), np.uint8)
-        image = to_tensor(self.table.pictures(rows, out=self._buffer), context.device)
+            self._buffer = np.empty((len(rows), *self.pictures.size, 3), np.uint8)
+        image = to_tensor(self.pictures.read(rows, self._buffer), context.device)
         rngs = [np.random.default_rng([self.seed, *key]) for key in keys]
         flip = torch.tensor([rng.random() < 0.5 and self.hflip and hflip for rng in rngs], device=context.device)
-        hole = torch.zeros(len(rows), 1, *self.table.size, dtype=torch.bool)
+        hole = torch.zeros(len(rows), 1, *self.pictures.size, dtype=torch.bool)
         if self.kinds:
             drawn = [self._draw(int(row), rng) for row, rng in zip(rows, rngs, strict=True)]
             hole = torch.from_numpy(np.stack(drawn)).unsqueeze(1)
@@ -102,13 +102,13 @@ class Examples:
         for number in rng.permutation(len(self.kinds)):
             kind, options = self.kinds[number]
             try:
-                return holes.draw(kind, self.table.size, rng, points, **options)
+                return holes.draw(kind, self.pictures.size, rng, points, **options)
             except holes.Unplaceable:
                 continue
         raise self._without_landmarks(row)
 
     def _without_landmarks(self, row: int) -> InputError:
         return InputError(
-            f"{self.table.path}: {self.table.keys()[row][1]} has no landmarks for {', '.join(self.labels)}: "
+            f"{self.pictures.title(row)} has no landmarks for {', '.join(self.labels)}: "
             "add a kind of hole that needs none to `holes`"
         )

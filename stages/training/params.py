@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from stages.runs.params import STRICT, Name
+from stages.runs.params import NAME, STRICT, Name
+
+NO_TABLE = "stages/images/no_table.txt"  # stands for no second dataset: DVC takes no empty dep
+
+
+def _training_table(path: str) -> str:
+    """`path`, if it is that of a dataset's training pictures: of its test pictures no network may learn."""
+    if path != NO_TABLE and not re.fullmatch(f"data/aligned/{NAME}/train\\.arrow", path):
+        raise ValueError(f"name data/aligned/DATASET/train.arrow, or {NO_TABLE} for none")
+    return path
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -16,6 +26,10 @@ class Training:
     """What every training stage is told; each stage's `Params` adds its own."""
 
     dataset: Name  # the dataset whose training split it learns
+    # the training pictures of a second dataset, learned with the first's: its data/aligned/DATASET/train.arrow;
+    # that file: none
+    also: Annotated[str, AfterValidator(_training_table)] = NO_TABLE
+    pictures: Annotated[int, Field(ge=2)] | None = None  # of each dataset, the first of a fixed order; null: all
     start: str = "stages/models/no_checkpoint.txt"  # a checkpoint to go on from; that file: random weights
     steps: Annotated[int, Field(ge=1)] = 1000  # updates of the network
     batch: Annotated[int, Field(ge=2)] = 16  # pictures a step, over all devices

@@ -31,7 +31,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from stages.images import png
-from stages.images.table import Table
+from stages.images.table import Key
 from stages.runs import command, record
 from stages.runs.errors import InputError
 from stages.runs.header import TensorSpec, short
@@ -43,10 +43,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from stages.training.examples import Sampler
+    from stages.training.examples import Examples
     from stages.training.params import Training
 
 NO_CHECKPOINT = "no_checkpoint.txt"  # the file of stages/models that stands for none: DVC takes no empty dep
+SEEN = "seen"  # part of a state: of each table, which of its rows were read; an erasure looks there
 STATE = "PALIMPSEST_STATE"  # environment: where state is kept; default .palimpsest/state
 
 
@@ -60,18 +61,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def training_split(train: Path, key: str) -> Table:
-    """The training pictures of a dataset; `key` is the parameter that names it. Raises InputError if there are none."""
-    table = Table(train)
-    if not len(table):
-        raise InputError(f"{table.path}: holds no training pictures; name a dataset with use: train in {key}")
-    return table
-
-
 class Inputs(NamedTuple):
     """What a training stage reads."""
 
     train: Path  # the table of training pictures
+    also: Path  # a second one, or NO_TABLE of training_set.py
     start: Path  # the checkpoint whose weights it goes on from, or NO_CHECKPOINT
 
 
@@ -87,14 +81,15 @@ class Outputs(NamedTuple):
 def run(stage: Callable[..., Callable[[], None]]) -> None:
     """Run a training stage from the command line: `stage(context, inputs, outputs, params, name)`, in every process.
 
-    It trains on the pictures of the table `inputs.train`, from the weights of the checkpoint `inputs.start` or from
-    random ones (NO_CHECKPOINT); it writes checkpoint, members, history (CSV) and sample sheets, and returns what
-    forgets the resume state, to be called once these are in place. Its section of `params.yaml` has its name, and
-    fits the annotation of `params`. For the options and exit codes see `command.run`.
+    It trains on the pictures of the tables `inputs.train` and `inputs.also`, from the weights of the checkpoint
+    `inputs.start` or from random ones (NO_CHECKPOINT); it writes checkpoint, members, history (CSV) and sample sheets,
+    and returns what forgets the resume state, to be called once these are in place. Its section of `params.yaml` has
+    its name, and fits the annotation of `params`. For the options and exit codes see `command.run`.
     """
 
     def entry(
         train: Path,
+        also: Path,
         start: Path,
         model: Path,
         members: Path,
@@ -105,7 +100,7 @@ def run(stage: Callable[..., Callable[[], None]]) -> None:
         name: str,
     ) -> Callable[[], None]:
         outputs = Outputs(model, members, history, samples)
-        return launch(runtime, stage, Inputs(train, start), outputs, params, name)
+        return launch(runtime, stage, Inputs(train, also, start), outputs, params, name)
 
     entry.__name__, entry.__doc__ = stage.__name__, stage.__doc__
     entry.__annotations__["params"] = get_type_hints(stage)["params"]
@@ -129,7 +124,7 @@ class Run:
         params: Training,
         inputs: Inputs,
         parts: Mapping[str, Any],
-        sampler: Sampler,
+        examples: Examples,
         context: DistributedContext,
     ):
         import torch
@@ -138,15 +133,16 @@ class Run:
             raise InputError(f"params.yaml: batch: {params.batch} is no multiple of runtime.devices: {context.size}")
         if params.batch < 2 * context.size:  # of one picture a batch normalisation has no variance
             raise InputError(f"params.yaml: batch: {params.batch} is less than two for each of {context.size} devices")
-        self.name, self.params, self.parts, self.sampler, self.context = name, params, parts, sampler, context
-        self.table = Table(inputs.train)
+        self.name, self.params, self.parts, self.context = name, params, parts, context
+        self.pictures, self.sampler = examples.pictures, examples.sampler
         self._start = None if inputs.start.name == NO_CHECKPOINT else inputs.start
         self.inputs = {
             "network": network,
             "arguments": dict(arguments),
             "params": dataclasses.asdict(params),
             "runtime": dataclasses.asdict(context.runtime),
-            "data": record.digest(self.table.path),
+            "data": self.pictures.digests["train"],
+            **{name: md5 for name, md5 in self.pictures.digests.items() if name == "also"},
             "start": record.digest(self._start) if self._start else None,
         }
         facts = {"name": name, "inputs": self.inputs, "code": record.code_digest(), "torch": torch.__version__}
@@ -282,7 +278,7 @@ class Run:
             raise InputError(f"after the last step {bad[0]} is not finite; lower the lr or use fp32")
         self._save()
         if self.context.rank == 0:
-            inputs = self.inputs | {"members": write_members(outputs.members, self.table, self.sampler.seen)}
+            inputs = self.inputs | {"members": write_members(outputs.members, self.pictures.keys(), self.sampler.seen)}
             checkpoint.save(outputs.model, tensors, inputs)
             outputs.history.write_text(self.history_csv())
             shutil.copytree(self.folder / "samples", outputs.samples)
@@ -291,7 +287,8 @@ class Run:
     def _tensors(self) -> dict[str, Tensor]:
         import torch
 
-        tensors = {"seen": torch.from_numpy(self.sampler.seen.view(np.uint8))}
+        seen = self.pictures.by_table(self.sampler.seen)
+        tensors = {f"{SEEN}.{name}": torch.from_numpy(marks.view(np.uint8)) for name, marks in seen.items()}
         for name, thing in self.parts.items():
             state = thing.state_dict()
             if "param_groups" in state:  # an optimiser: tensors by parameter number
@@ -315,7 +312,8 @@ class Run:
         progress = self._progress(saved)
         for name, thing in self.parts.items():
             saved.compare(name, _wanted(name, thing, saved))
-        self.sampler.seen[:] = saved.tensor("seen").numpy().view(bool)
+        seen = {name: tensor.numpy().view(bool) for name, tensor in saved.tensors(SEEN).items()}
+        self.sampler.seen[:] = self.pictures.joined(seen)
         for name, thing in self.parts.items():
             state: dict[str, Any] = saved.tensors(name)
             if "param_groups" in (empty := thing.state_dict()):
@@ -338,8 +336,9 @@ class Run:
             raise saved.wrong(f"{'.'.join(map(str, fault['loc']))}: {fault['msg'].lower()}") from None
         if saved.inputs["step"] > self.params.steps:
             raise saved.wrong(f"step {saved.inputs['step']} of {self.params.steps}")
-        if saved.specs.get("seen") != TensorSpec("uint8", self.sampler.seen.shape):
-            raise saved.wrong(f"`seen` is not of the {len(self.sampler.seen)} training pictures")
+        for name, table in self.pictures.tables.items():
+            if saved.specs.get(f"{SEEN}.{name}") != TensorSpec("uint8", (len(table),)):
+                raise saved.wrong(f"`{SEEN}.{name}` is not of the {len(table)} pictures of {table.path}")
         return saved.inputs
 
 
@@ -417,10 +416,10 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
         raise InputError(f"start: {error}") from None
 
 
-def write_members(path: Path, table: Table, seen: np.ndarray) -> str:
-    """Write the keys of the rows that the loader really read; returns the file's md5."""
-    keys = [key for key, was in zip(table.keys(), seen, strict=True) if was]
-    ids, paths = zip(*keys, strict=True) if keys else ((), ())
+def write_members(path: Path, keys: Sequence[Key], seen: np.ndarray) -> str:
+    """Write those of the pictures' keys that the loader really read; returns the file's md5."""
+    read = [key for key, was in zip(keys, seen, strict=True) if was]
+    ids, paths = zip(*read, strict=True) if read else ((), ())
     rows = pa.table({"image_id": pa.array(ids, pa.string()), "path": pa.array(paths, pa.string())})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
         writer.write_table(rows)

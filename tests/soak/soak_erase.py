@@ -84,14 +84,14 @@ def params(folder: str) -> dict:
     faces["ingest"]["split"] = {"val": 0.2, "test": 0.2}
     faces["align"]["size"] = 64
     given["datasets"] = {"faces": faces}
-    start = given["train_dcgan"]["dcgan"]["start"]
-    small = {"start": start, "dataset": "faces", "steps": 4, "batch": 8, "width": 4, "sample_every": 2, "save_every": 1}
+    none = {key: given["train_dcgan"]["dcgan"][key] for key in ("also", "start")}
+    small = {**none, "dataset": "faces", "steps": 4, "batch": 8, "width": 4, "sample_every": 2, "save_every": 1}
     for kind in KINDS:
         given[f"train_{kind}"] = {kind: dict(small)}
     given["train_context_encoder"]["context_encoder"]["objective"] = "vae"
     given["train_dmfn"]["dmfn"] |= {"blocks": 1, "d_width": 4}
     given["search"] = {"dcgan": {"model": "dcgan", "dataset": "faces", "iterations": 5, "starts": 4}}
-    network = {"dataset": "faces", "checkpoint": start}
+    network = {"dataset": "faces", "checkpoint": none["start"]}
     given["infer"] = {
         "nearest": network | {"network": "classical", "method": "nearest"},
         **{kind: network | {"network": kind, "checkpoint": f"data/models/{kind}.safetensors"} for kind in KINDS[1:]},

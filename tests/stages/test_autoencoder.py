@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from small_training import OUTPUTS, run
 from torch import Tensor
 
@@ -104,7 +104,7 @@ def command(stage: str, aligned: Path, home: Path, **changes: object) -> subproc
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, f"train_{stage}": {"a": SMALL | changes}}))
     line = ["a", "--params", str(file)]
-    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(aligned / "train.arrow"), "--also", str(NO_TABLE), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return forked.run(f"stages.train_{stage}", line, Path.cwd(), {**os.environ, **places})

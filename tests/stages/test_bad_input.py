@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 from test_decode import bomb
@@ -259,7 +259,7 @@ def call(stage: str, data: Path, out: Path) -> None:
         case "mask":
             mask.mask(aligned, out / "masks", built(mask.Params, "datasets.x.mask"), "x")
         case "train_dcgan":
-            inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
+            inputs = Inputs(aligned / "train.arrow", NO_TABLE, NO_CHECKPOINT)
             outputs = Outputs(*(out / name for name in ("x.safetensors", "x.arrow", "x.csv", "samples")))
             section = built(train_dcgan.Params, "train_dcgan.x")
             train_dcgan.train_dcgan(DistributedContext(runtime), inputs, outputs, section, "x")

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from small_training import OUTPUTS, run
 from torch import Tensor
 
@@ -279,7 +279,7 @@ def command(aligned: Path, home: Path, **changes: object) -> subprocess.Complete
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, "train_context_encoder": {"a": SMALL | changes}}))
     line = ["a", "--params", str(file)]
-    line += ["--train", str(aligned / "train.arrow"), "--start", str(NO_CHECKPOINT)]
+    line += ["--train", str(aligned / "train.arrow"), "--also", str(NO_TABLE), "--start", str(NO_CHECKPOINT)]
     line += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {"PALIMPSEST_STATE": str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return forked.run("stages.train_context_encoder", line, Path.cwd(), {**os.environ, **places})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from forked import Forked
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from small_training import OUTPUTS
 
 from stages.images import table
@@ -76,7 +76,7 @@ def section(**changes: object) -> dict[str, object]:
 def train(context: DistributedContext, home: Path, **changes: object) -> Callable[[], None]:
     given = params.section({"train_dmfn": {"a": section(**changes)}}, "train_dmfn.a", Params)
     outputs = Outputs(**{key: home / "whole" / name for key, name in OUTPUTS.items()})
-    return train_dmfn(context, Inputs(home / "train.arrow", NO_CHECKPOINT), outputs, given, "a")
+    return train_dmfn(context, Inputs(home / "train.arrow", NO_TABLE, NO_CHECKPOINT), outputs, given, "a")
 
 
 def together(context: DistributedContext, home: Path) -> Callable[[], None]:
@@ -125,7 +125,7 @@ def command(home: Path, out: Path, **changes: object) -> tuple[str, list[str], P
     values = {"runtime": {"threads": 1, "devices": 2}, "train_dmfn": {"a": section(**changes)}}
     (out / "params.yaml").write_text(json.dumps(values))
     words = ["a", "--params", str(out / "params.yaml"), "--train", str(home / "train.arrow")]
-    words += ["--start", str(NO_CHECKPOINT)]
+    words += ["--also", str(NO_TABLE), "--start", str(NO_CHECKPOINT)]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(out / "made" / name))]
     places = {STATE: str(out / "state"), "PALIMPSEST_RECORDS": str(out / "records")}
     return "stages.train_dmfn", words, ROOT, {**os.environ, **places, "FORKED_PYTHON": forked.python()}

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import small_training
 import torch
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from ruamel.yaml import YAML
 
 from stages.images import table
 from stages.runs import params
 from stages.runs.params import Runtime
 from stages.training.distributed import DistributedContext
-from stages.training.examples import Sampler
+from stages.training.examples import Examples
 from stages.training.params import Training
 from stages.training.run import STATE, Inputs, Run
+from stages.training.training_set import training_set
 
 PIPELINE = YAML(typ="safe").load(Path(__file__).parents[2] / "dvc.yaml")
 TRAININGS = [stage for stage in PIPELINE["stages"] if stage.startswith("train_")]
@@ -101,8 +102,9 @@ def test_history_has_what_dvc_plots_whatever_the_loss(
 def run(aligned: Path, steps: int, log_every: int, stop: int | None = None) -> str:
     """The history of a run whose loss is the number of the step, stopped before step `stop` is over."""
     given = params.build(Training, {"dataset": "x", "steps": steps, "batch": 2, "log_every": log_every}, "t")
-    inputs = Inputs(aligned / "train.arrow", NO_CHECKPOINT)
-    with Run("a", "x", {}, given, inputs, {}, Sampler(4, 2, 0), DistributedContext(Runtime(threads=1))) as one:
+    inputs = Inputs(aligned / "train.arrow", NO_TABLE, NO_CHECKPOINT)
+    examples = Examples(training_set(inputs, given, "t"), 2, {}, False, 0)
+    with Run("a", "x", {}, given, inputs, {}, examples, DistributedContext(Runtime(threads=1))) as one:
         for step in one.steps():
             one.log({"loss": torch.tensor(float(step))})
             if step == stop:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stages.images import holes, table
-from stages.images.batches import sample
+from stages.images.sampling import sample
 from stages.mask import Params, mask
 from stages.runs.errors import InputError
 from stages.runs.params import build

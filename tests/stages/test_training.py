@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from forked import Forked
-from pretend import NO_CHECKPOINT
+from pretend import NO_CHECKPOINT, NO_TABLE
 from safetensors.torch import load_file
 from small_training import OUTPUTS, run
 
@@ -23,6 +23,7 @@ from stages.training import checkpoint
 from stages.training.distributed import DistributedContext
 from stages.training.examples import Examples, Sampler
 from stages.training.run import STATE
+from stages.training.training_set import TrainingSet
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -64,7 +65,17 @@ def command(
     """What `forked` takes: the stage as a command, its outputs in `home`/out."""
     file = home / "params.yaml"
     file.write_text(json.dumps({"runtime": {"threads": 1}, stage: {"a": section(stage, **changes)}}))
-    words = ["a", "--params", str(file), "--train", str(aligned / "train.arrow"), "--start", str(start)]
+    words = [
+        "a",
+        "--params",
+        str(file),
+        "--train",
+        str(aligned / "train.arrow"),
+        "--also",
+        str(NO_TABLE),
+        "--start",
+        str(start),
+    ]
     words += [part for key, name in OUTPUTS.items() for part in (f"--{key}", str(home / "out" / name))]
     places = {STATE: str(home / "state"), "PALIMPSEST_RECORDS": str(home / "records")}
     return f"stages.{stage}", words, ROOT, {**os.environ, **places}
@@ -214,7 +225,8 @@ def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, 
 
 def test_two_boxes_of_different_sizes_train_side_by_side(aligned: Path) -> None:
     kinds = {"centre": {"fraction": 0.5}, "small": {"kind": "centre", "fraction": 0.25}}
-    examples = Examples(table.Table(aligned / "train.arrow"), 50, kinds, False, seed=1)
+    pictures = TrainingSet({"train": table.Table(aligned / "train.arrow")}, {"train": np.arange(50)})
+    examples = Examples(pictures, 50, kinds, False, seed=1)
     _, hole = examples.batch(0, DistributedContext(Runtime()))
     sizes = hole.sum((1, 2, 3)).tolist()
     assert set(sizes) == {64, 16}
