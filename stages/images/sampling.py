@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from stages.images.holes import keyed_hash
 from stages.images.table import Key
 
+# The seed of the order in which pictures are taken wherever some of a dataset are enough. One for all: the training
+# pictures with frozen holes are among the first n that a training of n learns, if they are no more than n.
+ORDER = 0
+
 
 def sample(keys: Sequence[Key], count: int | None, seed: int) -> list[Key]:
     """`count` of the keys (None: all), in their order: those of the smallest hash keyed by (seed, image_id).

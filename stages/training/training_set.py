@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.images.sampling import sample
+from stages.images.sampling import ORDER, sample
 from stages.images.table import Key, Table
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -19,8 +19,6 @@ from stages.training.params import NO_TABLE
 if TYPE_CHECKING:
     from stages.training.params import Training
     from stages.training.run import Inputs
-
-ORDER = 0  # seed of the order whose first pictures are learned: the same in every training of a dataset
 
 
 class TrainingSet:

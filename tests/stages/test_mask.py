@@ -13,6 +13,9 @@ from stages.images.sampling import sample
 from stages.mask import Params, mask
 from stages.runs.errors import InputError
 from stages.runs.params import build
+from stages.training.params import NO_TABLE, Training
+from stages.training.run import Inputs
+from stages.training.training_set import training_set
 
 ROOT = Path(__file__).parents[2]
 EYES = [5.0, 6.0, 11.0, 6.0, 8.0, 9.0, 6.0, 12.0, 10.0, 12.0]
@@ -78,6 +81,17 @@ def test_an_added_picture_or_kind_moves_no_other_hole(tmp_path):
     old_train, new_train = ({name for name, _ in rows(out / "train.arrow")} for out in (before, after))
     assert len(old_train) == len(new_train) == 3
     assert len(old_train - new_train) == len(new_train & {"0", "x"})
+
+
+def test_training_pictures_with_holes_are_among_those_that_a_training_of_as_many_learns(tmp_path):
+    """Whatever the seed of the holes: else what is completed to show memorising was never learned."""
+    aligned = write_aligned(tmp_path / "aligned", {"train": letters("abcdefghijklmnopqrst")})
+    out = run(tmp_path, aligned, {**SMALL, "train_sample": 4, "seed": 123})
+    given = build(Training, {"dataset": "x", "pictures": 5}, "train_x.a")
+    inputs = Inputs(aligned / "train.arrow", ROOT / NO_TABLE, ROOT / given.start)
+    learned = {image_id for image_id, _ in training_set(inputs, given, "train_x.a").keys()}
+    assert len(learned) == 5
+    assert {image_id for image_id, _ in rows(out / "train.arrow")} < learned
 
 
 def test_sample_is_sticky_and_keeps_the_order():
