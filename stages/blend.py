@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -53,6 +53,7 @@ EPSILON = 0.01  # intensity per pixel; rounds the coupled norm off at zero
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
+    system: Name  # the entry of `search` or `infer` whose pictures are blended
     dataset: Name  # whose pictures and holes the system completed
     method: Method = "exact"  # or report 2's descent on Sobel gradients, or that with its channels coupled
     iterations: Annotated[int, Field(ge=1)] = 500  # of Adam; sobel and coupled only
@@ -368,51 +369,70 @@ def _levels(x: np.ndarray, picture: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return np.where(hole[..., None], rounded, picture)
 
 
+class Known(NamedTuple):
+    """What is known of rows of a system's table, all of one split."""
+
+    rows: np.ndarray  # of the system's table, int64, as those of the pictures and of the holes
+    pictures: table.Table
+    picture_rows: np.ndarray
+    holes: table.Table
+    hole_rows: np.ndarray
+
+
+def _known(aligned: Path, masks: Path, guides: table.Table) -> list[Known]:
+    """The pictures and holes of a system's rows, split by split. Raises InputError where they are not there."""
+    keys = guides.keys()
+    found = []
+    for split, rows in guides.splits().items():
+        pictures, holes = table.Table(aligned / f"{split}.arrow"), table.Table(masks / f"{split}.arrow")
+        for one in (pictures, holes):
+            if one.size != guides.size:
+                raise InputError(f"{one.path}: pictures of {one.size}, not {guides.size}")
+        mine = [keys[row] for row in rows]
+        found.append(Known(rows, pictures, pictures.find([key[:2] for key in mine]), holes, holes.find(mine)))
+    return found
+
+
 def blend(aligned: Path, masks: Path, inpainted: Path, blended: Path, params: Params, name: str) -> None:
     """Blend every row of `inpainted`/guide.arrow into its aligned picture and write `blended`/blended.arrow.
 
-    Same rows, same order. Raises InputError where a row's picture or hole is not in the dataset's tables, and where a
-    descent leaves the range of numbers.
+    Same rows, split by split. Raises InputError where a row's picture or hole is not in the dataset's tables, and where
+    a descent leaves the range of numbers.
     """
     from tqdm import tqdm
 
     guides = table.Table(inpainted / "guide.arrow")
-    pictures, holes = table.Table(aligned / "test.arrow"), table.Table(masks / "test.arrow")
-    keys = guides.keys()
+    keys = list(zip(*(guides.column(column) for column in table.COMPLETED), strict=True))
     try:
-        for one in (pictures, holes):
-            if one.size != guides.size:
-                raise InputError(f"{one.path}: pictures of {one.size}, not {guides.size}")
-        picture_rows, hole_rows = pictures.find([key[:2] for key in keys]), holes.find(keys)
+        todo = _known(aligned, masks, guides)
     except InputError as error:
         raise InputError(f"blend.{name}.dataset: not the one of {guides.path}? {error}") from None
 
     blended.mkdir(parents=True)
     # So many rows at once that a float64 batch takes 32 MB.
     step = max(1, 2**22 // (guides.size[0] * guides.size[1] * 3))
-    columns = table.COMPLETED
     with (
-        table.writing_pictures(blended / "blended.arrow", guides.size, columns) as writer,
+        table.writing_pictures(blended / "blended.arrow", guides.size, table.COMPLETED) as writer,
         tqdm(total=len(keys), unit="picture", mininterval=1, disable=None) as bar,
     ):
-        for start in range(0, len(keys), step):
-            batch = slice(start, start + step)
-            picture, hole = pictures.pictures(picture_rows[batch]), holes.holes(hole_rows[batch])
-            guide = guides.pictures(range(start, start + len(picture)))
+        for known, batch in ((one, slice(at, at + step)) for one in todo for at in range(0, len(one.rows), step)):
+            rows = known.rows[batch]
+            picture = known.pictures.pictures(known.picture_rows[batch])
+            hole = known.holes.holes(known.hole_rows[batch])
             x = poisson_blend(
                 picture / 255,
-                guide / 255,
+                guides.pictures(rows) / 255,
                 hole,
                 params.method,
                 iterations=params.iterations,
                 lr=params.lr,
             )
             for row in np.flatnonzero(~np.isfinite(x).all(axis=(1, 2, 3)))[:1]:  # NaN would be a black pixel
-                _, path, kind = keys[start + row]
+                _, path, kind, _ = keys[rows[row]]
                 raise InputError(f"'{path}', hole '{kind}': blending left the range of numbers: lower blend.{name}.lr")
-            for pixels, key in zip(_levels(x, picture, hole), keys[batch], strict=True):
-                writer.append(pixels, *key)
-            bar.update(len(picture))
+            for pixels, row in zip(_levels(x, picture, hole), rows, strict=True):
+                writer.append(pixels, *keys[row])
+            bar.update(len(rows))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Score completed pictures against the truth, raw and blended, with 95 % bootstrap intervals.
 
 One row a picture, kind of hole and blending goes to the table; means with their intervals go to a second one
-(`stages/metrics/means.py`); the few that a person compares go to the score file, for `dvc metrics show`.
+(`stages/metrics/means.py`), those of training pictures, if any were completed, apart from those of test pictures. The
+few that a person compares, of test pictures alone, go to the score file, for `dvc metrics show`.
 
-Where blending changes not one pixel of any picture, there are raw rows and numbers alone. So it is by construction of
-a system whose own picture has the known pixels around each hole, as Telea's has: there is no seam to close.
+Where blending changes not one pixel of any picture of a split, there are raw rows and numbers alone. So it is by
+construction of a system whose own picture has the known pixels around each hole, as Telea's has: there is no seam to
+close.
 Without LPIPS all three are the same bytes on every x86-64 CPU and with any number of threads.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,11 +51,17 @@ class Params:
 
 
 def measure(
-    raw: Table, blended: Table, truth: Table, holes: Table, lpips: Callable[..., np.ndarray] | None = None
+    raw: Table,
+    blended: Table,
+    truth: Table,
+    holes: Table,
+    split: str = "test",
+    lpips: Callable[..., np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """The table of scores as columns, `KEYS` and then the metrics: every row raw, then every row blended.
 
-    Where all blended pictures equal the raw ones, there are no blended rows.
+    `truth` and `holes` are those of the split, whose rows alone are scored. Where all its blended pictures equal the
+    raw ones, there are no blended rows.
     Raises InputError where tables do not fit each other, and where a completed picture differs from
     the truth outside its hole: it was not composited, and its whole-picture scores would mean something else.
     """
@@ -63,6 +71,8 @@ def measure(
     keys = raw.keys()
     if len(set(keys)) != len(keys) or len(blended) != len(keys):
         raise InputError(f"{blended.path}: not the rows of {raw.path}; remove both and run `dvc repro`")
+    places = raw.splits().get(split, np.zeros(0, np.int64))
+    keys = [keys[place] for place in places]
     pictures, masks, mixed = truth.find([key[:2] for key in keys]), holes.find(keys), blended.find(keys)
 
     ratio, same = np.empty(len(keys)), True
@@ -71,7 +81,7 @@ def measure(
         rows = np.arange(start, min(start + CHUNK, len(keys)))
         target, hole = truth.pictures(pictures[rows]), holes.holes(masks[rows])
         ratio[rows] = hole.mean(axis=(1, 2), dtype=np.float64)
-        outputs = raw.pictures(rows), blended.pictures(mixed[rows])
+        outputs = raw.pictures(places[rows]), blended.pictures(mixed[rows])
         alike = np.array_equal(*outputs)
         same &= alike
         for blending, table, output in zip(BLENDINGS, (raw, blended), outputs, strict=True):
@@ -91,6 +101,7 @@ def measure(
 
     blendings = BLENDINGS[:1] if same else BLENDINGS
     columns: dict[str, Any] = {name: [key[i] for key in keys] * len(blendings) for i, name in enumerate(KEY)}
+    columns |= {"split": [split] * len(keys) * len(blendings)}
     columns |= {"blending": [blending for blending in blendings for _ in keys], "ratio": np.tile(ratio, len(blendings))}
     scored = [part for blending in blendings for part in parts[blending]]
     return columns | {name: np.concatenate([part[name] for part in scored]) for name in scored[0]}
@@ -123,6 +134,15 @@ def headline(means: Means) -> dict[str, Any]:
     return {"n": everything["psnr"].n, "psnr_hole": psnr} | whole
 
 
+def _written(columns: Mapping[str, Any]) -> pa.Table:
+    """The columns of scores as they are written: NaN becomes null."""
+    arrays = {
+        key: pa.array(list(values), pa.string() if key in KEYS[:5] else pa.float64(), from_pandas=True)
+        for key, values in columns.items()
+    }
+    return pa.table(arrays)
+
+
 def evaluate(
     aligned: Path,
     masks: Path,
@@ -137,8 +157,8 @@ def evaluate(
 ) -> None:
     """Score inpainted/completed.arrow and blended/blended.arrow.
 
-    Writes what a person compares (`scores`, JSON), every row (`table`, Parquet) and the means with their intervals
-    (`means`, Parquet).
+    Writes what a person compares (`scores`, JSON, of test pictures alone), every row (`table`, Parquet) and the means
+    with their intervals (`means`, Parquet), split by split.
     """
     lpips = None
     if params.lpips != "none":  # torch is imported for LPIPS alone
@@ -147,15 +167,14 @@ def evaluate(
 
         lpips = Lpips(params.lpips, prepare(runtime))
     raw, mixed = Table(inpainted / "completed.arrow"), Table(blended / "blended.arrow")
-    columns = measure(raw, mixed, Table(aligned / "test.arrow"), Table(masks / "test.arrow"), lpips)
-    found = summarise(columns, params.bootstrap, params.seed)
-    write_means(found, means)
-    scores.write_text(json.dumps(headline(found), indent=1, allow_nan=False) + "\n")
-    arrays = {
-        key: pa.array(list(values), pa.string() if key in KEYS[:4] else pa.float64(), from_pandas=True)
-        for key, values in columns.items()
+    measured = {
+        split: measure(raw, mixed, Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow"), split, lpips)
+        for split in ("test", *(split for split in raw.splits() if split != "test"))
     }
-    pq.write_table(pa.table(arrays), table, compression="none")  # NaN became null
+    found = {split: summarise(columns, params.bootstrap, params.seed) for split, columns in measured.items()}
+    write_means(found, means)
+    scores.write_text(json.dumps(headline(found["test"]), indent=1, allow_nan=False) + "\n")
+    pq.write_table(pa.concat_tables(map(_written, measured.values())), table, compression="none")
 
 
 if __name__ == "__main__":

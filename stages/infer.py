@@ -1,7 +1,8 @@
 """Completion in one pass: by a trained network, or by a classical baseline that it must beat.
 
-Each (test picture, kind of hole) of the frozen holes is completed, in their order. The truth under
-a hole is gone before a system sees the picture (`stages/images/batches.py`).
+Each (test picture, kind of hole) of the frozen holes is completed, in their order, and then those of
+training pictures, if any are asked for. The truth under a hole is gone before a system sees the
+picture (`stages/images/batches.py`).
 
 `network` names a file of stages/models. Its class `Network` is built from the checkpoint; where a
 network cannot complete every hole, its method `completes` says which.
@@ -38,10 +39,12 @@ class Params:
     network: Annotated[
         str, Field(pattern=r"^[a-z][a-z0-9_]*$")
     ]  # a file of stages/models; onnx: a network from elsewhere
-    dataset: Name  # the dataset whose test pictures are completed
+    dataset: Name  # the dataset whose pictures are completed
     checkpoint: str  # its file, of network onnx an .onnx file; of network classical: stages/models/no_checkpoint.txt
     method: Literal["telea", "navier_stokes", "mean", "nearest"] | None = None  # classical alone: which baseline
     count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
+    # training pictures beside them, so that memorising shows: chosen alike, of those that mask.train_sample gives holes
+    train_count: Annotated[int, Field(ge=0)] = 0
     kinds: tuple[str, ...] | None = None  # labels of the dataset's mask.kinds; null: all that the network completes
     batch: Annotated[int, Field(ge=1)] = 32  # pictures at once; a network's alone
     radius: Annotated[float, Field(gt=0)] = 3.0  # pixels; telea and navier_stokes alone
@@ -92,7 +95,13 @@ def baseline(params: Params, aligned: Path, size: tuple[int, int]) -> System:
     if params.method in ("telea", "navier_stokes"):
         complete: Complete = partial(getattr(classical, params.method), radius=params.radius)
     elif params.method == "nearest":
-        complete = partial(classical.nearest, train=training_pictures(params, aligned))
+        train = training_pictures(params, aligned)
+        rows = {key: row for row, key in enumerate(train.keys())}
+
+        def most_alike(batch: batches.Batch) -> np.ndarray:
+            return classical.nearest(batch.known, batch.hole, train, [rows.get(key, -1) for key in batch.keys])
+
+        return System(most_alike, every, classical.batch_rows(size))
     else:
         picture = classical.mean_picture(training_pictures(params, aligned))
         complete = lambda known, hole: np.broadcast_to(picture, known.shape)  # noqa: E731
@@ -220,34 +229,48 @@ def within_reach(work: batches.Work, system: System) -> set[str]:
     return {kind for kind, able in done.items() if able}
 
 
+def completable(work: batches.Work, system: System, params: Params, name: str) -> batches.Work:
+    """The work without the kinds of hole that the system cannot complete.
+
+    Raises InputError where the parameters name such a kind, and where none is left.
+    """
+    kinds = within_reach(work, system)
+    beyond = sorted(set(work.kinds) - kinds)
+    if beyond and (params.kinds is not None or not kinds):
+        raise InputError(
+            f"params.yaml: infer.{name}.kinds: network '{params.network}' cannot complete {', '.join(beyond)}"
+        )
+    return work.only(np.array([row for row, kind in enumerate(work.kinds) if kind in kinds], np.int64))
+
+
 def infer(
     checkpoint: Path, aligned: Path, masks: Path, inpainted: Path, params: Params, runtime: Runtime, name: str
 ) -> None:
-    """Complete the test pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are.
+    """Complete the pictures: `inpainted` gets completed.arrow and guide.arrow, row by row as the holes are: those of
+    test pictures, then those of any training ones.
 
     Raises InputError for a checkpoint that is not the network's, for kinds of hole it cannot complete, and where what
     it makes of a picture is not a number.
     """
     from tqdm import tqdm
 
-    work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
+    works = batches.to_complete(aligned, masks, params.count, params.train_count, params.kinds)
+    size = works[0].size
     if params.network == "classical":
-        system = baseline(params, aligned, work.size)
+        system = baseline(params, aligned, size)
     elif params.network == "onnx":
-        system = foreign(params, checkpoint, work.size)
+        system = foreign(params, checkpoint, size)
     else:
-        system = learned(params, checkpoint, work.size, runtime)
-    kinds = within_reach(work, system)
-    if beyond := sorted(set(work.kinds) - kinds):
-        if params.kinds is not None or not kinds:
-            raise InputError(
-                f"params.yaml: infer.{name}.kinds: network '{params.network}' cannot complete {', '.join(beyond)}"
-            )
-        work = batches.select(aligned, masks, count=params.count, kinds=sorted(kinds))
+        system = learned(params, checkpoint, size, runtime)
+    todo = [completable(work, system, params, name) for work in works]
     rows = system.rows
-    with batches.writing_results(inpainted, work.size) as results:
-        for batch in tqdm(work.batches(rows), total=work.count_batches(rows), desc=name, unit="batch", disable=None):
-            results.append(batch, system.complete(batch))
+    with batches.writing_results(inpainted, size) as results:
+        for work in todo:
+            said = f"{name}, {work.split}"
+            for batch in tqdm(
+                work.batches(rows), total=work.count_batches(rows), desc=said, unit="batch", disable=None
+            ):
+                results.append(batch, system.complete(batch), work.split)
 
 
 if __name__ == "__main__":

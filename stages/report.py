@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.metrics.means import SUFFIX, read_means
+from stages.metrics.blends import of_systems
 from stages.pages import html
 from stages.pages.checkpoints import list_checkpoints
 from stages.pages.compare import Strip, comparison, draw_strips
@@ -26,7 +26,7 @@ from stages.pages.data import count_pictures
 from stages.pages.html import Section
 from stages.pages.pictures import Tried
 from stages.pages.results import Folders, leftovers, refuse_unjoined
-from stages.pages.scores import score_tables
+from stages.pages.scores import memorised, read_entry, score_tables
 from stages.pages.sheets import draw_sheets
 from stages.pages.systems import COSTS, describe_systems, model_of, read_costs
 from stages.runs import command
@@ -77,8 +77,8 @@ def report(
         "train_dmfn": train_dmfn,
     }
     trained = [name for section in trainings.values() for name in section]
-    refuse_unjoined({*search, *infer}, set(blend))
-    if left := leftovers(folders, datasets, trained, blend):
+    refuse_unjoined({**search, **infer}, blend)
+    if left := leftovers(folders, datasets, trained, {*search, *infer}, blend):
         said = "are made by no entry of params.yaml and left out; remove them"
         print(f"report: {len(left)} results {said}: rm -r {shlex.join(left)}", file=sys.stderr)
     report.mkdir()
@@ -87,19 +87,23 @@ def report(
     strips: list[Strip] = []
     results: list[Section] = []
     for dataset, entry in datasets.items():
-        systems = [name for name, system in blend.items() if system.get("dataset") == dataset]
+        own = of_systems({name: one for name, one in blend.items() if one.get("dataset") == dataset})
+        systems = {system: {name: read_entry(folders, name) for name in names} for system, names in own.items()}
         kinds = list(entry.get("mask", {}).get("kinds", {}))
         if systems:
-            means = {system: read_means(scores / f"{system}{SUFFIX}") for system in systems}
+            means = {
+                system: {name: entry.means for name, entry in entries.items()} for system, entries in systems.items()
+            }
             tried = Tried(folders, dataset, means)
             drawn = draw_sheets(tried, kinds, params.pictures, report)
             results.append(Section(f"Pictures: {dataset}", "sheets.html.j2", drawn))
-            results.append(Section(f"Scores: {dataset}", "scores.html.j2", score_tables(means, kinds)))
+            results.append(Section(f"Scores: {dataset}", "scores.html.j2", score_tables(systems, kinds)))
+            results.append(Section(f"Training pictures: {dataset}", "memorised.html.j2", memorised(systems, kinds)))
             strips += draw_strips(folders, tried, kinds, params.compared, report)
             everything.append(tried)
 
     described, checkpoints = describe_systems(folders, blend, search, infer), list_checkpoints(folders, trained)
-    completed_by = {name: model_of(name, search, infer) for name in blend}
+    completed_by = {name: model_of(name, search, infer) for name in (*search, *infer)}
     compared = comparison(folders, everything, strips, described, completed_by, checkpoints)
     sections = [
         Section("Data", "data.html.j2", count_pictures(folders, datasets)),
@@ -110,7 +114,7 @@ def report(
         Section("Latent search", "searches.html.j2", draw_searches(folders, search, report)),
         Section("Checkpoints", "checkpoints.html.j2", checkpoints),
     ]
-    counts = {"dataset": len(datasets), "trained model": len(trained), "system": len(blend)}
+    counts = {"dataset": len(datasets), "trained model": len(trained), "system": len(completed_by)}
     warned = random_weights({**trainings, "evaluate": evaluate})
     page = html.results_page(sections, counts, warned, compared.script if compared else None)
     (report / "index.html").write_text(page, encoding="utf-8")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, config=STRICT)
 class Params:
     model: Name  # the entry of train_dcgan whose checkpoint is searched
-    dataset: Name  # the dataset whose test pictures are completed
+    dataset: Name  # the dataset whose pictures are completed
     context: Literal["weighted", "plain"] = "weighted"  # report 2's loss, or report 1's
     window: Annotated[int, Field(ge=1)] = 7  # pixels, odd: the reach of the weighted loss
     prior_weight: Annotated[float, Field(ge=0)] = 0.003  # lambda; 0.003 in the paper, 0.1 in report 1
@@ -41,7 +41,9 @@ class Params:
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.9
     starts: Annotated[int, Field(ge=1)] = 256  # random z tried; each picture starts from the best by context loss
     batch: Annotated[int, Field(ge=1)] = 32  # pictures searched at once
-    count: Annotated[int, Field(ge=1)] | None = None  # test pictures to complete; null: all
+    count: Annotated[int, Field(ge=1)] | None = None  # test pictures, those of the smallest keyed hash; null: all
+    # training pictures beside them, so that memorising shows: chosen alike, of those that mask.train_sample gives holes
+    train_count: Annotated[int, Field(ge=0)] = 0
     kinds: tuple[str, ...] | None = None  # kinds of hole; null: all of datasets.<dataset>.mask
     seed: Annotated[int, Field(ge=0)] = 3  # of the random starts
 
@@ -206,7 +208,7 @@ def searcher(
 def search(
     model: Path, aligned: Path, masks: Path, inpainted: Path, params: Params, runtime: Runtime, name: str
 ) -> None:
-    """Write completed.arrow, guide.arrow (G(z) as it is) and curves.parquet for the test pictures.
+    """Write completed.arrow, guide.arrow (G(z) as it is) and curves.parquet: test pictures, then any training ones.
 
     Raises InputError for a checkpoint that is no DCGAN's, or of another size than the dataset, and where a loss or a
     picture is not a number.
@@ -215,15 +217,18 @@ def search(
 
     from stages.images import batches
 
-    work = batches.select(aligned, masks, count=params.count, kinds=params.kinds)
-    complete = searcher(model, work.size, params, runtime)
-    with batches.writing_results(inpainted, work.size) as results, Curves(inpainted / "curves.parquet") as curves:
-        for batch in tqdm(
-            work.batches(params.batch), total=work.count_batches(params.batch), desc=name, unit="batch", disable=None
-        ):
-            found, guide = complete(batch)
-            results.append(batch, guide)
-            curves.append(batch, found)
+    works, rows = batches.to_complete(aligned, masks, params.count, params.train_count, params.kinds), params.batch
+    size = works[0].size
+    complete = searcher(model, size, params, runtime)
+    with batches.writing_results(inpainted, size) as results, Curves(inpainted / "curves.parquet") as curves:
+        for work in works:
+            said = f"{name}, {work.split}"
+            for batch in tqdm(
+                work.batches(rows), total=work.count_batches(rows), desc=said, unit="batch", disable=None
+            ):
+                found, guide = complete(batch)
+                results.append(batch, guide, work.split)
+                curves.append(batch, found, work.split)
 
 
 class Curves:
@@ -234,16 +239,17 @@ class Curves:
         import pyarrow.parquet as pq
 
         numbers = pa.list_(pa.float32())
-        texts = [(key, pa.string()) for key in ("image_id", "path", "kind")]
+        texts = [(key, pa.string()) for key in ("image_id", "path", "kind", "split")]
         self._schema = pa.schema([*texts, ("losses", numbers), ("context", numbers)])
         self._writer = pq.ParquetWriter(str(path), self._schema, compression="none")
 
-    def append(self, batch: Batch, found: SearchResult) -> None:
+    def append(self, batch: Batch, found: SearchResult, split: str) -> None:
         import pyarrow as pa
 
         ids, paths = zip(*batch.keys, strict=True)
         losses, contexts = (list(t.T.cpu().numpy()) for t in (found.losses, found.contexts))
-        self._writer.write_table(pa.table([ids, paths, batch.kinds, losses, contexts], schema=self._schema))
+        columns = [ids, paths, batch.kinds, [split] * len(ids), losses, contexts]
+        self._writer.write_table(pa.table(columns, schema=self._schema))
 
     def __enter__(self) -> Curves:
         return self

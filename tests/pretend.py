@@ -53,34 +53,54 @@ def draw(kind: str, number: int, size: int) -> np.ndarray:
     return hole
 
 
-def dataset(data: Path, name: str = "faces", count: int = 6, size: int = 32, kinds=("centre", "pixels")) -> None:
-    """data/aligned/<name> and data/masks/<name> with `count` test pictures."""
+TRAINED = 500  # the number of the first training picture
+
+
+def dataset(
+    data: Path, name: str = "faces", count: int = 6, size: int = 32, kinds=("centre", "pixels"), train: int = 0
+) -> None:
+    """data/aligned/<name> and data/masks/<name> with `count` test pictures and `train` training ones, with holes."""
     for folder in ("aligned", "masks"):
         (data / folder / name).mkdir(parents=True)
     still = [1.0, 0, 0, 0, 1, 0]
     for split in ("train", "val", "test"):
+        numbers = {"train": range(TRAINED, TRAINED + train), "val": range(0), "test": range(count)}[split]
         with table.writing_pictures(data / "aligned" / name / f"{split}.arrow", (size, size), table.ALIGNED) as writer:
-            for number in range(count if split == "test" else 0):
+            for number in numbers:
                 writer.append(picture(number, size), *key(number), still, None)
         with table.writing_holes(data / "masks" / name / f"{split}.arrow", (size, size)) as writer:
-            for number in range(count if split == "test" else 0):
+            for number in numbers:
                 for kind in kinds:
                     hole = draw(kind, number, size)
                     writer.append(table.pack(hole), *key(number), kind, float(hole.mean()))
 
 
-def system(data: Path, name: str, noise: float, count: int = 6, size: int = 32, kinds=("centre", "pixels")) -> None:
-    """data/inpainted/<name> with `noise` levels of error in the hole, and data/blended/<name> with half of it."""
+def system(
+    data: Path,
+    name: str,
+    noise: float,
+    count: int = 6,
+    size: int = 32,
+    kinds=("centre", "pixels"),
+    train: int = 0,
+    trained: float = 0,
+) -> None:
+    """data/inpainted/<name> with `noise` levels of error in the hole, and data/blended/<name> with half of it.
+
+    Of test pictures, and then of `train` training ones, whose error is `trained` levels.
+    """
+    numbers = [*((number, "test", noise) for number in range(count))]
+    numbers += [(number, "train", trained) for number in range(TRAINED, TRAINED + train)]
     for folder, file, part in (("inpainted", "completed", 1.0), ("blended", "blended", 0.5)):
         (data / folder / name).mkdir(parents=True)
         path = data / folder / name / f"{file}.arrow"
         with table.writing_pictures(path, (size, size), table.COMPLETED) as writer:
-            for number in range(count):
+            for number, split, level in numbers:
                 for kind in kinds:
                     truth, hole = picture(number, size), draw(kind, number, size)
-                    error = np.random.default_rng(number + 1000).normal(0, noise * part, truth.shape)
+                    error = np.random.default_rng(number + 1000).normal(0, level * part, truth.shape)
                     filled = np.clip(truth + error, 0, 255).astype(np.uint8)
-                    writer.append(np.where(hole[..., None], filled, truth), *key(number), kind)
+                    writer.append(np.where(hole[..., None], filled, truth), *key(number), kind, split)
     shutil.copy(data / "inpainted" / name / "completed.arrow", data / "inpainted" / name / "guide.arrow")
 
 
@@ -123,7 +143,11 @@ def curves(data: Path, name: str, count: int = 6, kinds=("centre", "pixels")) ->
     keys = [(*key(number), kind, 20 + number) for number in range(count) for kind in kinds]
     losses = [[top * 0.97**i + 5 for i in range(100)] for *_, top in keys]
     columns = {name: [row[i] for row in keys] for i, name in enumerate(("image_id", "path", "kind"))}
-    columns |= {"losses": losses, "context": [[loss * 0.9 for loss in row] for row in losses]}
+    columns |= {
+        "split": ["test"] * len(keys),
+        "losses": losses,
+        "context": [[loss * 0.9 for loss in row] for row in losses],
+    }
     pq.write_table(pa.table(columns), data / "inpainted" / name / "curves.parquet")
 
 

@@ -55,8 +55,8 @@ def small_params(pictures: Path) -> dict:
         "search": {"dcgan": {"model": "dcgan", "dataset": "portraits", "iterations": 5, "starts": 4}},
         "infer": {"telea_own": pretend.classical("telea", "own")},
         "blend": {
-            "dcgan": {"dataset": "portraits", "method": "exact"},
-            "telea_own": {"dataset": "own", "method": "exact"},
+            "dcgan": {"system": "dcgan", "dataset": "portraits", "method": "exact"},
+            "telea_own": {"system": "telea_own", "dataset": "own", "method": "exact"},
         },
         "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
         "report": {},

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import evidence, statements
-from flows.audit.facts import HERE, Fact, find_table, listed, page, read_table, since
+from flows.audit.facts import HERE, Fact, find_table, listed, page, read_scores, since
 from flows.checkout.git import Git
 from flows.lineage import cache, entries, locks
 from flows.lineage.cache import FoundTable
@@ -304,7 +304,7 @@ def _evaluation(root: Path, stage: str, path: str, md5: str) -> Fact:
     if isinstance(found, Fact):
         return found
     try:
-        count = len(set(read_table(found.file, ["image_id"])["image_id"].to_pylist()))
+        count = len(set(read_scores(found.file, ["image_id"])["image_id"].to_pylist()))
     except InputError as error:
         return Fact(about, str(error), "cannot tell")
     if found.rewritten:

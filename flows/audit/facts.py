@@ -92,6 +92,16 @@ def read_table(file: Path, columns: Iterable[str], more: Collection[str] = ()) -
         raise InputError(f"{file}: not a table of pictures ({' '.join(str(error).split())[:100]})") from None
 
 
+def read_scores(file: Path, columns: Iterable[str], more: Collection[str] = ()) -> Any:
+    """`read_table` of a table of scores: its rows of test pictures, without those of training pictures."""
+    import pyarrow.compute as pc
+
+    rows = read_table(file, columns, [*more, "split"])  # a table of an older version has test pictures alone
+    if "split" not in rows.column_names:
+        return rows
+    return rows.filter(pc.equal(rows["split"], "test")).drop_columns("split")
+
+
 def listed(found: FoundTable | Fact, about: str) -> Any:
     """A list of pictures as `read_list` has it, of what `find_table` has found; or why there is none."""
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.audit.facts import read_table
+from flows.audit.facts import read_scores
 from stages.images.table import KEY
 
 METRICS = ("psnr_hole", "ssim", "l1", "lpips")  # those of `dvc metrics show`, of which a table may lack some
@@ -18,8 +18,9 @@ def scores(table: Path, groups: Mapping[str, str | None], params: Mapping[str, A
     """Of each group: its name (None: no group is said), pictures, completions, and per blending and metric `mean`,
     `low` and `high`.
 
-    `table` has a row per picture, hole and blending; `groups` are those of pictures by image_id. Intervals are of 95 %,
-    by a bootstrap over pictures (`stages/metrics/means.py`) as `evaluate` makes them; a group of one picture has none.
+    `table` has a row per picture, hole and blending, of which those of test pictures count; `groups` are those of
+    pictures by image_id. Intervals are of 95 %, by a bootstrap over pictures (`stages/metrics/means.py`) as `evaluate`
+    makes them; a group of one picture has none.
 
     Raises InputError where the file is no table of scores.
     """
@@ -27,7 +28,7 @@ def scores(table: Path, groups: Mapping[str, str | None], params: Mapping[str, A
 
     from stages.metrics.means import bootstrap
 
-    rows = read_table(table, [*KEY, "blending"], METRICS)
+    rows = read_scores(table, [*KEY, "blending"], METRICS)
     metrics = [name for name in METRICS if name in rows.column_names]
     ids = rows["image_id"].to_pylist()
     of = np.array([groups.get(image_id) or "" for image_id in ids], object)

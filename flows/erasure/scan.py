@@ -17,6 +17,7 @@ from flows.erasure.contents import ROW, Search, Seen, flat
 from flows.erasure.lists import Lists
 from flows.erasure.pictures import Picture
 from flows.lineage import cache, locks
+from flows.lineage.entries import of_stage
 from flows.lineage.tables import FOLDER
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -26,7 +27,7 @@ Action = Literal["remove", "rewrite", "clean", "keep"]
 TRAINED = "trained on it"
 LISTED = "lists it"
 BORROWED = "hole filled from it"
-RESULTS = re.compile(r"(?:^|/)data/(?:inpainted|blended)/([^/]+)/")  # also in a copy of the project
+RESULTS = re.compile(r"(?:^|/)data/(inpainted|blended)/([^/]+)/")  # also in a copy of the project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +79,14 @@ class Entry:
     paths: frozenset[str]  # that it has in the project, in any `dvc.lock`
     shared: bool
 
-    @property
-    def systems(self) -> frozenset[str]:
-        """The systems whose results it has."""
-        return frozenset(found[1] for path in self.paths if (found := RESULTS.search(path)))
+    def systems(self, blended: Mapping[str, Collection[str]]) -> frozenset[str]:
+        """The systems whose results it has; `blended` are those of each entry of `blend`."""
+        found = [match for path in self.paths if (match := RESULTS.search(path))]
+        return frozenset(
+            system
+            for match in found
+            for system in (blended.get(match[2], [match[2]]) if match[1] == "blended" else [match[2]])
+        )
 
 
 class Scanner:
@@ -161,13 +166,14 @@ class Scanner:
         In `guide.arrow` the picture is whole. In a completed one too little of it may be visible to be found, and in a
         blended one its pixels are of another brightness.
         """
+        blended = blends(self._root)
         keys: dict[str, set[tuple[str, ...]]] = {}  # by system
         for entry in entries:
-            for system in entry.systems if self._seen[entry.md5].keys else ():
+            for system in entry.systems(blended) if self._seen[entry.md5].keys else ():
                 keys.setdefault(system, set()).update(self._seen[entry.md5].keys)
         done: set[tuple[str, str]] = set()
         for entry in entries:
-            for system in entry.systems & keys.keys():
+            for system in entry.systems(blended) & keys.keys():
                 if (entry.md5, system) in done:
                     continue
                 done.add((entry.md5, system))
@@ -269,6 +275,16 @@ def names(root: Path) -> dict[str, set[str]]:
             for path in paths:
                 for inside, one in listed.items():
                     found.setdefault(one, set()).add(f"{path}/{inside}")
+    return found
+
+
+def blends(root: Path) -> dict[str, set[str]]:
+    """The systems that each entry of `blend` has blended, in any `dvc.lock`."""
+    found: dict[str, set[str]] = {}
+    for made in of_stage(locks.every(root), "blend", []):
+        for place in (match for path in made.outs if (match := RESULTS.search(f"{path}/"))):
+            read = (RESULTS.search(f"{path}/") for path in made.deps)
+            found.setdefault(place[2], set()).update(match[2] for match in read if match)
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit import checkpoint, evidence, statements
-from flows.audit.facts import read_table
+from flows.audit.facts import read_scores
 from flows.checkout.git import Git
 from flows.exports import datasets
 from flows.exports.datasets import Dataset
@@ -27,9 +27,13 @@ from flows.lineage.owner import Owner
 from flows.lineage.records import Found, Records
 from flows.lineage.signatures import Vouchers
 from flows.lineage.upstream import Upstream, as_of_now
+from stages.metrics.blends import of_systems
 from stages.metrics.means import OVERALL, read_means
 from stages.runs.errors import InputError
 from stages.runs.header import Header
+
+INPAINTED = "data/inpainted/"
+BLENDINGS = ("raw", "blended")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +104,13 @@ class Score:
 class Evaluation:
     """A system that has completed pictures with the checkpoint, and what came of it."""
 
-    system: str
+    system: str  # or, where it has several, the entry of `blend`
     dataset: str | None  # whose test pictures were completed
     aligned: Piece | None  # the file of these pictures
     table: Piece  # of scores, a row per picture and hole
     means: Piece | None
     pictures: int | None
-    scores: list[Score] | None  # None: the table of means is not here
+    scores: list[Score] | None  # of test pictures; raw ones once for a system; None: the table of means is not here
     record: str | None
 
 
@@ -170,13 +174,7 @@ def of(root: Path, asked: str) -> Materials:
         Packages(packages["imported"], packages.get("installed")) if packages.get("imported") else None,
         own.get("environment"),
         runs,
-        [
-            _evaluation(here, records, entry, path, md5)
-            for entry in after
-            if entry.stage.startswith("evaluate@")
-            for path, md5 in entry.outs.items()
-            if path.endswith(checkpoint.TABLE) and not path.endswith(checkpoint.MEANS)
-        ],
+        _evaluations(here, records, after),
         [_run(records, entry) for entry in after],
         {path: md5 for training in answer.trainings for path, md5 in training.unknown.items()},
     )
@@ -237,7 +235,26 @@ def _weights(runs: Sequence[Run]) -> dict[str, str] | None:
     return found
 
 
-def _evaluation(here: Bytes, records: Records, entry: Entry, path: str, md5: str) -> Evaluation:
+def _evaluations(here: Bytes, records: Records, after: Sequence[Entry]) -> list[Evaluation]:
+    scored = {entry.stage.partition("@")[2]: entry for entry in after if entry.stage.startswith(checkpoint.EVALUATION)}
+    systems = {name: {"system": _system(entry) or name} for name, entry in scored.items()}
+    own = {names[0] for names in of_systems(systems).values()}
+    return [
+        _evaluation(here, records, entry, path, md5, BLENDINGS if name in own else BLENDINGS[1:])
+        for name, entry in scored.items()
+        for path, md5 in entry.outs.items()
+        if path.endswith(checkpoint.TABLE) and not path.endswith(checkpoint.MEANS)
+    ]
+
+
+def _system(entry: Entry) -> str | None:
+    """The system that an evaluation is of, by what it has read."""
+    return next((path.removeprefix(INPAINTED) for path in entry.deps if path.startswith(INPAINTED)), None)
+
+
+def _evaluation(
+    here: Bytes, records: Records, entry: Entry, path: str, md5: str, blendings: Sequence[str]
+) -> Evaluation:
     run = _run(records, entry)
     means = next(((path, md5) for path, md5 in entry.outs.items() if path.endswith(checkpoint.MEANS)), None)
     aligned = next(((path, md5) for path, md5 in entry.deps.items() if path.startswith(datasets.ALIGNED)), None)
@@ -251,7 +268,7 @@ def _evaluation(here: Bytes, records: Records, entry: Entry, path: str, md5: str
         table,
         summary,
         _count(table),
-        _scores(summary),
+        _scores(summary, blendings),
         run.found.where if run.found else None,
     )
 
@@ -265,12 +282,12 @@ def _count(table: Piece) -> int | None:
     if table.here is None:
         return None
     try:
-        return len(set(read_table(table.here, ["image_id"])["image_id"].to_pylist()))
+        return len(set(read_scores(table.here, ["image_id"])["image_id"].to_pylist()))
     except InputError:
         return None
 
 
-def _scores(means: Piece | None) -> list[Score] | None:
+def _scores(means: Piece | None, blendings: Sequence[str]) -> list[Score] | None:
     if means is None or means.here is None:
         return None
     try:
@@ -280,6 +297,6 @@ def _scores(means: Piece | None) -> list[Score] | None:
     return [
         Score(blending, metric, one.mean, one.low, one.high, one.n)
         for (blending, *group), metrics in found.items()
-        if (*group,) == OVERALL and blending in ("raw", "blended")  # and not their difference
+        if (*group,) == OVERALL and blending in blendings
         for metric, one in metrics.items()
     ]

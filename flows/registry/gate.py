@@ -10,7 +10,6 @@ its holes. The interval is of the mean gain over pictures: percentiles of a boot
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -129,7 +128,7 @@ def unseen(values: dict[str, Any], bar: Rule, members: Sequence[Path], aligned: 
     work = batches.select(aligned, masks, count=bar.count, kinds=chosen.kinds, split="val")
     read = set().union(*(read_members(path) for path in members))
     rows = np.array([row for row, key in enumerate(work.keys) if key[0] not in read], np.int64)
-    return _rows(work, rows) if len(rows) else None
+    return work.only(rows) if len(rows) else None
 
 
 def read_members(path: Path) -> set[str]:
@@ -171,7 +170,7 @@ def measure(values: dict[str, Any], bar: Rule, work: Work, checkpoints: Sequence
         kinds &= infer.within_reach(work, contenders[-1])
     if not kinds:
         raise Unfit("it completes other holes")
-    work = _rows(work, np.array([row for row, kind in enumerate(work.kinds) if kind in kinds], np.int64))
+    work = work.only(np.array([row for row, kind in enumerate(work.kinds) if kind in kinds], np.int64))
     size = min(contender.rows for contender in contenders)
     scores = np.empty((len(work), len(contenders)))
     todo = tqdm(work.batches(size), total=work.count_batches(size), desc="compare", unit="batch", disable=None)
@@ -250,16 +249,6 @@ def _threshold(margin: float, unit: str) -> str:
     if margin == 0:
         return "better"
     return f"better by more than {margin:g}{unit}" if margin > 0 else f"less than {-margin:g}{unit} worse"
-
-
-def _rows(work: Work, rows: np.ndarray) -> Work:
-    return dataclasses.replace(
-        work,
-        picture_rows=work.picture_rows[rows],
-        hole_rows=work.hole_rows[rows],
-        keys=[work.keys[row] for row in rows],
-        kinds=[work.kinds[row] for row in rows],
-    )
 
 
 def main() -> None:

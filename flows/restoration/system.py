@@ -93,17 +93,19 @@ def _promoted(root: Path) -> history.Promoted | None:
 def _scored(root: Path, kind: str | None) -> list[tuple[float, str, str]]:
     """PSNR in the hole (dB), name and checkpoint of each system with a score and a checkpoint in the working copy."""
     from flows.registry import gate
+    from stages.metrics.blends import of_systems
     from stages.runs import params
 
     try:
         values = params.load(root / "params.yaml")
-    except InputError:
+        entries = of_systems(values.get("blend") or {})
+    except (InputError, KeyError, TypeError, AttributeError):
         return []
     found = []
     for name in [*(values.get("search") or {}), *(values.get("infer") or {})]:
         with suppress(InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
             path = gate.checkpoint(gate.system(values, name))
-            scores = json.loads((root / "data" / "scores" / f"{name}.json").read_text())["psnr_hole"]
+            scores = json.loads((root / "data" / "scores" / f"{entries[name][0]}.json").read_text())["psnr_hole"]
             some = [scores[kind]] if kind in scores else list(scores.values())
             if (root / path).is_file():
                 found.append((float(np.mean([one.get("blended", one.get("raw")) for one in some])), name, path))

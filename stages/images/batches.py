@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from stages.images.sampling import sample
+from stages.images.sampling import ORDER, sample
 from stages.images.table import COMPLETED, Key, Table, Writer, writing_pictures
 from stages.runs.errors import InputError
 
@@ -39,6 +39,7 @@ class Work:
 
     aligned: Table
     holes: Table
+    split: str  # of the pictures
     picture_rows: np.ndarray  # int64, rows of `aligned`
     hole_rows: np.ndarray  # int64, rows of `holes`, rising
     keys: list[Key]
@@ -51,6 +52,16 @@ class Work:
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.aligned.size
+
+    def only(self, rows: np.ndarray) -> Work:
+        """These rows of the work (int64, rising)."""
+        return replace(
+            self,
+            picture_rows=self.picture_rows[rows],
+            hole_rows=self.hole_rows[rows],
+            keys=[self.keys[row] for row in rows],
+            kinds=[self.kinds[row] for row in rows],
+        )
 
     def count_batches(self, rows: int) -> int:
         """How many batches of `rows` rows there are."""
@@ -75,9 +86,9 @@ def select(
 ) -> Work:
     """The frozen holes of `masks`/<split>.arrow with their pictures of `aligned`/<split>.arrow.
 
-    `count` limits the pictures to those of the smallest keyed hash (the same for every system; a
-    picture added or withdrawn moves at most one other); `kinds` names the kinds to keep. None
-    means all. Raises InputError where the folders do not fit each other, where a kind is unknown,
+    `count` limits the pictures that have holes to those of the smallest keyed hash (the same for every
+    system; a picture added or withdrawn moves at most one other); `kinds` names the kinds to keep.
+    None means all. Raises InputError where the folders do not fit each other, where a kind is unknown,
     and where nothing is left to do.
     """
     pictures, holes = Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow")
@@ -87,18 +98,38 @@ def select(
     if unknown := sorted(set(kinds or ()) - set(labels)):
         raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
     homes = pictures.find([key[:2] for key in keys])
-    chosen = set(sample(pictures.keys(), count, seed=0))
+    chosen = set(sample(list(dict.fromkeys(key[:2] for key in keys)), count, ORDER))
     rows = [row for row, key in enumerate(keys) if key[:2] in chosen and (kinds is None or labels[row] in kinds)]
     if not rows:
         raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")
     return Work(
         aligned=pictures,
         holes=holes,
+        split=split,
         picture_rows=homes[rows],
         hole_rows=np.array(rows, np.int64),
         keys=[keys[row][:2] for row in rows],
         kinds=[labels[row] for row in rows],
     )
+
+
+def to_complete(
+    aligned: Path, masks: Path, count: int | None, train_count: int, kinds: Sequence[str] | None
+) -> list[Work]:
+    """What a system completes: test pictures, and then `train_count` training pictures, if any; as `select` has them.
+
+    Raises InputError as `select` does, and where fewer training pictures have frozen holes.
+    """
+    works = [select(aligned, masks, count, kinds)]
+    if train_count:
+        holes = Table(masks / "train.arrow")
+        if (there := len(set(zip(holes.column("image_id"), holes.column("path"), strict=True)))) < train_count:
+            raise InputError(
+                f"train_count: {train_count}, but {holes.path} has holes for {there} training pictures: lower it, or "
+                "raise the dataset's mask.train_sample"
+            )
+        works.append(select(aligned, masks, train_count, kinds, split="train"))
+    return works
 
 
 def composite(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -108,17 +139,20 @@ def composite(known: np.ndarray, guide: np.ndarray, hole: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Results:
-    """A system's two tables, row by row as the work has them; use `writing_results`."""
+    """A system's two tables, row by row as the work has them, split by split; use `writing_results`."""
 
     completed: Writer
     guide: Writer
 
-    def append(self, batch: Batch, guide: np.ndarray) -> None:
-        """`guide`: the system's own whole pictures for `batch`, uint8 N x H x W x 3; written with their composites."""
+    def append(self, batch: Batch, guide: np.ndarray, split: str) -> None:
+        """`guide`: the system's own whole pictures for `batch`, uint8 N x H x W x 3; written with their composites.
+
+        `split` is that of the pictures.
+        """
         results = composite(batch.known, guide, batch.hole)
         for result, whole, key, kind in zip(results, guide, batch.keys, batch.kinds, strict=True):
-            self.completed.append(result, *key, kind)
-            self.guide.append(whole, *key, kind)
+            self.completed.append(result, *key, kind, split)
+            self.guide.append(whole, *key, kind, split)
 
 
 @contextmanager

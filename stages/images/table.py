@@ -32,10 +32,11 @@ ALIGNED = {  # columns beside `pixels` in data/aligned/<dataset>/<split>.arrow
     "transform": pa.list_(pa.float64(), 6),  # 2 x 3, row by row: original to crop, pixel centres
     "landmarks": LANDMARKS,  # in the crop; null where there are none
 }
-COMPLETED = {  # columns beside `pixels` in data/inpainted/<system>/completed.arrow and data/blended/
+COMPLETED = {  # columns beside `pixels` in data/inpainted/<system>/ and data/blended/<entry of blend>/
     "image_id": pa.string(),
     "path": pa.string(),
     "kind": pa.string(),
+    "split": pa.string(),  # test, or train: whose pictures are completed where `train_count` asks for them
 }
 HOLES = {  # columns beside `bits` in data/masks/<dataset>/<split>.arrow
     "image_id": pa.string(),
@@ -172,6 +173,17 @@ class Table:
     def keys(self) -> list[Key]:
         """(image_id, path) of every row, or (image_id, path, kind) where the table has kinds."""
         return list(zip(*(self.column(name) for name in KEY if name != "kind" or name in self._columns), strict=True))
+
+    def splits(self) -> dict[str, np.ndarray]:
+        """The rows (int64, rising) of each split of a table of completed pictures, in the order of their first rows.
+
+        Raises InputError for a table without the column, and for a split that there is not.
+        """
+        column = self.column("split")
+        there = list(dict.fromkeys(column))
+        if not {*there} <= {*SPLITS}:
+            raise InputError(f"{self.path}: has rows of a split that there is not; remove it and run `dvc repro`")
+        return {split: np.flatnonzero(np.array(column, object) == split) for split in there}
 
     def find(self, keys: Sequence[Key]) -> np.ndarray:
         """The row of each key, int64. Raises InputError for a key that the table has not."""

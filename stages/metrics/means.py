@@ -1,8 +1,8 @@
-"""Mean scores of a system with their 95 % bootstrap intervals: data/scores/<system>.means.parquet.
+"""Mean scores of a blend of a system with their 95 % bootstrap intervals: data/scores/<entry>.means.parquet.
 
-Means are over all completed pictures, by kind of hole, and by the missing part of the picture in the steps of
-Liu et al. 2018 (table 1); of raw results, of blended ones, and of the difference, blended minus raw, hole by hole. Of
-what blending does not change there are raw ones alone.
+Means of test pictures and of training pictures are never mixed. They are over all completed pictures, by kind of hole,
+and by the missing part of the picture in the steps of Liu et al. 2018 (table 1); of raw results, of blended ones, and
+of the difference, blended minus raw, hole by hole. Of what blending does not change there are raw ones alone.
 Intervals are percentiles over resampled pictures, not rows: the holes of one picture are no independent witnesses
 (Efron and Tibshirani 1993, chapter 13). The differences are resampled as pairs.
 
@@ -27,10 +27,11 @@ from stages.runs.errors import InputError
 BINS = ("00-01", "01-10", "10-20", "20-30", "30-40", "40-50", "50-60", "60-100")
 ENDS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
 BLOCK = 100  # resamples drawn at once: bounds memory
-KEYS = (*KEY, "blending", "ratio")  # columns of a table of scores before the metrics
+KEYS = (*KEY, "split", "blending", "ratio")  # columns of a table of scores before the metrics
 DIGITS = 6  # significant digits in the file
 
 COLUMNS = {
+    "split": pa.string(),  # test, or train
     "blending": pa.string(),  # raw, blended, or difference
     "group": pa.string(),  # overall, kind, or ratio
     "label": pa.string(),  # all, the kind of hole, or one of BINS
@@ -41,7 +42,7 @@ COLUMNS = {
     "high": pa.float64(),
 }
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
-SUFFIX = ".means.parquet"  # behind the system's name, in data/scores
+SUFFIX = ".means.parquet"  # behind the name of the entry of `blend`, in data/scores
 OVERALL = ("overall", "all")  # group and label of everything
 
 
@@ -91,7 +92,7 @@ def _percentile(resampled: np.ma.MaskedArray, q: float) -> np.ndarray:
 
 
 def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
-    """The means of a table of scores: `KEYS` and then the metrics, every row raw, then every row blended or none.
+    """The means of one split's scores: `KEYS` and then the metrics, every row raw, then every row blended or none.
 
     A metric without a number is left out, and a group without a row.
     """
@@ -124,16 +125,24 @@ def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
     return found
 
 
-def write_means(means: Means, path: Path) -> None:
-    rows = [(*group, metric, *found) for group, metrics in means.items() for metric, found in metrics.items()]
+def write_means(means: Mapping[str, Means], path: Path) -> None:
+    """`means` are those of each split."""
+    rows = [
+        (split, *group, metric, *found)
+        for split, groups in means.items()
+        for group, metrics in groups.items()
+        for metric, found in metrics.items()
+    ]
     named = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
     pq.write_table(pa.Table.from_pylist(named, SCHEMA), path, compression="none")
 
 
-def read_means(path: Path) -> Means:
-    """What `write_means` wrote. Raises InputError where the file is missing or no such table."""
+def read_means(path: Path, split: str = "test") -> Means:
+    """What `write_means` wrote of a split. Raises InputError where the file is missing or no such table."""
     try:
         table = pq.read_table(path)
+        if table.schema == SCHEMA.remove(0):  # of an older version, which completed test pictures alone
+            table = table.add_column(0, SCHEMA.field(0), pa.array(["test"] * len(table), pa.string()))
         if table.schema != SCHEMA:
             raise pa.ArrowInvalid("other columns")
     except FileNotFoundError:
@@ -141,6 +150,9 @@ def read_means(path: Path) -> Means:
     except (OSError, pa.ArrowException):
         raise InputError(f"{path}: not a table of mean scores; remove it and run `dvc repro`") from None
     found: Means = {}
-    for blending, group, label, metric, *numbers in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        found.setdefault((blending, group, label), {})[metric] = Interval(*numbers)
+    for of, blending, group, label, metric, *numbers in zip(
+        *(column.to_pylist() for column in table.columns), strict=True
+    ):
+        if of == split:
+            found.setdefault((blending, group, label), {})[metric] = Interval(*numbers)
     return found

@@ -7,7 +7,7 @@ depend on the others of its batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -51,8 +51,11 @@ def mean_picture(train: Table) -> np.ndarray:
     return np.rint(total / len(train)).astype(np.uint8)
 
 
-def nearest(known: np.ndarray, hole: np.ndarray, train: Table) -> np.ndarray:
+def nearest(known: np.ndarray, hole: np.ndarray, train: Table, own: Sequence[int] | None = None) -> np.ndarray:
     """The training picture with the least squared distance over the known pixels; of equals the first.
+
+    `own` is the row of `train` that each picture is itself, -1 for none: a picture is no neighbour of its own.
+    Raises InputError where no other is left.
 
     With k = 1 on known pixels, sum k (x - t)^2 = sum k x^2 - 2 sum k x t + sum k t^2: two matrix
     products a block of training pictures. All are whole numbers below 2^53, exact in float64 in
@@ -61,14 +64,19 @@ def nearest(known: np.ndarray, hole: np.ndarray, train: Table) -> np.ndarray:
     count = len(known)
     weight = (~hole).reshape(count, -1).astype(np.float64)
     target = -2.0 * known.reshape(count, -1)  # zero under the hole
+    rows = np.full(count, -1) if own is None else np.asarray(own, np.int64)
     least, chosen = np.full(count, np.inf), np.zeros(count, np.int64)
     for start, pictures in _blocks(train):
         squares = np.square(pictures, dtype=np.int64).sum(axis=3).reshape(len(pictures), -1)
         distances = weight @ squares.T.astype(np.float64) + target @ pictures.reshape(len(pictures), -1).T
+        itself = np.flatnonzero((start <= rows) & (rows < start + len(pictures)))
+        distances[itself, rows[itself] - start] = np.inf
         best = distances.argmin(axis=1)
         found = distances[np.arange(count), best]
         chosen[found < least] = start + best[found < least]
         least = np.minimum(least, found)
+    if np.isinf(least).any():
+        raise InputError(f"{train.path}: method 'nearest' needs another picture than the one that it completes")
     return train.pictures(chosen)
 
 

@@ -125,8 +125,8 @@
     if (get(".said").textContent === said) return; // a screen reader says it again else
     get(".said").textContent = said;
     const parts = [source(path, "", id, `palimpsest audit image ${id}`)];
-    const systems = [right, left].filter((label) => data.shown.indexOf(label) >= data.before);
-    for (const system of new Set(systems.map((label) => label.replace(/ (raw|blended)$/, "")))) {
+    const systems = [right, left].map((label) => data.made[label]).filter((system) => system !== undefined);
+    for (const system of new Set(systems)) {
       const { by, checkpoint, sha256, read, these, audit } = data.systems[system];
       if (!checkpoint) parts.push(source(system, `completes by ${by}, without a checkpoint`));
       else {
@@ -194,11 +194,10 @@
 
   // ---- keys
 
-  // A number key: the truth, the hole, then the systems; a system's key chooses its raw and blended pictures in turn.
+  // A number key: the truth, the hole, then the systems; a system's key chooses its raw and its blended pictures in turn.
   function pick(digit, side) {
     const number = (digit + 9) % 10, system = Object.keys(data.systems)[number - data.before];
-    const labels = number < data.before ? [data.shown[number]] : [`${system} raw`, `${system} blended`];
-    const there = labels.filter((label) => data.shown.includes(label));
+    const there = data.shown.filter((label, at) => (number < data.before ? at === number : data.made[label] === system));
     if (there.length) fields[side].value = there[(there.indexOf(fields[side].value) + 1) % there.length];
   }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 
 from stages.images import png
 from stages.images.table import KEY, Key
@@ -36,7 +37,7 @@ class Strip(NamedTuple):
     file: str
     dataset: str
     key: Key  # image_id, path, kind of hole
-    shown: tuple[str, ...]  # what each tile shows: `BEFORE`, then systems as "telea raw"
+    shown: tuple[str, ...]  # what each tile shows: `BEFORE`, then what systems made, as "telea raw"
     scores: dict[str, list[float | None]]  # metric -> of each tile; None where there is no score
 
 
@@ -44,7 +45,7 @@ class Comparison(NamedTuple):
     """What the page offers to compare."""
 
     shown: list[str]  # everything that a tile may show
-    systems: dict[str, tuple[str, ...]]  # system -> ("raw", "blended") or ("raw",)
+    made: list[str]  # what of it systems have made
     datasets: list[str]
     kinds: list[str]
     metrics: dict[str, str]  # name -> heading
@@ -57,10 +58,11 @@ def draw_strips(folders: Folders, tried: Tried, kinds: Sequence[str], count: int
     done = {kind: tried.completed(kind) for kind in kinds}
     every = {kind: set().union(*systems.values()) for kind, systems in done.items()}
     chosen = set(sorted({key[:2] for keys in every.values() for key in keys})[:count])
-    scores = {}
-    for name, system in tried.systems.items() if chosen else ():
+    scores: dict[tuple[str, str], dict[Key, dict[str, float | None]]] = {}
+    for system in tried.systems.values() if chosen else ():
         there = [metric for metric in SHOWN if metric in system.metrics]
-        scores[name] = read_scores(folders, name, there, chosen)
+        for shown, entry in system.scores.items():
+            scores[shown] = read_scores(folders, entry, shown[1], there, chosen)
     made = []
     for kind, systems in done.items():
         keys = sorted(key for key in every[kind] if key[:2] in chosen)
@@ -74,41 +76,46 @@ def draw_strips(folders: Folders, tried: Tried, kinds: Sequence[str], count: int
 
 
 def _draw(
-    tried: Tried, names: Sequence[str], keys: Sequence[Key], scores: Mapping[str, Any], report: Path
+    tried: Tried,
+    names: Sequence[str],
+    keys: Sequence[Key],
+    scores: Mapping[tuple[str, str], Mapping[Key, Mapping[str, float | None]]],
+    report: Path,
 ) -> list[Strip]:
     """The files of holes that the same systems have completed."""
     (report / FOLDER).mkdir(exist_ok=True)
     tiles = [*zip(BEFORE, tried.before(keys), strict=True)]
     of: list[tuple[str, str]] = []
-    for name in names:
-        for blending, pictures in tried.systems[name].pictures(keys):
-            of.append((name, blending))
-            tiles.append((f"{name} {blending}", pictures))
+    for system in names:
+        for shown, pictures in tried.systems[system].pictures(keys):
+            of.append(shown)
+            tiles.append((" ".join(shown), pictures))
     made = []
     for number, key in enumerate(keys):
         # Names of datasets and kinds may be alike once they are file names: the digest is of the whole key.
         digest = hashlib.sha256("\0".join((tried.name, *key)).encode()).hexdigest()[:16]
         file = f"{FOLDER}/{filename(tried.name, key[2], digest)}"
         (report / file).write_bytes(png.encode(np.concatenate([pictures[number] for _, pictures in tiles], axis=1)))
-        found = [scores[name].get((*key, blending), {}) for name, blending in of]
+        found = [scores[shown].get(key, {}) for shown in of]
         metrics = {m: [*([None] * len(BEFORE)), *(one.get(m) for one in found)] for m in SHOWN}
         made.append(Strip(file, tried.name, key, tuple(label for label, _ in tiles), metrics))
     return made
 
 
 def read_scores(
-    folders: Folders, system: str, there: Sequence[str], chosen: set[Key]
+    folders: Folders, entry: str, blending: str, there: Sequence[str], chosen: set[Key]
 ) -> dict[Key, dict[str, float | None]]:
-    """(image_id, path, kind, blending) -> metric -> score as the page shows it, of the chosen (image_id, path).
+    """(image_id, path, kind) -> metric -> score as the page shows it, of the chosen (image_id, path).
 
-    `there` are the metrics that the system's scores have.
+    Scores are those of an entry of `blend`, raw or blended; `there` are the metrics that they have.
     """
     names = [*KEY, "blending"]
-    table = read(folders.scores / f"{system}.parquet", [*names, *there])
+    table = read(folders.scores / f"{entry}.parquet", [*names, *there])
+    table = table.filter(pc.equal(table["blending"], blending))
     forms = [METRICS[metric].form for metric in there]
     rows = zip(*(table[name].to_pylist() for name in (*names, *there)), strict=True)
     return {
-        row[:4]: {m: _rounded(value, form) for m, value, form in zip(there, row[4:], forms, strict=True)}
+        row[:3]: {m: _rounded(value, form) for m, value, form in zip(there, row[4:], forms, strict=True)}
         for row in rows
         if row[:2] in chosen
     }
@@ -129,8 +136,8 @@ def comparison(
     """What the page says of the strips; `models` are the systems' trained models. None without any strip."""
     if not strips:
         return None
-    blendings = {name: tuple(made.tables) for one in tried for name, made in one.systems.items()}
-    shown = [*BEFORE, *(f"{name} {blending}" for name, both in blendings.items() for blending in both)]
+    made = {" ".join(shown): name for one in tried for name, system in one.systems.items() for shown in system.tables}
+    shown = [*BEFORE, *made]
     kinds = list(dict.fromkeys(strip.key[2] for strip in strips))
     metrics = [m for m in SHOWN if any(value is not None for strip in strips for value in strip.scores[m])]
     layouts = {layout: number for number, layout in enumerate(dict.fromkeys(strip.shown for strip in strips))}
@@ -138,6 +145,7 @@ def comparison(
     script = {
         "shown": shown,
         "before": len(BEFORE),
+        "made": made,
         "metrics": {m: METRICS[m]._asdict() | {"digits": int(METRICS[m].form[1])} for m in metrics},
         "datasets": {one.name: {"height": one.size[0], "width": one.size[1]} for one in tried},
         "systems": _sources(folders, systems, models, checkpoints, {key[1] for key in pictures}),
@@ -158,11 +166,11 @@ def comparison(
     headings = {m: METRICS[m].heading for m in metrics}
     limited = {}
     for one in tried:
-        every = {key[:2] for made in one.systems.values() for key in made.rows}
+        every = {key[:2] for system in one.systems.values() for key in system.keys}
         some = sum(dataset == one.name for dataset, *_ in pictures)
         if some < len(every):
             limited[one.name] = (some, len(every))
-    return Comparison(shown, blendings, datasets, kinds, headings, limited, script)
+    return Comparison(shown, list(made), datasets, kinds, headings, limited, script)
 
 
 def _sources(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stages.images import png
 from stages.pages.figures import FAINT, INK, filename
@@ -111,13 +112,14 @@ def draw_trainings(folders: Folders, models: Iterable[str], report: Path) -> lis
 
 
 def draw_searches(folders: Folders, systems: Iterable[str], report: Path) -> list[Search]:
-    """Draw the loss over iteration of each latent search: median and quartiles over pictures, by kind of hole."""
+    """Draw the loss over iteration of each latent search: median and quartiles over test pictures, by kind of hole."""
     made = []
     for system in systems:
         path = folders.inpainted / system / "curves.parquet"
         if not path.exists():
             continue
-        table = read(path, ["kind", "losses", "context"])
+        table = read(path, ["kind", "losses", "context", "split"])
+        table = table.filter(pc.equal(table["split"], "test"))
         if not table.num_rows:
             continue
         kinds = table["kind"].to_numpy(zero_copy_only=False)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.images import png
+from stages.images.table import Key
 from stages.pages.figures import FAINT, INK, filename
 from stages.pages.pictures import Tried
 
@@ -29,8 +30,8 @@ class Sheet(NamedTuple):
 def draw_sheets(tried: Tried, kinds: Sequence[str], count: int, report: Path) -> list[Sheet]:
     """Draw a contact sheet per kind into `report`, of at most `SYSTEMS` systems each.
 
-    Its `count` pictures are those that come first by image_id, so that a new one moves little. A system that blending
-    does not change has one column.
+    Its `count` pictures are those that come first by image_id, so that a new one moves little. A system has a column of
+    raw pictures, and one for each entry of `blend` that changes them.
     """
     drawn = []
     for kind in kinds:
@@ -42,11 +43,19 @@ def draw_sheets(tried: Tried, kinds: Sequence[str], count: int, report: Path) ->
         picture, holed = tried.before(chosen)
         for start in range(0, len(able), SYSTEMS):
             groups = [("truth", [("original", picture), ("hole", holed)])]
-            groups += [(name, list(tried.systems[name].pictures(chosen))) for name in able[start : start + SYSTEMS]]
+            groups += [(name, _columns(name, tried, chosen)) for name in able[start : start + SYSTEMS]]
             file = filename("sheet", tried.name, kind, *([str(start // SYSTEMS + 1)] if start else []))
             save_sheet(groups, report / file)
             drawn.append(Sheet(file, tried.name, kind, [key[1] for key in chosen]))
     return drawn
+
+
+def _columns(system: str, tried: Tried, keys: Sequence[Key]) -> list[tuple[str, np.ndarray]]:
+    """A system's pictures, raw and blended; those that an entry of another name has blended, under that name."""
+    return [
+        (blending if name == system else name, pictures)
+        for (name, blending), pictures in tried.systems[system].pictures(keys)
+    ]
 
 
 def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.images.table import Table
+from stages.metrics.blends import of_systems
 from stages.pages.checkpoints import parameters, read_checkpoint
 from stages.pages.results import Folders
 from stages.runs import record
@@ -47,18 +48,23 @@ def model_of(system: str, search: Mapping[str, Any], infer: Mapping[str, Any]) -
 def describe_systems(
     folders: Folders, blend: Mapping[str, Any], search: Mapping[str, Any], infer: Mapping[str, Any]
 ) -> list[System]:
-    """What each system is, its parameters, dataset and blending."""
+    """What each system is, its parameters, dataset and blending; where it has several, each by its entry's name."""
     found = []
-    for name, entry in blend.items():
+    for name, entries in of_systems(blend).items():
         given, model = infer.get(name, {}), model_of(name, search, infer)
         how = f"latent search through {model}" if name in search else given.get("method") or given.get("network", NONE)
         how += f" {model}" if model and name in infer and model != how else ""
-        options = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("dataset", "method"))
-        blending = f"{entry.get('method', '')}{f' ({options})' if options else ''}"
+        blending = "; ".join(f"{'' if one == name else f'{one}: '}{_blending(blend[one])}" for one in entries)
         path = folders.models / f"{model}.safetensors"
         weights = f"{parameters(read_checkpoint(path)[0]):,}" if model and path.exists() else NONE
-        found.append(System(name, how, weights, str(entry.get("dataset")), blending))
+        found.append(System(name, how, weights, str(blend[entries[0]].get("dataset")), blending))
     return found
+
+
+def _blending(entry: Mapping[str, Any]) -> str:
+    """An entry of `blend` in words."""
+    options = ", ".join(f"{key} {value}" for key, value in entry.items() if key not in ("system", "dataset", "method"))
+    return f"{entry.get('method', '')}{f' ({options})' if options else ''}"
 
 
 def read_costs(

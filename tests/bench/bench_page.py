@@ -57,7 +57,7 @@ def make(data: Path) -> Path:
     folders, report = Folders(*(data / name for name in Folders._fields)), data / "report"
     report.mkdir()
     means = {(blending, *OVERALL): dict.fromkeys(SHOWN, Interval(COUNT, 15, 14, 16)) for blending in ("raw", "blended")}
-    tried = Tried(folders, "faces", dict.fromkeys(names, means))
+    tried = Tried(folders, "faces", {name: {name: means} for name in names})
     systems = [System(name, "a baseline", "–", "faces", "exact") for name in names]
     before = time.perf_counter()
     strips = draw_strips(folders, tried, ["centre"], COUNT, report)

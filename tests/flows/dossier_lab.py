@@ -143,7 +143,7 @@ class DossierLab:
             "ssim": [0.5] * len(psnr),
         }  # fmt: skip
         pq.write_table(pa.table(rows), self.home / f"{SCORES}.parquet")
-        write_means(summarise(rows, 50, 3), self.home / f"{SCORES}.means.parquet")
+        write_means({"test": summarise(rows, 50, 3)}, self.home / f"{SCORES}.means.parquet")
         (self.home / f"{SCORES}.json").write_text(json.dumps({"n": len(psnr)}))
 
     def erase(self, path: str) -> Path:

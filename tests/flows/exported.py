@@ -57,7 +57,7 @@ class Project:
         self._write("data/scores/net.parquet", _parquet(scored))
         means = {(name, "overall", "all"): {"psnr_hole": Interval(3, x, x - 1, x + 1)} for name, x in SCORES.items()}
         means["difference", "overall", "all"] = {"psnr_hole": Interval(3, 0.75, 0, 1)}
-        write_means(means, home / "data/scores/net.means.parquet")
+        write_means({"test": means}, home / "data/scores/net.means.parquet")
         section = {"source": "folder", "root": "/home/ada/photos", "use": "train", "licence": "CC0-1.0",
                    "consent": "not a person", "origin": "a test"}  # fmt: skip
         counts = {"kept": 5, "rejected": {"not a picture": 1}}

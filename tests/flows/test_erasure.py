@@ -367,7 +367,7 @@ def completed(folder: Path, file: str, *pictures: np.ndarray) -> None:
     folder.mkdir(exist_ok=True)
     with table.writing_pictures(folder / f"{file}.arrow", (SIDE, SIDE), table.COMPLETED) as writer:
         for name, pixels in zip("xy", pictures, strict=True):
-            writer.append(pixels, name * 64, f"{name}.png", "lines")
+            writer.append(pixels, name * 64, f"{name}.png", "lines", "test")
 
 
 def test_a_hole_that_was_filled_from_a_picture_goes_however_narrow_it_is(lab: Lab) -> None:

@@ -631,7 +631,7 @@ def test_force_runs_every_stage_anew(project: Project, api: str, plain: str) -> 
     means = {
         group: {"psnr_hole": Interval(6, mean, 0, 99), "l1": Interval(6, 0, 0, 0)} for group, mean in scores.items()
     }
-    write_means(means, project.home / "data" / "scores" / f"net{SUFFIX}")
+    write_means({"test": means}, project.home / "data" / "scores" / f"net{SUFFIX}")
     kept = [project.home / ".palimpsest" / "state" / f"{entry}-{'0a' * 12}" for entry in ("a", "of_none")]
     for state in kept:
         state.mkdir(parents=True)

@@ -85,7 +85,7 @@ def test_the_working_copys_best_is_taken_where_nothing_is_promoted(project: Proj
     entry = {"network": "dmfn", "dataset": "x"}
     names = ("a", "b")
     infer = {name: {**entry, "checkpoint": f"data/models/{name}.safetensors"} for name in names}
-    (home / "params.yaml").write_text(json.dumps({"infer": infer}))
+    (home / "params.yaml").write_text(json.dumps({"infer": infer, "blend": {name: {"system": name} for name in names}}))
     (home / "data" / "scores").mkdir(parents=True)
     for name, lines, bar in (("a", 20.0, 25.0), ("b", 30.0, 24.0)):
         weights(home / "data" / "models" / f"{name}.safetensors", 1)

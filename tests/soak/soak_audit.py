@@ -77,7 +77,7 @@ class Lab:
         self.params["train_dcgan"]["dcgan"]["dataset"] = "faces"
         self.params["search"]["dcgan"]["dataset"] = "faces"
         self.params["infer"] = {}
-        self.params["blend"] = {"dcgan": {"dataset": "faces", "method": "exact"}}
+        self.params["blend"] = {"dcgan": {"system": "dcgan", "dataset": "faces", "method": "exact"}}
         self.params["retrain"] = {
             "system": "dcgan", "metric": "psnr_hole", "margin": -50.0, "minimum": 2, "confidence": 0.9, "warm": False,
         }  # fmt: skip

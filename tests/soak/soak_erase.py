@@ -96,7 +96,9 @@ def params(folder: str) -> dict:
         "nearest": network | {"network": "classical", "method": "nearest"},
         **{kind: network | {"network": kind, "checkpoint": f"data/models/{kind}.safetensors"} for kind in KINDS[1:]},
     }
-    given["blend"] = {name: {"dataset": "faces", "method": "exact"} for name in ("dcgan", *given["infer"])}
+    given["blend"] = {
+        name: {"system": name, "dataset": "faces", "method": "exact"} for name in ("dcgan", *given["infer"])
+    }
     given["retrain"] = {
         "system": "dcgan", "metric": "psnr_hole", "margin": -50.0, "minimum": 2, "confidence": 0.9, "warm": False,
     }  # fmt: skip

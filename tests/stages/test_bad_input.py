@@ -60,7 +60,7 @@ SECTIONS: dict[str, Any] = {
     "train_dmfn": {"x": {"dataset": "x", "steps": 1, "batch": 2, "width": 4}},
     "search": {"x": {"model": "x", "dataset": "x", "iterations": 1, "starts": 2}},
     "infer": {"x": pretend.classical("nearest")},
-    "blend": {"x": {"dataset": "x"}},
+    "blend": {"x": {"system": "x", "dataset": "x"}},
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 10, "seed": 1},
     "report": {"pictures": 2},
 }

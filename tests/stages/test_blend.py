@@ -240,7 +240,7 @@ def made(tmp_path: Path) -> Path:
                 for kind in KINDS:
                     masks.append(table.pack(holes[kind]), name * 64, f"{name}.png", kind, float(holes[kind].mean()))
     write_guide(tmp_path, [(name, kind) for kind in KINDS for name in "ecd"])
-    (tmp_path / "params.yaml").write_text("blend:\n  system: {dataset: portraits}\n")
+    (tmp_path / "params.yaml").write_text("blend:\n  system: {system: system, dataset: portraits}\n")
     return tmp_path
 
 
@@ -248,7 +248,7 @@ def write_guide(folder: Path, rows: list[tuple[str, str]]) -> None:
     rng = np.random.default_rng(4)
     with table.writing_pictures(folder / "inpainted" / "guide.arrow", SIZE, table.COMPLETED) as guides:
         for name, kind in rows:
-            guides.append(rng.integers(0, 256, (*SIZE, 3), np.uint8), name * 64, f"{name}.png", kind)
+            guides.append(rng.integers(0, 256, (*SIZE, 3), np.uint8), name * 64, f"{name}.png", kind, "test")
 
 
 def run(folder: Path, out: str = "blended") -> subprocess.CompletedProcess[str]:
@@ -297,7 +297,7 @@ def test_a_row_of_another_dataset_is_one_line(made: Path) -> None:
 
 
 def test_a_mistyped_method_is_one_line(made: Path) -> None:
-    (made / "params.yaml").write_text("blend:\n  system: {dataset: portraits, method: exakt}\n")
+    (made / "params.yaml").write_text("blend:\n  system: {system: system, dataset: portraits, method: exakt}\n")
     done = run(made)
     assert done.returncode == 2
     assert "blend.system.method" in done.stderr

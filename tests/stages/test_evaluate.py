@@ -280,8 +280,10 @@ def test_a_damaged_table_of_means_is_named(tmp_path):
     with pytest.raises(InputError, match=r"soft\.means\.parquet: not found; `dvc repro` makes it"):
         means.read_means(path)
     found = many(3, lpips=True)
-    means.write_means(found, path)
+    means.write_means({"test": found, "train": many(1, lpips=False)}, path)
     assert means.read_means(path) == found
+    assert means.read_means(path, "train") == many(1, lpips=False)
+    assert means.read_means(path, "val") == {}
     whole = path.read_bytes()
     pq.write_table(pq.read_table(path).drop_columns(["high"]), path)
     for damaged in (path.read_bytes(), whole[: len(whole) // 2], b"", b"no table"):

@@ -119,8 +119,8 @@ def test_a_discriminator_that_has_no_say_may_overflow(data: Path, tmp_path: Path
 @pytest.mark.parametrize("method", ["sobel", "coupled"])
 def test_a_descent_that_leaves_the_numbers_names_its_rate(data: Path, tmp_path: Path, method: str) -> None:
     with table.writing_pictures(tmp_path / "guide.arrow", (SIZE, SIZE), table.COMPLETED) as guides:
-        guides.append(np.zeros((SIZE, SIZE, 3), np.uint8), *pretend.key(0), "centre")  # not as what is known
-    params = blend.Params("faces", method, iterations=4, lr=1.7e308)
+        guides.append(np.zeros((SIZE, SIZE, 3), np.uint8), *pretend.key(0), "centre", "test")  # not as what is known
+    params = blend.Params("soft", "faces", method, iterations=4, lr=1.7e308)
     said = r"^'0000\.png', hole 'centre': blending left the range of numbers: lower blend\.soft\.lr$"
     with np.errstate(all="ignore"), pytest.raises(InputError, match=said):
         blend.blend(*tables(data), tmp_path, tmp_path / "out", params, "soft")
@@ -134,7 +134,7 @@ def test_an_lpips_that_is_no_number_is_no_missing_score(data: Path) -> None:
     distance[5] = NAN
     said = r"^'0002\.png', hole 'pixels', raw: its LPIPS is not a number; set lpips: none$"
     with pytest.raises(InputError, match=said):
-        evaluate.measure(raw, mixed, *(table.Table(p / "test.arrow") for p in tables(data)), lambda *_: distance)
+        evaluate.measure(raw, mixed, *(table.Table(p / "test.arrow") for p in tables(data)), lpips=lambda *_: distance)
 
 
 def test_no_pictures_have_no_mean(data: Path) -> None:

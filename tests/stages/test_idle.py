@@ -53,8 +53,8 @@ CASES = [
     ("infer", baseline("telea"), "batch", 8, 32, "method: telea", NETWORK | {"method": None}),
     ("infer", baseline("mean"), "radius", 5.0, 3.0, "method: mean", {"method": "navier_stokes"}),
     ("infer", NETWORK, "radius", 5.0, 3.0, "network: dmfn", baseline("telea")),
-    ("blend", {}, "iterations", 9, 500, "method: exact", {"method": "sobel"}),
-    ("blend", {"method": "exact"}, "lr", 0.1, 0.01, "method: exact", {"method": "coupled"}),
+    ("blend", {"system": "a"}, "iterations", 9, 500, "method: exact", {"method": "sobel"}),
+    ("blend", {"system": "a", "method": "exact"}, "lr", 0.1, 0.01, "method: exact", {"method": "coupled"}),
     (
         "evaluate", SCORING, "perceptual_weights", "imagenet", "none", "lpips: none", {"lpips": "alex"},
     ),

@@ -38,7 +38,7 @@ PARAMS = {
     "infer": {name: pretend.classical(name) for name in BASELINES}
     | {name: {"network": name, "dataset": "x", "checkpoint": f"{name}.safetensors"} for name in NETWORKS},
     "blend": {
-        name: {"dataset": "x", "method": method} | ({} if method == "exact" else {"iterations": 20})
+        name: {"system": name, "dataset": "x", "method": method} | ({} if method == "exact" else {"iterations": 20})
         for name, method in METHODS.items()
     },
 }

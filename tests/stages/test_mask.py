@@ -15,7 +15,7 @@ from stages.runs.errors import InputError
 from stages.runs.params import build
 from stages.training.params import NO_TABLE, Training
 from stages.training.run import Inputs
-from stages.training.training_set import TrainingSet, training_set
+from stages.training.training_set import training_set
 
 ROOT = Path(__file__).parents[2]
 EYES = [5.0, 6.0, 11.0, 6.0, 8.0, 9.0, 6.0, 12.0, 10.0, 12.0]
@@ -89,7 +89,7 @@ def test_training_pictures_with_holes_are_among_those_that_a_training_of_as_many
     out = run(tmp_path, aligned, {**SMALL, "train_sample": 4, "seed": 123})
     given = build(Training, {"dataset": "x", "pictures": 5}, "train_x.a")
     inputs = Inputs(aligned / "train.arrow", ROOT / NO_TABLE, ROOT / given.start)
-    learned = {image_id for image_id, _ in TrainingSet.keys(training_set(inputs, given, "train_x.a"))}
+    learned = set(dict(training_set(inputs, given, "train_x.a").keys()))
     assert len(learned) == 5
     assert {image_id for image_id, _ in rows(out / "train.arrow")} < learned
 

@@ -24,10 +24,10 @@ import pytest
 
 from stages import evaluate, report
 from stages.images.table import Table
-from stages.metrics.means import OVERALL, SUFFIX, read_means, write_means
+from stages.metrics.means import OVERALL, SUFFIX, Interval, read_means
 from stages.pages.checkpoints import parameters
 from stages.pages.results import Folders
-from stages.pages.scores import best
+from stages.pages.scores import ALL, Entry, Scores, best, score_tables
 from stages.pages.systems import COSTS
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -43,8 +43,8 @@ SECTIONS = {
     "search": {"net": {"model": "net", "dataset": "faces"}},
     "infer": {"telea_co": pretend.classical("telea", "faces")},
     "blend": {
-        "net": {"dataset": "faces", "method": "exact"},
-        "telea_co": {"dataset": "faces", "method": "sobel", "iterations": 5},
+        "net": {"system": "net", "dataset": "faces", "method": "exact"},
+        "telea_co": {"system": "telea_co", "dataset": "faces", "method": "sobel", "iterations": 5},
     },
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 50, "seed": 5},
 }
@@ -57,15 +57,20 @@ def fill(data: Path) -> Path:
     pretend.dataset(data)
     pretend.ingested(data)
     pretend.model(data, "net", {"network": "dcgan", "params": {"steps": 400}})
-    (data / "scores").mkdir()
     for system, noise in (("net", 30), ("telea_co", 15)):
         pretend.system(data, system, noise)
-        places = [data / "aligned" / "faces", data / "masks" / "faces"]
-        places += [data / folder / system for folder in ("inpainted", "blended")]
-        outputs = [data / "scores" / f"{system}{end}" for end in (".json", ".parquet", SUFFIX)]
-        evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), system)
+        evaluated(data, system)
     pretend.curves(data, "net")
     return data
+
+
+def evaluated(data: Path, entry: str, system: str | None = None, dataset: str = "faces") -> None:
+    """The scores of an entry of `blend`, of the system that has its name or of another."""
+    (data / "scores").mkdir(exist_ok=True)
+    places = [data / "aligned" / dataset, data / "masks" / dataset]
+    places += [data / "inpainted" / (system or entry), data / "blended" / entry]
+    outputs = [data / "scores" / f"{entry}{end}" for end in (".json", ".parquet", SUFFIX)]
+    evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), entry)
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +181,18 @@ def test_a_file_to_compare_has_a_tile_of_everything(data, folder, text):
             table = Table(data / file.format(system))
             key = (*pretend.key(number), hole["kind"])
             np.testing.assert_array_equal(tile, table.pictures(table.find([key]))[0])
-            row = next(row for row in scores_of(data, system) if tuple(row.values())[:4] == (*key, blending))
+            row = next(row for row in scores_of(data, system) if of(row) == (*key, blending))
             assert hole["scores"][0][place] == pytest.approx(row["psnr_hole"], abs=0.005)
 
 
 def scores_of(data: Path, system: str) -> list[dict]:
-    """A system's scores, a row a picture, kind of hole and blending; these come first, as in `KEYS`."""
+    """A system's scores, a row a picture, kind of hole and blending."""
     return pq.read_table(data / "scores" / f"{system}.parquet").to_pylist()
+
+
+def of(row: dict) -> tuple[str, ...]:
+    """What a row of scores is of."""
+    return row["image_id"], row["path"], row["kind"], row["blending"]
 
 
 def test_behind_each_picture_is_its_checkpoint(data, folder, text, tmp_path):
@@ -240,18 +250,14 @@ def hostile(folder: Path) -> Path:
     pretend.system(data, same, 30, kinds=kinds[:1])
     pretend.curves(data, HOSTILE, kinds=kinds)
     shutil.copy(data / "inpainted" / same / "completed.arrow", data / "blended" / same / "blended.arrow")
-    (data / "scores").mkdir()
     entry = {"dataset": HOSTILE, "model": HOSTILE, "method": HOSTILE, HOSTILE: HOSTILE}
     systems = dict.fromkeys((HOSTILE, same), entry)
     for name in systems:
-        places = [data / "aligned" / HOSTILE, data / "masks" / HOSTILE]
-        places += [data / folder / name for folder in ("inpainted", "blended")]
-        outputs = [data / "scores" / f"{name}{end}" for end in (".json", ".parquet", SUFFIX)]
-        evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), name)
+        evaluated(data, name, dataset=HOSTILE)
     random = {"perceptual_weights": "random"}
     dataset = {"ingest": {"use": HOSTILE}, "mask": {"kinds": {kind: {} for kind in kinds}}}
     sections = SECTIONS | {"datasets": {HOSTILE: dataset}, "train_dcgan": {HOSTILE: random}}
-    sections |= {"search": systems, "infer": {}, "blend": systems}
+    sections |= {"search": systems, "infer": {}, "blend": {name: {"system": name, **entry} for name in systems}}
     return made(data, data / "report", sections)
 
 
@@ -342,12 +348,141 @@ def pages(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize(("section", "lacking"), [("blend", "blend"), ("search", "search or infer")])
-def test_a_system_is_completed_and_blended(data, tmp_path, section, lacking):
-    sections = copy.deepcopy(SECTIONS)
-    sections[section].pop("net")
-    with pytest.raises(InputError, match=f"params.yaml: {lacking}: no entry 'net'"):
-        made(data, tmp_path / "report", sections)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"net": None}, "blend: no entry of system 'net'; every system is blended and scored"),
+        ({"soft": {"system": "nte"}}, "blend.soft.system: no 'nte' in search or infer"),
+        ({"soft": {}}, "blend.soft.system: no '' in search or infer"),
+        ({"soft": {"system": "net", "dataset": "dogs"}}, "blend.soft.dataset: 'dogs', but 'net' completes 'faces'"),
+        ({"net": {"system": "telea_co", "dataset": "faces"}}, "blend.net: has the name of another system than 'telea"),
+    ],
+)
+def test_every_system_is_blended_and_every_blend_is_of_a_system(data, tmp_path, changes, said):
+    blend = {name: entry for name, entry in {**SECTIONS["blend"], **changes}.items() if entry is not None}
+    with pytest.raises(InputError, match=f"^params.yaml: {re.escape(said)}"):
+        made(data, tmp_path / "report", {**SECTIONS, "blend": blend})
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory) -> tuple[Path, str]:
+    """Where `net` is blended once more, by an entry of another name, and both systems completed training pictures."""
+    data = tmp_path_factory.mktemp("twice") / "data"
+    pretend.dataset(data, train=3)
+    pretend.ingested(data)
+    pretend.model(data, "net", {"network": "dcgan", "params": {"steps": 400}})
+    for system, noise, trained in (("net", 30, 5), ("telea_co", 15, 15)):
+        pretend.system(data, system, noise, train=3, trained=trained)
+        evaluated(data, system)
+    pretend.system(data, "net_soft", 10, train=3, trained=5)  # blended with half of this noise
+    shutil.rmtree(data / "inpainted" / "net_soft")
+    evaluated(data, "net_soft", "net")
+    pretend.curves(data, "net")
+    soft = {"system": "net", "dataset": "faces", "method": "sobel", "iterations": 7}
+    sections = {**SECTIONS, "blend": {"net_soft": soft, **SECTIONS["blend"]}}
+    return data, (made(data, data / "report", sections) / "index.html").read_text()
+
+
+def rows_of(text: str, after: str) -> list[str]:
+    """The headings of the rows of the first table behind a text."""
+    part = text[text.index(after) :]
+    return [re.sub("<.*?>", "", row) for row in re.findall(r"<th scope=row>(.*?)</th>", part[: part.index("</table>")])]
+
+
+def test_of_two_blends_of_a_system_the_raw_pictures_are_shown_once(twice, capsys):
+    data, text = twice
+    assert not capsys.readouterr().err
+    lines = ["net raw", "net blended", "net_soft blended", "telea_co raw", "telea_co blended"]
+    for table in ("<h2>Scores: faces</h2>", "PSNR, hole (dB), by kind of hole.", "Every metric: centre"):
+        assert rows_of(text, table) == lines
+    assert rows_of(text, "What blending changes:") == ["net", "net_soft", "telea_co"]
+    assert rows_of(text, "<h2>Systems</h2>") == ["net", "telea_co"]
+    assert "<td>exact; net_soft: sobel (iterations 7)</td>" in text
+    assert "2 systems; each" in text
+    found = told(text)
+    assert found["shown"] == ["truth", "hole", *lines]
+    assert found["made"] == {line: line.partition(" ")[0].removesuffix("_soft") for line in lines}
+    hole = found["holes"][0]
+    key = (*found["pictures"][hole["picture"]].values(), hole["kind"])[1:]
+    tiles = np.split(cv2.imread(str(data / "report" / hole["file"]))[..., ::-1], 7, axis=1)
+    table = Table(data / "blended" / "net_soft" / "blended.arrow")
+    np.testing.assert_array_equal(tiles[4], table.pictures(table.find([key]))[0])
+    row = next(row for row in scores_of(data, "net_soft") if of(row) == (*key, "blended"))
+    assert hole["scores"][0][2] == pytest.approx(row["psnr_hole"], abs=0.005)
+    sheet = cv2.imread(str(data / "report" / "sheet-faces-centre.png"))
+    assert sheet.shape[1] == 2 * 259 + (3 * 131 - 3) + 4 * 14  # a third column for net
+
+
+def test_training_pictures_stand_beside_test_pictures_and_nowhere_else(twice):
+    data, text = twice
+    means = [read_means(data / "scores" / f"net{SUFFIX}", split) for split in ("test", "train")]
+    section = "<h2>Training pictures: faces</h2>"
+    assert rows_of(text, section) == rows_of(text, "<h2>Scores: faces</h2>")
+    row = re.search(r"<tr><th scope=row>net <i>raw</i></th>(.*?)</tr>", text[text.index(section) :])[1]
+    shown = [float(number) for number in re.findall(r"<td>([\d.]+)", row)]
+    numbers = [one["raw", *OVERALL][metric].mean for metric in ("psnr_hole", "patch_sse") for one in means]
+    assert shown == [12, 6, *(pytest.approx(number, abs=0.05) for number in numbers)]
+    assert shown[3] > shown[2] + 10, "what was memorised is far better"
+    assert "<b>" not in text[text.index(section) : text.index("<h2>Training</h2>")]
+    assert rows_of(text, "Test and training pictures: pixels") == rows_of(text, section)
+    # Tables, sheets and the comparison are of test pictures.
+    assert re.search(r"<th scope=row>net <i>raw</i></th><td>12</td><td>" + f"{numbers[0]:.2f}<small>", text)
+    names = {pretend.key(number)[1] for number in range(pretend.TRAINED, pretend.TRAINED + 3)}
+    assert not [name for name in names if name in text]
+    assert len({picture["id"] for picture in told(text)["pictures"]}) == 5
+
+
+def test_without_training_pictures_there_is_no_table_of_them(text):
+    assert "Training pictures:" not in text
+
+
+def entry(psnr: float, *paths: str, kinds: tuple[str, ...] = ("centre",)) -> Entry:
+    """Scores of raw pictures, as good in each kind of hole."""
+    keys = {kind: frozenset((path, path, kind) for path in paths) for kind in kinds}
+    group = {"psnr_hole": Interval(len(paths), psnr, psnr - 1, psnr + 1)}
+    means = {("raw", *OVERALL): group, **{("raw", "kind", kind): group for kind in kinds}}
+    return Entry(means, keys | {ALL: frozenset().union(*keys.values())}, {})
+
+
+def bold(scores: Scores, column: int = 0) -> list[str]:
+    return [row.system for row in scores.rows if row.cells[column] and row.cells[column].best]
+
+
+def test_the_best_is_marked_among_systems_scored_on_the_same_pictures_and_holes():
+    same = {"a": entry(20, "x", "y"), "b": entry(25, "y", "x")}
+    tables = score_tables({name: {name: one} for name, one in same.items()}, ["centre"])
+    assert tables.others == []
+    assert bold(tables.overall) == bold(tables.tables[0]) == bold(tables.kinds["centre"]) == ["b"]
+    # Another's pictures are easier: nobody is best beside it.
+    tables = score_tables({name: {name: one} for name, one in {**same, "c": entry(30, "z", "x")}.items()}, ["centre"])
+    assert tables.others == ["c"]
+    assert bold(tables.overall) == bold(tables.tables[0]) == bold(tables.kinds["centre"]) == []
+
+
+def test_a_column_without_the_other_system_keeps_its_best():
+    """One that was scored on other holes of one kind alone; by the other kind, all are comparable."""
+    both = ("centre", "lines")
+    systems = {"a": entry(20, "x", "y", kinds=both), "b": entry(25, "x", "y", kinds=both), "c": entry(30, "x")}
+    tables = score_tables({name: {name: one} for name, one in systems.items()}, both)
+    assert tables.others == ["c"]
+    assert (bold(tables.tables[0], 0), bold(tables.tables[0], 1)) == ([], ["b"])
+    assert bold(tables.overall) == ["b"], "c does not complete every kind"
+    fewer = {"a": entry(20, "x", "y", kinds=both), "b": entry(25, "x", "y")}
+    tables = score_tables({name: {name: one} for name, one in fewer.items()}, both)
+    assert (tables.others, bold(tables.tables[0], 0)) == ([], ["b"]), "fewer kinds, but of these the same holes"
+
+
+def test_the_page_says_which_systems_were_scored_on_others(tmp_path):
+    data = fill(tmp_path / "data")
+    for folder in ("inpainted", "blended"):
+        shutil.rmtree(data / folder / "net")
+    pretend.system(data, "net", 30, count=2)
+    evaluated(data, "net")
+    text = (made(data, tmp_path / "report") / "index.html").read_text()
+    said = "<p>telea_co was scored on other pictures or holes than the other systems. So no best is marked"
+    assert said in text
+    scores = text[text.index("<h2>Scores: faces</h2>") : text.index("SSIM, hole, by kind of hole.")]
+    assert "<b>" not in scores
 
 
 def test_without_learned_models_and_test_pictures(tmp_path):
@@ -355,10 +490,9 @@ def test_without_learned_models_and_test_pictures(tmp_path):
     pretend.dataset(tmp_path, count=0)
     pretend.ingested(tmp_path, count=0)
     pretend.system(tmp_path, "telea", noise=1, count=0)
-    (tmp_path / "scores").mkdir()
-    write_means({}, tmp_path / "scores" / f"telea{SUFFIX}")
+    evaluated(tmp_path, "telea")
     sections = {**SECTIONS, "train_dcgan": {}, "search": {}}
-    sections |= {part: {"telea": {"dataset": "faces"}} for part in ("infer", "blend")}
+    sections |= {part: {"telea": {"system": "telea", "dataset": "faces"}} for part in ("infer", "blend")}
     page = (made(tmp_path, tmp_path / "report", sections) / "index.html").read_text()
     assert "Scores: faces" in page
     assert "Checkpoints" not in page
@@ -368,9 +502,7 @@ def test_what_blending_does_not_change_is_no_method_of_its_own(tmp_path):
     """One row in each table, one column on each sheet, no gain, and a sentence that says why."""
     data, name = fill(tmp_path / "data"), "telea_co"
     shutil.copy(data / "inpainted" / name / "completed.arrow", data / "blended" / name / "blended.arrow")
-    places = [data / "aligned" / "faces", data / "masks" / "faces", data / "inpainted" / name, data / "blended" / name]
-    outputs = [data / "scores" / f"{name}{end}" for end in (".json", ".parquet", SUFFIX)]
-    evaluate.evaluate(*places, *outputs, evaluate.Params(**SECTIONS["evaluate"]), Runtime(), name)
+    evaluated(data, name)
     folder = made(data, tmp_path / "report")
     text = (folder / "index.html").read_text()
     rows = re.findall(r"<th scope=row>(.*?)</th>", text)
@@ -390,8 +522,7 @@ def test_a_system_of_fewer_kinds_is_left_off_the_other_sheets(tmp_path):
         for path in (data / folder).glob("net*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     pretend.system(data, "net", 30, count=2, kinds=("pixels",))
-    for end in (SUFFIX, ".parquet"):
-        shutil.copy(data / "scores" / f"telea_co{end}", data / "scores" / f"net{end}")
+    evaluated(data, "net")
     widths = {}
     for kind in ("centre", "pixels"):
         sheet = cv2.imread(str(made(data, tmp_path / kind) / f"sheet-faces-{kind}.png"))
@@ -411,7 +542,7 @@ def test_random_perceptual_weights_are_said(data, tmp_path):
 
 def test_a_missing_or_broken_input_is_one_line(data, tmp_path):
     sections = copy.deepcopy(SECTIONS)
-    sections["infer"]["new"] = sections["blend"]["new"] = {"dataset": "faces"}
+    sections["infer"]["new"] = sections["blend"]["new"] = {"system": "new", "dataset": "faces"}
     with pytest.raises(InputError, match=r"scores/new\.means\.parquet: not found"):
         made(data, tmp_path / "one", sections)
     broken = fill(tmp_path / "data")

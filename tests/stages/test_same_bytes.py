@@ -75,9 +75,9 @@ PARAMS: dict[str, Any] = {
         for method in ("telea", "navier_stokes", "mean", "nearest")
     },
     "blend": {
-        "nearest": {"dataset": "portraits", "method": "exact"},
-        "sobel": {"dataset": "portraits", "method": "sobel", "iterations": 60},
-        "coupled": {"dataset": "portraits", "method": "coupled", "iterations": 60},
+        "nearest": {"system": "nearest", "dataset": "portraits", "method": "exact"},
+        "sobel": {"system": "nearest", "dataset": "portraits", "method": "sobel", "iterations": 60},
+        "coupled": {"system": "nearest", "dataset": "portraits", "method": "coupled", "iterations": 60},
     },
     "evaluate": {"lpips": "none", "perceptual_weights": "none", "bootstrap": 200, "seed": 5},
 }

@@ -47,5 +47,5 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         with table.writing_pictures(tmp_path / name, SIZE, table.COMPLETED) as writer:
             for i in range(6):
-                writer.append(np.full((*SIZE, 3), i, np.uint8), f"id{i}", "x.png", "centre")
+                writer.append(np.full((*SIZE, 3), i, np.uint8), f"id{i}", "x.png", "centre", "test")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -56,7 +56,7 @@ def test_there_is_a_blended_score_only_of_what_blending_can_change(
         entry = {"network": "context_encoder", "checkpoint": str(path), "dataset": "x"}
     given = params.build(infer.Params, entry, "infer.a")
     infer.infer(Path(given.checkpoint), aligned, masks, tmp_path / "made", given, RUNTIME, "a")
-    how = blend.Params("x", method) if method == "exact" else blend.Params("x", method, iterations=5)
+    how = blend.Params("a", "x", method) if method == "exact" else blend.Params("a", "x", method, iterations=5)
     blend.blend(aligned, masks, tmp_path / "made", tmp_path / "blended", how, "a")
     raw, blended = (
         table.Table(tmp_path / folder).pictures() for folder in ("made/completed.arrow", "blended/blended.arrow")
