@@ -139,8 +139,8 @@ class DossierLab:
         """The files of scores: of each picture one hole, raw alone."""
         rows = {
             "image_id": [IDS[path] for path in psnr], "path": [*psnr], "kind": ["lines"] * len(psnr),
-            "blending": ["raw"] * len(psnr), "ratio": [0.2] * len(psnr), "psnr_hole": [*psnr.values()],
-            "ssim": [0.5] * len(psnr),
+            "split": ["test"] * len(psnr), "blending": ["raw"] * len(psnr), "ratio": [0.2] * len(psnr),
+            "psnr_hole": [*psnr.values()], "ssim": [0.5] * len(psnr),
         }  # fmt: skip
         pq.write_table(pa.table(rows), self.home / f"{SCORES}.parquet")
         write_means({"test": summarise(rows, 50, 3)}, self.home / f"{SCORES}.means.parquet")

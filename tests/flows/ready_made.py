@@ -25,7 +25,7 @@ class Repository:
         (home / ".dvc").mkdir(parents=True)
         self.git("init", "-q")
         self.outs: dict[str, str] = {}  # of the next lock: md5 by path
-        self.aligns: dict[str, str] = {}  # of the next lock: entries of align, by the dataset
+        self.entries: dict[str, str] = {}  # of the next lock: entries of stages, by their names
 
     def git(self, *words: str) -> None:
         subprocess.run(["git", *IDENTITY, *words], cwd=self.home, check=True)
@@ -60,10 +60,20 @@ class Repository:
         objects = self.folder(f"data/aligned/{name}", folder)
         listing = self.outs.pop(f"data/aligned/{name}")
         section["detector_model"] = str(weights)
-        self.aligns[name] = (
+        self.entries[f"align@{name}"] = (
             f"  align@{name}:\n    cmd: align\n    deps:\n{_file(str(weights), md5(weights.read_bytes()).hexdigest())}"
             f"    params:\n      params.yaml:\n        datasets.{name}.align: {json.dumps(section)}\n"
             f"    outs:\n{_file(f'data/aligned/{name}', listing)}"
+        )
+        return objects
+
+    def blended(self, name: str, system: str, folder: Path) -> dict[str, Path]:
+        """Blended pictures and their entry of blend, which has read the system's, as the next lock has them."""
+        objects = self.folder(f"data/blended/{name}", folder)
+        read = f"data/inpainted/{system}"
+        self.entries[f"blend@{name}"] = (
+            f"  blend@{name}:\n    cmd: blend\n    deps:\n{_file(read, self.outs[read])}"
+            f"    outs:\n{_file(f'data/blended/{name}', self.outs.pop(f'data/blended/{name}'))}"
         )
         return objects
 
@@ -84,7 +94,7 @@ class Repository:
     def commit(self) -> None:
         """Write `dvc.lock`, and commit it."""
         lines = [_file(path, digest) for path, digest in self.outs.items()]
-        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join([*lines, *self.aligns.values()])}"
+        text = f"schema: '2.0'\nstages:\n  all:\n    cmd: all\n    outs:\n{''.join([*lines, *self.entries.values()])}"
         (self.home / "dvc.lock").write_text(text)
         self.git("add", "dvc.lock")
         self.git("commit", "-qm", "made")

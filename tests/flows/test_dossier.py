@@ -9,6 +9,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from audited import Laboratory
 from dossier_lab import NET, DossierLab
@@ -19,7 +21,7 @@ from safetensors.numpy import save_file
 
 from flows.audit.facts import machine
 from flows.checkout.git import Git
-from flows.dossier import compose, folder, material, pictures
+from flows.dossier import by_group, compose, folder, material, pictures
 from flows.lineage import owner
 from flows.lineage.records import Records
 from flows.registry import decisions
@@ -207,6 +209,15 @@ def test_scores_by_group_are_those_worked_out_by_hand(full: tuple) -> None:
     assert found["young"]["raw"]["psnr_hole"] == {"mean": 20, "low": None, "high": None}
     text = "Between groups, psnr_hole of net differs by 8 dB at most: it is lowest for old and highest for young."
     assert Page(where / "index.html").find("Between groups")["text"].strip() == text
+
+
+def test_scores_by_group_are_those_of_test_pictures(tmp_path: Path) -> None:
+    """Of a group's two test pictures (10 and 14 dB) and a training one, which the network knows by heart."""
+    rows = {"image_id": ["a", "b", "c"], "path": ["a", "b", "c"], "kind": ["lines"] * 3, "blending": ["raw"] * 3}
+    rows |= {"split": ["test", "test", "train"], "psnr_hole": [10.0, 14.0, 60.0]}
+    pq.write_table(pa.table(rows), tmp_path / "net.parquet")
+    (found,) = by_group.scores(tmp_path / "net.parquet", dict.fromkeys("abc", "old"), {})
+    assert (found["pictures"], found["completions"], found["raw"]["psnr_hole"]["mean"]) == (2, 2, 12)
 
 
 def test_an_older_table_has_no_groups_purposes_and_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

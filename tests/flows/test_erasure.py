@@ -370,20 +370,21 @@ def completed(folder: Path, file: str, *pictures: np.ndarray) -> None:
             writer.append(pixels, name * 64, f"{name}.png", "lines", "test")
 
 
-def test_a_hole_that_was_filled_from_a_picture_goes_however_narrow_it_is(lab: Lab) -> None:
-    """As the nearest neighbour fills it: its guide is the whole picture; of that, lines of four pixels are seen."""
+@pytest.mark.parametrize("name", ["nearest", "softly"])
+def test_a_hole_that_was_filled_from_a_picture_goes_however_narrow_it_is(lab: Lab, name: str) -> None:
+    """As the nearest neighbour fills it: its guide is the whole picture; of that, lines of four pixels are seen.
+
+    Its blended pictures go, too, whatever the name of the entry of `blend`.
+    """
     filled = scene(20)
     for x in range(0, SIDE, 12):
         filled[:, x : x + 4] = scene(1)[:, x : x + 4]
     brighter = np.clip(filled.astype(int) + 20, 0, 255).astype(np.uint8)
-    for path, files in {
-        "data/inpainted/nearest": {"guide": scene(1), "completed": filled},
-        "data/blended/nearest": {"blended": brighter},
-    }.items():
-        made = lab.scratch / Path(path).parent.name
+    for folder, files in {"inpainted": {"guide": scene(1), "completed": filled}, name: {"blended": brighter}}.items():
         for file, pixels in files.items():
-            completed(made, file, pixels, scene(30 + len(file)))
-        lab.repository.folder(path, made)
+            completed(lab.scratch / folder, file, pixels, scene(30 + len(file)))
+    lab.repository.folder("data/inpainted/nearest", lab.scratch / "inpainted")
+    lab.repository.blended(name, "nearest", lab.scratch / name)
     lab.repository.commit()
     shutil.copytree(lab.home / ".dvc/cache/files", lab.store / "files", dirs_exist_ok=True)
     sha = hashlib.sha256(saved(scene(1))).hexdigest()

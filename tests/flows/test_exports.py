@@ -17,7 +17,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from dvc_project import ENV
-from exported import COMMIT, MODEL, PHOTOS, SCORES, SOURCE, TABLE, Project, digest
+from exported import COMMIT, MODEL, PHOTOS, SCORES, SOFT, SOURCE, TABLE, Project, digest
 from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -67,6 +67,17 @@ def test_the_materials_are_the_files_and_what_is_recorded(project: Project, foun
     assert (dataset.identified, dataset.sensitivity) == (1, "personal data")
     (evaluation,) = found.evaluations
     assert {score.blending: score.mean for score in evaluation.scores or []} == SCORES
+    assert evaluation.pictures == 1, "one test picture; scores of training pictures are no test"
+
+
+def test_of_two_blends_of_a_system_the_raw_scores_are_told_once(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.blend_again()
+    told = {
+        one.system: {score.blending: score.mean for score in one.scores or []}
+        for one in materials.of(project.home, "net").evaluations
+    }
+    assert told == {"net": SCORES, "a_soft": {"blended": SOFT["blended"]}}
 
 
 def test_what_a_checkpoint_has_gone_on_from_is_among_its_materials_and_what_has_gone_on_from_it_is_not(

@@ -94,3 +94,12 @@ def test_the_working_copys_best_is_taken_where_nothing_is_promoted(project: Proj
     assert [choice.name for choice in choices(home, "lines")][:2] == ["b", "a"]
     assert [choice.name for choice in choices(home, "eye_bar")][:2] == ["a", "b"]
     assert choices(home)[0].title == "the working copy's, 27.0 dB in the hole"
+    # Of several blends the one of the system's name counts, or else the first.
+    blend = {"soft": {"system": "a"}, "a": {"system": "a"}, "late": {"system": "b"}, "last": {"system": "b"}}
+    (home / "params.yaml").write_text(json.dumps({"infer": infer, "blend": blend}))
+    for name, psnr in (("soft", 50.0), ("late", 22.0), ("last", 60.0)):
+        (home / "data" / "scores" / f"{name}.json").write_text(json.dumps({"psnr_hole": {"lines": {"raw": psnr}}}))
+    assert [choice.title.split(",")[1] for choice in choices(home, "lines")[:2]] == [
+        " 22.0 dB in the hole on lines", " 20.0 dB in the hole on lines",
+    ]  # fmt: skip
+    assert [choice.name for choice in choices(home, "lines")][:2] == ["b", "a"]
