@@ -152,7 +152,7 @@ def dcgan(given: Any, size: int) -> Step:
 def dmfn(given: Any, size: int) -> Step:
     from stages.losses.perceptual import Features
     from stages.models.dmfn import DMFN, Discriminator
-    from stages.train_dmfn import LAYERS, OF_VGG
+    from stages.train_dmfn import LAYERS, OF_VGG, generator_loss, vgg_features
 
     network = DMFN(size, given.width, given.blocks, given.combine, given.upsampling)
     judge = Discriminator(size, given.d_width)
@@ -161,7 +161,11 @@ def dmfn(given: Any, size: int) -> Step:
 
     def step() -> list[Any]:
         completed = torch.where(hole, network(image, hole), image)
-        return [completed, judge(image, hole), judge(completed, hole), *(features(completed) for features in vgg)]
+        real_logits, real_maps = judge(image, hole)
+        fake_logits, fake_maps = judge(completed, hole)
+        features = vgg_features(vgg[0] if vgg else None, completed, image)
+        logits, maps = (fake_logits, real_logits.detach()), (fake_maps, [one.detach() for one in real_maps])
+        return [generator_loss(given, (completed, image), logits, maps, features), real_logits]
 
     return [network, judge], vgg, step
 
