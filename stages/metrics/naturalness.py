@@ -26,7 +26,9 @@ from stages.metrics.fidelity import COARSE, rounded
 
 PARTS = 4  # patches along the shorter side
 SMALLEST = 16  # pixels, a patch's side
-WINDOW, SIGMA = 7, 7 / 6  # of the local mean and contrast, in pixels: the paper's (K = L = 3, three sigmas)
+# The window of the local mean and contrast: the paper's Gaussian of 7 taps, of which the outermost are three deviations
+# away (K = L = 3), in multiples of 2^-14. Their sums are exact, so that what is flat is so to the last bit.
+TAPS = np.array([206, 1292, 3888, 5612, 3888, 1292, 206]) / 2.0**14
 SHAPES = np.arange(200, 10001) / 1000  # of the distributions: what a fit can find
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # rows and columns to the other factor of a product
 FEATURES = 36  # at two scales each: shape and variance, and four of each product
@@ -123,9 +125,7 @@ def _features(picture: np.ndarray, area: tuple[slice, ...] | None = None) -> np.
 
 def _plain(grey: np.ndarray) -> np.ndarray:
     """Brightness without its local mean, over its local contrast (eqs. 1 to 3)."""
-    taps = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-    taps /= taps.sum()
-    mean, square = (cv2.sepFilter2D(a, -1, taps, taps, borderType=cv2.BORDER_REFLECT) for a in (grey, grey * grey))
+    mean, square = (cv2.sepFilter2D(a, -1, TAPS, TAPS, borderType=cv2.BORDER_REFLECT) for a in (grey, grey * grey))
     return (grey - mean) / (np.sqrt(np.maximum(square - mean * mean, 0)) + 1)
 
 

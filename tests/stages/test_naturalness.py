@@ -45,7 +45,14 @@ def test_a_distributions_shape_and_sides_are_found(shape: float) -> None:
 def test_a_flat_patch_has_numbers_too() -> None:
     found = naturalness._features(np.full((64, 64, 3), 77, np.uint8))
     assert found.shape == (16, 36)
+    assert (found[:, 1::18] == 0).all()  # no contrast at all, also of the last bit
     assert np.isfinite(found).all()
+
+
+def test_the_window_is_the_papers_gaussian() -> None:
+    taps = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
+    assert np.allclose(naturalness.TAPS, taps / taps.sum(), atol=2**-13)
+    assert naturalness.TAPS.sum() == 1
 
 
 def test_patches_lie_about_the_hole() -> None:
