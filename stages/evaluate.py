@@ -90,7 +90,7 @@ def measure(
         target, hole = truth.pictures(pictures[rows]), holes.holes(masks[rows])
         ratio[rows] = hole.mean(axis=(1, 2), dtype=np.float64)
         outputs = raw.pictures(places[rows]), blended.pictures(mixed[rows])
-        unnatural = {"unnatural_truth": _unnatural(target, hole, natural)}
+        of_truth = _unnatural(target, hole, natural)
         alike = np.array_equal(*outputs)
         same &= alike
         for blending, table, output in zip(BLENDINGS, (raw, blended), outputs, strict=True):
@@ -106,7 +106,7 @@ def measure(
                     _, path, kind = keys[start + row]
                     raise InputError(f"'{path}', hole '{kind}', {blending}: its LPIPS is not a number; set lpips: none")
                 perceptual = {"lpips": fidelity.rounded(distance, fidelity.COARSE)}
-            unnatural = {"unnatural": _unnatural(output, hole, natural)} | unnatural
+            unnatural = {"unnatural": _unnatural(output, hole, natural), "unnatural_truth": of_truth}
             parts[blending].append(fidelity.score(output, target, hole) | unnatural | perceptual)
 
     blendings = BLENDINGS[:1] if same else BLENDINGS

@@ -16,6 +16,7 @@ should be is natural. Patches of 16 pixels give coarse features, which a mean ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -39,6 +40,11 @@ RIDGE = 1e-3
 ENOUGH = 4 * FEATURES  # natural patches, for a model of them
 
 
+BLOCK = 32  # pictures at once: bounds memory
+
+Area = tuple[slice, slice]  # rows and columns of a picture
+
+
 class Natural(NamedTuple):
     """The features of natural patches: mean and standard deviation, and the covariance of what these leave."""
 
@@ -49,7 +55,9 @@ class Natural(NamedTuple):
 
 def natural(pictures: np.ndarray) -> Natural | None:
     """The model of true pictures, uint8 N x H x W x 3; None for too few of them (about ten)."""
-    found = np.concatenate([np.empty((0, FEATURES)), *map(_features, pictures)])
+    side = _side(pictures[0])
+    height, width = (length // side * side for length in pictures.shape[1:3])
+    found = np.concatenate(_features(pictures, [np.s_[:height, :width]] * len(pictures)))
     if len(found) < ENOUGH:
         return None
     mean, deviation = found.mean(axis=0), np.maximum(found.std(axis=0), RIDGE)
@@ -64,21 +72,27 @@ def unnatural(pictures: np.ndarray, holes: np.ndarray, model: Natural) -> np.nda
     missing). NaN for an empty hole. The distance is between two normal distributions, of these patches' features and
     of the natural ones', in standard deviations; a single patch has no covariance of its own.
     """
-    distances = [_distance(picture, hole, model) for picture, hole in zip(pictures, holes, strict=True)]
-    return rounded(np.array(distances, np.float64), COARSE)
+    distances = np.full(len(pictures), np.nan)
+    rows = np.flatnonzero(holes.any(axis=(1, 2)))
+    areas = [_area(holes[row]) for row in rows]
+    for row, area, found in zip(rows, areas, _features(pictures[rows], areas), strict=True):
+        touched = _patches(holes[row][area], _side(holes[row])).any((1, 2))
+        distances[row] = _distance(found[touched], model)
+    return rounded(distances, COARSE)
 
 
-def _distance(picture: np.ndarray, hole: np.ndarray, model: Natural) -> float:
-    if not hole.any():
-        return float("nan")
-    side = _side(hole)
-    area = tuple(_span(np.flatnonzero(hole.any(axis)), side, hole.shape[1 - axis]) for axis in (1, 0))
-    touched = _patches(hole[area], side).any((1, 2))
-    rest = (_features(picture, area)[touched] - model.mean) / model.deviation
+def _distance(features: np.ndarray, model: Natural) -> float:
+    rest = (features - model.mean) / model.deviation
     mean = rest.mean(axis=0)
     covariance = (rest - mean).T @ (rest - mean) / len(rest)
     both = (model.covariance + covariance) / 2 + RIDGE * np.eye(FEATURES)
     return float(np.sqrt(mean @ np.linalg.solve(both, mean)))
+
+
+def _area(hole: np.ndarray) -> Area:
+    """Whole patches, as few as hold the hole."""
+    rows, columns = (_span(np.flatnonzero(hole.any(axis)), _side(hole), hole.shape[1 - axis]) for axis in (1, 0))
+    return rows, columns
 
 
 def _side(picture: np.ndarray) -> int:
@@ -103,24 +117,24 @@ def _patches(area: np.ndarray, side: int) -> np.ndarray:
     return area.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side)
 
 
-def _features(picture: np.ndarray, area: tuple[slice, ...] | None = None) -> np.ndarray:
-    """Of every patch in an area of a picture, uint8 H x W x 3, or in all of it: float64 M x 36.
+def _features(pictures: np.ndarray, areas: Sequence[Area]) -> list[np.ndarray]:
+    """Of each picture, uint8 N x H x W x 3, the features of every patch in its area: float64 M x 36."""
+    found: list[np.ndarray] = []
+    for start in range(0, len(pictures), BLOCK):
+        cut = [_cut(*pair) for pair in zip(pictures[start:][:BLOCK], areas[start:][:BLOCK], strict=True)]
+        features = np.concatenate([_at_scale(np.concatenate(patches)) for patches in zip(*cut, strict=True)], axis=1)
+        found += np.split(features, np.cumsum([len(whole) for whole, _ in cut])[:-1])
+    return found
 
-    What is over at the far edges, and fills no patch, is left out.
-    """
+
+def _cut(picture: np.ndarray, area: Area) -> tuple[np.ndarray, np.ndarray]:
+    """The patches of an area at both scales: M x side x side, and half as large."""
     side = _side(picture)
-    rows, columns = area or tuple(slice(0, length // side * side) for length in picture.shape[:2])
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float64)
     height, width = (length // 2 * 2 for length in grey.shape)
     half = grey[:height, :width].reshape(height // 2, 2, width // 2, 2).mean((1, 3))
-    at_half = tuple(slice(span.start // 2, span.stop // 2) for span in (rows, columns))
-    return np.concatenate(
-        [
-            _at_scale(_patches(_plain(grey)[rows, columns], side)),
-            _at_scale(_patches(_plain(half)[at_half], side // 2)),
-        ],
-        axis=1,
-    )
+    rows, columns = (slice((span.start or 0) // 2, span.stop // 2) for span in area)
+    return _patches(_plain(grey)[area], side), _patches(_plain(half)[rows, columns], side // 2)
 
 
 def _plain(grey: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_a_distributions_shape_and_sides_are_found(shape: float) -> None:
 
 
 def test_a_flat_patch_has_numbers_too() -> None:
-    found = naturalness._features(np.full((64, 64, 3), 77, np.uint8))
+    (found,) = naturalness._features(np.full((1, 64, 64, 3), 77, np.uint8), [np.s_[0:64, 0:64]])
     assert found.shape == (16, 36)
     assert (found[:, 1::18] == 0).all()  # no contrast at all, also of the last bit
     assert np.isfinite(found).all()
@@ -91,6 +91,14 @@ def test_what_is_far_from_the_hole_is_not_looked_at(faces: np.ndarray, model: Na
     assert unnatural(faces[160:161], hole, model) == unnatural(other, hole, model)
     other[:, 4, 4] ^= 255
     assert unnatural(faces[160:161], hole, model) != unnatural(other, hole, model)
+
+
+def test_a_pictures_number_does_not_depend_on_the_others(faces: np.ndarray, model: Natural) -> None:
+    rng = np.random.default_rng(0)
+    hole = np.stack([holes.draw(kind, 64, rng) for kind in ("centre", "lines", "half", "random_box") * 10])
+    together = unnatural(faces[160:], hole, model)
+    alone = [unnatural(faces[160 + i :][:1], hole[i : i + 1], model)[0] for i in range(40)]
+    assert np.array_equal(together, alone)
 
 
 def test_an_empty_hole_has_no_number_and_few_pictures_no_model(faces: np.ndarray, model: Natural) -> None:
