@@ -1,4 +1,4 @@
-"""Each report's profile through `dvc repro` on real photos, every training for 20 steps: it runs, nothing more is shown.
+"""Each report's profile through `dvc repro` on real photos, every training for 20 steps: it runs, no more is shown.
 
     python tests/bench/bench_reports.py [report1 ...] [--shared ../shared] [--steps 20] [--keep FOLDER]
 
