@@ -35,6 +35,7 @@ from tqdm import tqdm
 from stages.images import phash, png, sources, splits, table, withdrawn
 from stages.images.decode.picture import MAX_PIXELS, BadPicture
 from stages.images.decode.read import read
+from stages.images.outside import link_outside
 from stages.images.sources import Item
 from stages.images.splits import Member, Split
 from stages.images.threads import in_order
@@ -339,6 +340,7 @@ def ingest(root: Path, tombstones: Path, ingested: Path, params: Params, name: s
         for item, verdict in zip(items, verdicts, strict=True)
         if verdict.split
     )
+    link_outside(root, Path.cwd())
     return {
         "kept": kept,
         "rejected": dict(rejected),

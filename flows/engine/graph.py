@@ -15,6 +15,7 @@ from dvc.stage import Stage
 from networkx import DiGraph
 
 from flows.engine.repository import open_repo
+from stages.images.outside import link_outside
 from stages.runs import params
 from stages.runs.errors import InputError
 
@@ -63,6 +64,10 @@ def read(repo: Repo, targets: Iterable[str] = (), force: bool = False) -> Plan:
     steps = plan_repro(graph, chosen)
     heights = _heights(graph.subgraph(steps), steps)
     nodes = {stage.addressing: _node(graph, stage, heights[stage]) for stage in steps}
+    for stage in steps:
+        for dep in stage.deps:
+            if dep.protocol == "local":
+                link_outside(Path(dep.def_path), Path(stage.wdir))
     stale = {stage.addressing for stage in steps if force or stage.changed()}
     return Plan(Path(repo.root_dir), nodes, frozenset(stale))
 

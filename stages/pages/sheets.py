@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,14 +71,18 @@ def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], p
     total = sum(len(columns) * (wide + near) - near for _, columns in groups) + far * (len(groups) + 1)
     sheet = Image.new("RGB", (total, head + count * (high + near) + far), "white")
     pen, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(13)
+
+    def fitted(text: str, font: Any, room: int) -> str:
+        while text and pen.textlength(text, font) > room:
+            text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
+        return text
+
     left = far
     for title, columns in groups:
         room = len(columns) * (wide + near) - near
-        while title and pen.textlength(title, bold) > room:
-            title = title[:-2].rstrip() + "…" if len(title) > 2 else ""
-        pen.text((left, 4), title, INK, bold)
+        pen.text((left, 4), fitted(title, bold, room), INK, bold)
         for label, pictures in columns:
-            pen.text((left, 22), label, FAINT, plain)
+            pen.text((left, 22), fitted(label, plain, wide), FAINT, plain)
             for row, picture in enumerate(pictures):
                 method = Image.Resampling.NEAREST if shrink == 1 else Image.Resampling.BOX
                 tile = Image.fromarray(picture).resize((wide, high), method)
