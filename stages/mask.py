@@ -1,7 +1,8 @@
 """The frozen evaluation holes: every model meets the same ones.
 
 For each picture of val and test, and for a fixed sample of train, one hole of each kind. Each is
-drawn from (seed, image_id, kind's label) alone: adding a picture moves no hole of another.
+drawn from (seed, image_id, kind's label) alone, and the sample is that of the smallest hashes:
+adding a picture moves no hole of another.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from stages.runs.params import STRICT
 @dataclass(frozen=True, config=STRICT)
 class Params:
     seed: int  # of every draw
-    train_sample: Annotated[int, Field(ge=0)]  # training pictures that get frozen holes: the first of a fixed order
+    # training pictures that get frozen holes: the first in the order of a training's `pictures`
+    train_sample: Annotated[int, Field(ge=0)]
     kinds: holes.Kinds  # kind, or a label -> options
 
     def __post_init__(self) -> None:
@@ -62,7 +64,7 @@ def mask(aligned: Path, masks: Path, params: Params, name: str) -> dict[str, Any
     for split in table.SPLITS:
         pictures = table.Table(aligned / f"{split}.arrow")
         count = params.train_sample if split == "train" else None
-        chosen = set(sampling.sample(pictures.keys(), count, sampling.ORDER))
+        chosen = set(sampling.sample(pictures.keys(), count))
         with table.writing_holes(masks / f"{split}.arrow", pictures.size) as writer:
             try:
                 for hole, key, label in draw_holes(pictures, chosen, params, skipped):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.images.sampling import ORDER, sample
+from stages.images.sampling import sample
 from stages.images.table import COMPLETED, Key, Table, Writer, writing_pictures
 from stages.runs.errors import InputError
 
@@ -98,7 +98,7 @@ def select(
     if unknown := sorted(set(kinds or ()) - set(labels)):
         raise InputError(f"kinds: no '{unknown[0]}' in {holes.path}; it has: {', '.join(sorted(set(labels)))}")
     homes = pictures.find([key[:2] for key in keys])
-    chosen = set(sample(list(dict.fromkeys(key[:2] for key in keys)), count, ORDER))
+    chosen = set(sample(list(dict.fromkeys(key[:2] for key in keys)), count))
     rows = [row for row, key in enumerate(keys) if key[:2] in chosen and (kinds is None or labels[row] in kinds)]
     if not rows:
         raise InputError(f"{holes.path}: no holes to complete; add pictures or kinds")

@@ -141,8 +141,7 @@ class Run:
             "arguments": dict(arguments),
             "params": dataclasses.asdict(params),
             "runtime": dataclasses.asdict(context.runtime),
-            "data": self.pictures.digests["train"],
-            **{name: md5 for name, md5 in self.pictures.digests.items() if name == "also"},
+            **self.pictures.digests,
             "start": record.digest(self._start) if self._start else None,
         }
         facts = {"name": name, "inputs": self.inputs, "code": record.code_digest(), "torch": torch.__version__}
@@ -417,8 +416,8 @@ def load_weights(path: Path, inputs: Mapping[str, Any], parts: Mapping[str, Any]
 
 
 def write_members(path: Path, keys: Sequence[Key], seen: np.ndarray) -> str:
-    """Write those of the pictures' keys that the loader really read; returns the file's md5."""
-    read = [key for key, was in zip(keys, seen, strict=True) if was]
+    """Write those of the pictures' keys that the loader really read, each once; returns the file's md5."""
+    read = [*dict.fromkeys(key for key, was in zip(keys, seen, strict=True) if was)]
     ids, paths = zip(*read, strict=True) if read else ((), ())
     rows = pa.table({"image_id": pa.array(ids, pa.string()), "path": pa.array(paths, pa.string())})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stages.images.sampling import ORDER, sample
+from stages.images.sampling import sample
 from stages.images.table import Key, Table
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -28,7 +28,7 @@ class TrainingSet:
     """
 
     def __init__(self, tables: Mapping[str, Table], rows: Mapping[str, np.ndarray]):
-        """`tables` and their `rows` (int64, rising) by the names under which a training's state keeps what was read."""
+        """`tables` and their `rows` (int64, rising), by the names that checkpoints and states have for them."""
         self.tables = dict(tables)
         self.size = next(iter(tables.values())).size  # (height, width)
         self._homes = np.repeat(np.arange(len(tables)), [len(rows[name]) for name in tables])
@@ -87,14 +87,16 @@ class TrainingSet:
 def training_set(inputs: Inputs, params: Training, section: str) -> TrainingSet:
     """The pictures that a training learns: of the table `inputs.train`, and of `inputs.also`, which may be NO_TABLE.
 
-    With `params.pictures`, of each table those of the smallest keyed hash: the same in every training, and part of what
+    With `params.pictures`, of each table the first by `sample`: the same in every training, and part of what
     a training of more pictures learns. `section` names the training's parameters in `params.yaml`.
 
     Raises InputError for a table without pictures or with fewer than are asked for, for two tables of pictures of
     different sizes, and for one table given twice.
     """
     train, also = inputs.train, inputs.also
-    tables = {"train": Table(train)} | ({} if also.name == Path(NO_TABLE).name else {"also": Table(also)})
+    tables = {"data": Table(train)}
+    if also.name != Path(NO_TABLE).name:
+        tables["also"] = Table(also)
     for key, table in zip(("dataset", "also"), tables.values(), strict=False):
         if not len(table):
             raise InputError(
@@ -107,7 +109,9 @@ def training_set(inputs: Inputs, params: Training, section: str) -> TrainingSet:
         )
     found = TrainingSet(tables, {name: _first(table, params.pictures, section) for name, table in tables.items()})
     if len(set(found.digests.values())) < len(tables):
-        raise InputError(f"{section}.also: {also} has the pictures of {train}: name another dataset, or {NO_TABLE}")
+        raise InputError(
+            f"params.yaml: {section}.also: {also} has the pictures of {train}: name another dataset, or {NO_TABLE}"
+        )
     return found
 
 
@@ -115,7 +119,9 @@ def _first(table: Table, count: int | None, section: str) -> np.ndarray:
     if count is None:
         return np.arange(len(table))
     if count > len(table):
-        raise InputError(f"{section}.pictures: {count}, and {table.path} has {len(table)}: ask for no more")
+        raise InputError(
+            f"params.yaml: {section}.pictures: {count}, and {table.path} has {len(table)}: ask for no more"
+        )
     keys = table.keys()
-    chosen = set(sample(keys, count, ORDER))
+    chosen = set(sample(keys, count))
     return np.array([row for row, key in enumerate(keys) if key in chosen], np.int64)

@@ -84,7 +84,7 @@ def file(home: Path, path: str) -> Path:
 def learned(home: Path) -> dict[str, list[tuple[str, ...]]]:
     """Of each dataset, the keys of the pictures that the order says are the first, and of the others that may train."""
     keys = {name: table.Table(home / f"data/aligned/{name}/train.arrow").keys() for name in ("ours", "theirs")}
-    firsts = {name: sample(every, COUNT, 0) for name, every in keys.items()}
+    firsts = {name: sample(every, COUNT) for name, every in keys.items()}
     return firsts | {f"not {name}": [key for key in keys[name] if key not in firsts[name]] for name in keys}
 
 

@@ -420,8 +420,8 @@ STATES: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], object], str]
     "history": (lambda tensors, said: said.update(history=[{"l1": "x"}]), "history.0.l1: input should be a valid"),
     "nothing": (lambda tensors, said: said.clear(), "step: field required"),
     "seen": (
-        lambda tensors, said: tensors.update({"seen.train": torch.zeros(3, dtype=torch.uint8)}),
-        "`seen.train` is not of the 50 pictures of ",
+        lambda tensors, said: tensors.update({"seen.data": torch.zeros(3, dtype=torch.uint8)}),
+        "`seen.data` is not of the 50 pictures of ",
     ),
     "no moment": (lambda tensors, said: tensors.pop("adam.0.exp_avg"), "it has no adam.0.exp_avg"),
     "one more": (lambda tensors, said: tensors.update({"adam.999.step": torch.tensor(1.0)}), "adam.999.step is none"),

@@ -126,7 +126,7 @@ def test_fewer_are_part_of_more_and_every_row_is_its_own(
         assert fewer.title(int(row)).endswith(f"{'ab'[points is None]}.arrow: {fewer.keys()[row][1]}")
     marks = order < count
     by_table = fewer.by_table(marks)
-    assert {name: len(some) for name, some in by_table.items()} == {"train": 12, "also": 9}
+    assert {name: len(some) for name, some in by_table.items()} == {"data": 12, "also": 9}
     assert (fewer.joined(by_table) == marks).all()
     marked = [key for name, path in zip(by_table, tables, strict=True) for key, was in
               zip(table.Table(path).keys(), by_table[name], strict=True) if was]  # fmt: skip
@@ -142,14 +142,17 @@ def refused(home: Path) -> dict[str, tuple[Callable[[], object], str]]:
     none = "holds no training pictures; name a dataset with use: train in train_x.a"
     twice = "name another dataset, or stages/images/no_table.txt"
     return {
-        "too many": (lambda: of(a, pictures=7), f"train_x.a.pictures: 7, and {a} has 6: ask for no more"),
-        "of the second": (lambda: of(a, b, pictures=5), f"train_x.a.pictures: 5, and {b} has 4: ask for no more"),
+        "too many": (lambda: of(a, pictures=7), f"params.yaml: train_x.a.pictures: 7, and {a} has 6: ask for no more"),
+        "of the second": (
+            lambda: of(a, b, pictures=5),
+            f"params.yaml: train_x.a.pictures: 5, and {b} has 4: ask for no more",
+        ),
         "sizes": (
             lambda: of(a, large),
             f"{large}: pictures of 64 x 64, and those of {a} are 32 x 32: give both datasets one align.size",
         ),
-        "twice": (lambda: of(a, a), f"train_x.a.also: {a} has the pictures of {a}: {twice}"),
-        "a copy": (lambda: of(a, copy), f"train_x.a.also: {copy} has the pictures of {a}: {twice}"),
+        "twice": (lambda: of(a, a), f"params.yaml: train_x.a.also: {a} has the pictures of {a}: {twice}"),
+        "a copy": (lambda: of(a, copy), f"params.yaml: train_x.a.also: {copy} has the pictures of {a}: {twice}"),
         "empty": (lambda: of(empty, b), f"{empty}: {none}.dataset"),
         "empty second": (lambda: of(a, empty), f"{empty}: {none}.also"),
         "no table": (
@@ -199,7 +202,7 @@ def test_a_training_of_two_datasets_goes_on_to_the_same_bytes(tmp_path: Path, mo
             run("train_partial_conv", tmp_path / "a", tmp_path / "stopped", section, also=also)
     (state,) = (tmp_path / "stopped" / "state").glob("a-*")
     marks = {name: values.numpy() for name, values in load_file(state / "state.safetensors").items() if "seen" in name}
-    assert {name: len(values) for name, values in marks.items()} == {"seen.train": 15, "seen.also": 30}
+    assert {name: len(values) for name, values in marks.items()} == {"seen.data": 15, "seen.also": 30}
     home = tmp_path / "repository"
     subprocess.run(["git", "init", "-q", str(home)], check=True)
     monkeypatch.setenv(STATE, str(tmp_path / "stopped" / "state"))
@@ -210,6 +213,13 @@ def test_a_training_of_two_datasets_goes_on_to_the_same_bytes(tmp_path: Path, mo
     (tmp_path / "stopped" / "out").rmdir()
     goes_on = run("train_partial_conv", tmp_path / "a", tmp_path / "stopped", section, also=also)
     assert [path.read_bytes() for path in goes_on[:3]] == [path.read_bytes() for path in whole[:3]]
+
+
+def test_a_picture_that_both_have_is_listed_once(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "train.arrow", rows("a", 4))
+    also = write(tmp_path / "b" / "train.arrow", [*rows("b", 3), rows("a", 4)[2]])
+    outputs = run("train_partial_conv", tmp_path / "a", tmp_path, SECTION, also=also)
+    assert members(outputs) == ["a0.png", "a1.png", "a2.png", "a3.png", "b0.png", "b1.png", "b2.png"]
 
 
 def test_a_picture_without_eyes_is_named_with_its_table(tmp_path: Path) -> None:
