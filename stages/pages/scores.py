@@ -37,7 +37,7 @@ METRICS = {
     "sharpness": Metric("sharpness, hole", ".2f", "one"),
     "texture": Metric("texture off by, hole", ".2f", "low"),
     "unnatural": Metric("unnatural, hole", ".2f", "low"),
-    "unnatural_truth": Metric("the truth so", ".2f", ""),
+    "unnatural_truth": Metric("unnatural, truth", ".2f", ""),
     "diversity": Metric("diversity, hole", ".2f", "one"),
     "diversity_lpips": Metric("diversity by LPIPS, hole", ".2f", "one"),
     "psnr": Metric("PSNR, whole (dB)", ".2f", "high"),
