@@ -45,8 +45,8 @@ implements; "the paper" is the paper behind a report. [CITATION.cff](../CITATION
 HOLES = """## Kinds of hole
 
 The keys of `datasets.NAME.mask.kinds`, and of `holes` in a training, are kinds of hole. The value of each key holds the
-kind's options, or `{}` for its defaults. In `mask.kinds` a key may also be a label of your own, if the options name the
-kind: `{small: {kind: centre, fraction: 0.25}}`.
+kind's options, or `{}` for its defaults. A key may also be a label of your own, if the options name the kind. So one
+kind may stand there twice, with other options: `{centre: {}, small: {kind: centre, fraction: 0.25}}`.
 """
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning

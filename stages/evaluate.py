@@ -4,6 +4,10 @@ One row a picture, kind of hole and blending goes to the table; means with their
 (`stages/metrics/means.py`), those of training pictures, if any were completed, apart from those of test pictures. The
 few that a person compares, of test pictures alone, go to the score file, for `dvc metrics show`.
 
+Beside the scores against the truth (`stages/metrics/fidelity.py`, `perceptual.py`) stand the completion's unnaturalness
+and, as `unnatural_truth`, that of the true picture with the same hole (`naturalness.py`); and for the first pictures of
+each kind of hole, what each adds to their diversity (`diversity.py`).
+
 Where blending changes not one pixel of any picture of a split, there are raw rows and numbers alone. So it is by
 construction of a system whose own picture has the known pixels around each hole, as Telea's has: there is no seam to
 close.
@@ -25,13 +29,16 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images.table import KEY, Table
-from stages.metrics import fidelity
+from stages.metrics import diversity, fidelity, naturalness
 from stages.metrics.means import KEYS, OVERALL, Means, summarise, write_means
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT, Runtime, refuse_idle
 
 CHUNK = 256  # rows scored at once: bounds memory
+NATURAL = (
+    256  # training pictures that tell what is natural, spread over all: more change a score by less than it scatters
+)
 BLENDINGS = ("raw", "blended")
 NUMBERS = 24  # in a score file, at most: `dvc metrics show` is then a table that can be read
 
@@ -57,11 +64,12 @@ def measure(
     holes: Table,
     split: str = "test",
     lpips: Callable[..., np.ndarray] | None = None,
+    natural: naturalness.Natural | None = None,
 ) -> dict[str, Any]:
     """The table of scores as columns, `KEYS` and then the metrics: every row raw, then every row blended.
 
     `truth` and `holes` are those of the split, whose rows alone are scored. Where all its blended pictures equal the
-    raw ones, there are no blended rows.
+    raw ones, there are no blended rows. Without `lpips` or `natural`, what needs them has no number.
     Raises InputError where tables do not fit each other, and where a completed picture differs from
     the truth outside its hole: it was not composited, and its whole-picture scores would mean something else.
     """
@@ -82,6 +90,7 @@ def measure(
         target, hole = truth.pictures(pictures[rows]), holes.holes(masks[rows])
         ratio[rows] = hole.mean(axis=(1, 2), dtype=np.float64)
         outputs = raw.pictures(places[rows]), blended.pictures(mixed[rows])
+        of_truth = _unnatural(target, hole, natural)
         alike = np.array_equal(*outputs)
         same &= alike
         for blending, table, output in zip(BLENDINGS, (raw, blended), outputs, strict=True):
@@ -97,14 +106,58 @@ def measure(
                     _, path, kind = keys[start + row]
                     raise InputError(f"'{path}', hole '{kind}', {blending}: its LPIPS is not a number; set lpips: none")
                 perceptual = {"lpips": fidelity.rounded(distance, fidelity.COARSE)}
-            parts[blending].append(fidelity.score(output, target, hole) | perceptual)
+            unnatural = {"unnatural": _unnatural(output, hole, natural), "unnatural_truth": of_truth}
+            parts[blending].append(fidelity.score(output, target, hole) | unnatural | perceptual)
 
     blendings = BLENDINGS[:1] if same else BLENDINGS
     columns: dict[str, Any] = {name: [key[i] for key in keys] * len(blendings) for i, name in enumerate(KEY)}
     columns |= {"split": [split] * len(keys) * len(blendings)}
     columns |= {"blending": [blending for blending in blendings for _ in keys], "ratio": np.tile(ratio, len(blendings))}
     scored = [part for blending in blendings for part in parts[blending]]
-    return columns | {name: np.concatenate([part[name] for part in scored]) for name in scored[0]}
+    columns |= {name: np.concatenate([part[name] for part in scored]) for name in scored[0]}
+    tables = [(raw, places), (blended, mixed)][: len(blendings)]
+    return columns | _diversity(keys, (truth, pictures), (holes, masks), tables, lpips)
+
+
+Rows = tuple[Table, np.ndarray]  # a table, and its row for each key
+
+
+def _diversity(
+    keys: Sequence[tuple[str, ...]],
+    truth: Rows,
+    holes: Rows,
+    outputs: Sequence[Rows],
+    lpips: Callable[..., np.ndarray] | None,
+) -> dict[str, np.ndarray]:
+    """`diversity`, and `diversity_lpips` where there is LPIPS: a number for each key, of one output after the other.
+
+    Of each kind of hole, the first pictures by image_id have one, which is a random choice; NaN for the rest.
+    """
+    measures: dict[str, Callable[..., np.ndarray]] = {"diversity": diversity.by_ssim}
+    if lpips:
+        measures["diversity_lpips"] = lambda pictures, hole: diversity.by_lpips(pictures, hole, lpips)
+    found = {name: np.full((len(outputs), len(keys)), np.nan) for name in measures}
+    for kind in dict.fromkeys(key[2] for key in keys):
+        rows = np.array(sorted((row for row, key in enumerate(keys) if key[2] == kind), key=lambda row: keys[row]))
+        rows = rows[: diversity.PICTURES]
+        target, hole = truth[0].pictures(truth[1][rows]), holes[0].holes(holes[1][rows])
+        for name, distances in measures.items():
+            true = distances(target, hole)
+            for values, (table, places) in zip(found[name], outputs, strict=True):
+                values[rows] = diversity.by_picture(distances(table.pictures(places[rows]), hole), true)
+    return {name: values.reshape(-1) for name, values in found.items()}
+
+
+def _unnatural(pictures: np.ndarray, holes: np.ndarray, natural: naturalness.Natural | None) -> np.ndarray:
+    return naturalness.unnatural(pictures, holes, natural) if natural else np.full(len(pictures), np.nan)
+
+
+def _natural(training: Table) -> naturalness.Natural | None:
+    """What is natural in a dataset, by its own training pictures; None where there are too few."""
+    if not len(training):
+        return None
+    rows = np.unique(np.linspace(0, len(training) - 1, NATURAL).round().astype(np.int64))
+    return naturalness.natural(training.pictures(rows))
 
 
 def headline(means: Means) -> dict[str, Any]:
@@ -167,8 +220,11 @@ def evaluate(
 
         lpips = Lpips(params.lpips, prepare(runtime))
     raw, mixed = Table(inpainted / "completed.arrow"), Table(blended / "blended.arrow")
+    natural = _natural(Table(aligned / "train.arrow"))
     measured = {
-        split: measure(raw, mixed, Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow"), split, lpips)
+        split: measure(
+            raw, mixed, Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow"), split, lpips, natural
+        )
         for split in ("test", *(split for split in raw.splits() if split != "test"))
     }
     found = {split: summarise(columns, params.bootstrap, params.seed) for split, columns in measured.items()}

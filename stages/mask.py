@@ -25,23 +25,13 @@ from stages.runs.params import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class Params:
-    """Which holes; a label of `kinds` is the kind itself, unless its options name one as `kind`."""
-
     seed: int  # of every draw
     # training pictures that get frozen holes: the first in the order of a training's `pictures`
     train_sample: Annotated[int, Field(ge=0)]
-    kinds: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], dict[str, Any]]  # kind, or a label -> options
+    kinds: holes.Kinds  # kind, or a label -> options
 
     def __post_init__(self) -> None:
-        if not self.kinds:
-            raise ValueError("kinds: name at least one kind of hole")
-        for label in self.kinds:
-            holes.validate(*self.kind(label))
-
-    def kind(self, label: str) -> tuple[str, dict[str, Any]]:
-        """The kind and the options that stand under a label."""
-        options = dict(self.kinds[label])
-        return options.pop("kind", label), options
+        holes.validate_kinds(self.kinds)
 
 
 Row = tuple[np.ndarray, table.Key, str]  # hole, picture, label
@@ -52,7 +42,7 @@ def draw_holes(pictures: table.Table, chosen: set[table.Key], params: Params, sk
 
     `skipped` counts, by label, the pictures that a kind cannot be drawn on (`eye_bar` without landmarks).
     """
-    kinds = {label: params.kind(label) for label in params.kinds}
+    kinds = {label: holes.kind_of(label, options) for label, options in params.kinds.items()}
     for key, points in zip(pictures.keys(), pictures.landmarks(), strict=True):
         if key not in chosen:
             continue

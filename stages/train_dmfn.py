@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images.holes import validate_kinds
+from stages.images.holes import Kinds, validate_kinds
 from stages.runs.params import STRICT, refuse_idle
 from stages.training import ema
 from stages.training.distributed import DistributedContext
@@ -37,7 +37,7 @@ TERMS = ("l1", *OF_VGG, "d_matching", "adversarial")
 
 @dataclass(frozen=True, config=STRICT)
 class Params(Training):
-    holes: dict[str, dict[str, Any]] = field(  # kinds of hole, drawn afresh; the report trained on boxes alone
+    holes: Kinds = field(  # kind, or a label -> options; drawn afresh. The report trained on boxes alone
         default_factory=lambda: {"eye_bar": {}, "random_box": {}}
     )
     batch: Annotated[int, Field(ge=2)] = 8  # pictures a step, over all devices

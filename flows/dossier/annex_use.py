@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from flows.dossier import tests_made, words
 from flows.dossier.annex import handovers, said, started_from
@@ -41,7 +42,15 @@ def _inputs(m: Material) -> Iterator[Part]:
         for section in run.params.values() if stage.startswith("train_") else ():
             holes = section.get("holes") if isinstance(section, dict) else None
             if isinstance(holes, Mapping | list) and holes:
-                yield source.says(f"{run.stage} drew these kinds of hole: {words.several(map(str, holes))}.", "params")
+                drawn = words.several(_kind(label, holes) for label in holes)
+                yield source.says(f"{run.stage} drew these kinds of hole: {drawn}.", "params")
+
+
+def _kind(label: Any, holes: Mapping[str, Any] | list[Any]) -> str:
+    """A label with the kind behind it, where that is another word."""
+    options = holes[label] if isinstance(holes, Mapping) else None
+    kind = options.get("kind", label) if isinstance(options, Mapping) else label
+    return str(label) if kind == label else f"{label} ({kind})"
 
 
 def _decisions(m: Material) -> Iterator[Part]:

@@ -26,6 +26,10 @@ Size = tuple[int, int]  # height, width in pixels
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Side = Literal["left", "right", "top", "bottom"]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+# Several kinds side by side, for evaluation or for training: a label is the kind itself, unless its options name one
+# as `kind`. So a kind may stand there twice, with other options: {box: {kind: centre}, small: {kind: centre, ...}}.
+Kinds = dict[Label, dict[str, Any]]
 
 TRIES = 100
 
@@ -80,12 +84,18 @@ def validate(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise BadHole("; ".join(faults)) from None
 
 
-def validate_kinds(kinds: Mapping[str, Mapping[str, Any]]) -> None:
+def kind_of(label: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The kind and the kind's own options that stand under a label of `Kinds`."""
+    rest = dict(options)
+    return rest.pop("kind", label), rest
+
+
+def validate_kinds(kinds: Kinds) -> None:
     """Raise BadHole unless there is at least one kind, and each has fit options."""
     if not kinds:
-        raise BadHole(f"holes: name at least one kind: {', '.join(KINDS)}")
-    for kind, options in kinds.items():
-        validate(kind, options)
+        raise BadHole(f"name at least one kind of hole: {', '.join(KINDS)}")
+    for label, options in kinds.items():
+        validate(*kind_of(label, options))
 
 
 def _fault(kind: str, item: dict[str, Any]) -> str:
@@ -120,12 +130,18 @@ def keyed_hash(seed: int, *parts: str) -> bytes:
     return hashlib.sha256(json.dumps([seed, *parts]).encode()).digest()
 
 
-def centre(size: Size, *, fraction: Share = 0.5) -> np.ndarray:
-    """A centred box; `fraction` is its side over the picture's (0.5: 32 x 32 of 64 x 64)."""
+def centre(size: Size, rng: np.random.Generator, *, fraction: Share = 0.5, smallest: Share = 1.0) -> np.ndarray:
+    """A centred box; `fraction` is its side over the picture's (0.5: 32 x 32 of 64 x 64).
+
+    With `smallest` below 1 (report 2), each side's length is drawn evenly between `smallest` times that and that.
+    """
     hole = np.zeros(size, bool)
-    tall, wide = (_pixels(fraction, side) for side in size)
-    top, left = (size[0] - tall) // 2, (size[1] - wide) // 2
-    hole[top : top + tall, left : left + wide] = True
+    spans = []
+    for side in size:
+        length = _length(rng, fraction, smallest, side)
+        start = (side - length) // 2
+        spans.append(slice(start, start + length))
+    hole[tuple(spans)] = True
     return hole
 
 
@@ -140,8 +156,7 @@ def random_box(
     hole = np.zeros(size, bool)
     spans = []
     for side in size:
-        largest = _pixels(max_fraction, side)
-        length = int(rng.integers(_pixels(smallest, largest), largest, endpoint=True))
+        length = _length(rng, max_fraction, smallest, side)
         start = int(rng.integers(0, side - length, endpoint=True))
         spans.append(slice(start, start + length))
     hole[tuple(spans)] = True
@@ -289,6 +304,11 @@ def _pixels(fraction: float, side: int) -> int:
     return max(1, round(fraction * side))
 
 
+def _length(rng: np.random.Generator, fraction: float, smallest: float, side: int) -> int:
+    largest = _pixels(fraction, side)
+    return int(rng.integers(_pixels(smallest, largest), largest, endpoint=True))
+
+
 def _thickness(rng: np.random.Generator, share: float, size: Size, thinnest: float = 0) -> int:
     # Drawn before it is rounded, so that small pictures lose no larger a part than large ones.
     return max(1, round(rng.uniform(thinnest, 1) * share * min(size)))
@@ -302,10 +322,10 @@ def _line(canvas: np.ndarray, start: np.ndarray, end: np.ndarray, thickness: int
     cv2.line(canvas, first, last, color=1, thickness=thickness, lineType=cv2.LINE_8)
 
 
-# Each kind by name: without a random generator; by the eyes' landmarks; by a random generator.
-PLAIN: dict[str, Callable[..., np.ndarray]] = {"centre": centre, "file": file}
-PLACED: dict[str, Callable[..., np.ndarray]] = {"eye_bar": eye_bar}
+# Each kind by name: by a random generator; without one; by the eyes' landmarks.
 RANDOM: dict[str, Callable[..., np.ndarray]] = {
-    function.__name__: function for function in (random_box, half, lines, strokes, pixels)
+    function.__name__: function for function in (centre, random_box, half, lines, strokes, pixels)
 }
-KINDS = PLAIN | RANDOM | PLACED
+PLAIN: dict[str, Callable[..., np.ndarray]] = {"file": file}
+PLACED: dict[str, Callable[..., np.ndarray]] = {"eye_bar": eye_bar}
+KINDS = RANDOM | PLAIN | PLACED

@@ -44,6 +44,7 @@ COLUMNS = {
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in COLUMNS.items()])
 SUFFIX = ".means.parquet"  # behind the name of the entry of `blend`, in data/scores
 OVERALL = ("overall", "all")  # group and label of everything
+WHOLE = ("diversity", "diversity_lpips")  # of all pictures with a kind of hole: not of those with so much missing
 
 
 class Interval(NamedTuple):
@@ -94,7 +95,7 @@ def _percentile(resampled: np.ma.MaskedArray, q: float) -> np.ndarray:
 def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
     """The means of one split's scores: `KEYS` and then the metrics, every row raw, then every row blended or none.
 
-    A metric without a number is left out, and a group without a row.
+    A metric without a number is left out, and a group without a row; so are `WHOLE` by the missing part.
     """
     metrics = [name for name in columns if name not in KEYS]
     rows = list(columns["blending"]).count("raw")
@@ -120,7 +121,7 @@ def summarise(columns: Mapping[str, Any], draws: int, seed: int) -> Means:
             found[blending, *group] = {
                 metric: Interval(int(members.sum()), *(float(f"{value:.{DIGITS}g}") for value in column))
                 for metric, column in zip(metrics, table.T, strict=True)
-                if not np.isnan(column).any()
+                if not np.isnan(column).any() and not (group[0] == "ratio" and metric in WHOLE)
             }
     return found
 

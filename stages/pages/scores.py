@@ -22,7 +22,7 @@ BESIDE = ("psnr_hole", "patch_sse")  # of training pictures beside test ones, as
 
 
 class Metric(NamedTuple):
-    """How a metric is shown: heading, number format, and what is best (high, low, or nearest to 1)."""
+    """How a metric is shown: heading, number format, and what is best (high, low, nearest to 1, or nothing)."""
 
     heading: str
     form: str
@@ -36,6 +36,10 @@ METRICS = {
     "patch_sse": Metric("patch SSE", ".1f", "low"),
     "sharpness": Metric("sharpness, hole", ".2f", "one"),
     "texture": Metric("texture off by, hole", ".2f", "low"),
+    "unnatural": Metric("unnatural, hole", ".2f", "low"),
+    "unnatural_truth": Metric("unnatural, truth", ".2f", ""),
+    "diversity": Metric("diversity, hole", ".2f", "one"),
+    "diversity_lpips": Metric("diversity by LPIPS, hole", ".2f", "one"),
     "psnr": Metric("PSNR, whole (dB)", ".2f", "high"),
     "ssim": Metric("SSIM, whole", ".3f", "high"),
     "l1": Metric("L1, whole", ".4f", "low"),
@@ -170,7 +174,7 @@ def others(lines: Sequence[Line], kinds: Iterable[str]) -> list[str]:
 def best(values: Sequence[float | None], rule: str) -> float | None:
     """The best of the values, those missing aside: the one that `rule` (high, low, one) prefers."""
     given = [value for value in values if value is not None]
-    if not given:
+    if not given or not rule:
         return None
     return {"high": max(given), "low": min(given), "one": min(given, key=lambda v: abs(math.log(max(v, 1e-9))))}[rule]
 

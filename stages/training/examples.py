@@ -6,8 +6,7 @@ Everything random is keyed by (seed, step, place in the batch), and the order of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -51,19 +50,20 @@ class Sampler:
 
 
 class Examples:
-    """`pictures` in batches; with `kinds` (kind of hole -> its options) each gets a hole.
+    """`pictures` in batches; with `kinds` each gets a hole.
 
-    One of the kinds is drawn for each picture, all as likely; where it cannot be placed (`eye_bar`
+    One of their labels is drawn for each picture, all as likely; where it cannot be placed (`eye_bar`
     without landmarks), another. `hflip` flips half of the pictures, drawn at random, left to right, with their holes.
     """
 
-    def __init__(
-        self, pictures: TrainingSet, batch: int, kinds: Mapping[str, Mapping[str, Any]], hflip: bool, seed: int
-    ):
-        self.pictures, self.kinds, self.hflip, self.seed = pictures, kinds, hflip, seed
+    def __init__(self, pictures: TrainingSet, batch: int, kinds: holes.Kinds, hflip: bool, seed: int):
+        self.pictures, self.hflip, self.seed = pictures, hflip, seed
+        self.labels = list(kinds)
+        self.kinds = [holes.kind_of(label, options) for label, options in kinds.items()]
         self.sampler = Sampler(len(pictures), batch, seed)
-        self._landmarks = pictures.landmarks() if "eye_bar" in kinds else None
-        if self._landmarks is not None and set(kinds) <= set(holes.PLACED):  # now, not when such a picture comes
+        placed = [kind in holes.PLACED for kind, _ in self.kinds]
+        self._landmarks = pictures.landmarks() if any(placed) else None
+        if self._landmarks is not None and all(placed):  # now, not when such a picture comes
             for row in np.flatnonzero(np.isnan(self._landmarks[:, :2]).any(axis=(1, 2)))[:1]:
                 raise self._without_landmarks(int(row))
         self._buffer: np.ndarray | None = None  # reused: new memory costs more than the reading
@@ -99,16 +99,16 @@ class Examples:
 
     def _draw(self, row: int, rng: np.random.Generator) -> np.ndarray:
         points = None if self._landmarks is None else self._landmarks[row]
-        names = list(self.kinds)
-        for number in rng.permutation(len(names)):
+        for number in rng.permutation(len(self.kinds)):
+            kind, options = self.kinds[number]
             try:
-                return holes.draw(names[number], self.pictures.size, rng, points, **self.kinds[names[number]])
+                return holes.draw(kind, self.pictures.size, rng, points, **options)
             except holes.Unplaceable:
                 continue
         raise self._without_landmarks(row)
 
     def _without_landmarks(self, row: int) -> InputError:
         return InputError(
-            f"{self.pictures.title(row)} has no landmarks for {', '.join(self.kinds)}: "
+            f"{self.pictures.title(row)} has no landmarks for {', '.join(self.labels)}: "
             "add a kind of hole that needs none to `holes`"
         )

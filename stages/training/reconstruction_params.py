@@ -7,12 +7,12 @@ parameter (`stages/losses/reconstruction.py`).
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from stages.images.holes import validate_kinds
+from stages.images.holes import Kinds, validate_kinds
 from stages.runs.params import STRICT, refuse_idle
 from stages.training.params import Training
 
@@ -21,7 +21,7 @@ from stages.training.params import Training
 class ReconstructionParams(Training):
     """`Training` with holes and a loss; refused where a parameter would do nothing."""
 
-    holes: dict[str, dict[str, Any]] = field(default_factory=lambda: {"lines": {}})  # kinds of hole, drawn afresh
+    holes: Kinds = field(default_factory=lambda: {"lines": {}})  # kind, or a label -> options; drawn afresh
     lr: Annotated[float, Field(gt=0)] = 1e-3  # Adam's learning rate; the report's, 2e-4 in Liu et al.
     width: Annotated[int, Field(ge=1)] = 32  # channels of the first convolution; 32 in the report, 64 in Liu et al.
     loss: Literal["mse", "liu"] = "mse"  # mse in the report, liu's six terms in the paper

@@ -41,7 +41,9 @@ def build(encoder: str = "alexnet", objective: str = "vae", size: int = 64, **ch
 
 def example(count: int, size: int, fraction: float = 0.5) -> tuple[Tensor, Tensor]:
     image = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return image, torch.from_numpy(holes.centre((size, size), fraction=fraction)).expand(count, 1, size, size)
+    return image, torch.from_numpy(holes.draw("centre", size, np.random.default_rng(0), fraction=fraction)).expand(
+        count, 1, size, size
+    )
 
 
 # --- box and patch ---
@@ -54,7 +56,7 @@ def test_the_box_is_the_frozen_hole_centre(factor, fraction):
     start, side = box(size, fraction)
     expected = np.zeros((size, size), bool)
     expected[start : start + side, start : start + side] = True
-    assert (expected == holes.centre((size, size), fraction=fraction)).all()
+    assert (expected == holes.draw("centre", size, np.random.default_rng(0), fraction=fraction)).all()
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -15,7 +15,7 @@ import pytest
 
 from stages import evaluate as stage
 from stages.images import table
-from stages.metrics import fidelity, means
+from stages.metrics import diversity, fidelity, means
 from stages.metrics.means import OVERALL, Interval, Means
 from stages.runs import params
 from stages.runs.errors import InputError
@@ -108,6 +108,35 @@ def test_the_means_are_what_they_say(data, tmp_path):
         },
         **{name: {one: round(found[one, *OVERALL][name].mean, 4) for one in both} for name in ("ssim", "l1")},
     }
+
+
+def test_each_kind_of_hole_has_a_diversity_and_no_share_of_the_picture_has(data, tmp_path):
+    """The mean is that of all pairs of pictures; blending here halves an error of noise, which is varied too."""
+    _, found, rows = evaluated(data, tmp_path)
+    completed = table.Table(data / "inpainted" / "soft" / "completed.arrow")
+    places = [number for number, key in enumerate(completed.keys()) if key[2] == "centre"]
+    hole = np.repeat(pretend.draw("centre", 0, 32)[None], 6, axis=0)
+    made = diversity.by_ssim(completed.pictures(places), hole)
+    true = diversity.by_ssim(np.stack([pretend.picture(number, 32) for number in range(6)]), hole)
+    mean = found["raw", "kind", "centre"]["diversity"].mean
+    assert mean == pytest.approx(np.nansum(made) / np.nansum(true), rel=1e-4)
+    assert found["blended", "kind", "centre"]["diversity"].mean == pytest.approx(1, abs=abs(mean - 1))
+    assert not any("diversity" in metrics for (_, group, _), metrics in found.items() if group == "ratio")
+    # Holes of single pixels here and there: nothing is compared.
+    assert {row["diversity"] for row in rows if row["kind"] == "pixels"} == {None}
+    assert all(row["unnatural"] is None for row in rows), "this dataset has no training pictures"
+
+
+def test_the_datasets_own_pictures_tell_what_is_natural(tmp_path):
+    pretend.dataset(tmp_path, train=40, size=64)
+    pretend.system(tmp_path, "soft", noise=60, size=64)
+    _, found, _ = evaluated(tmp_path, tmp_path / "out", **paths(tmp_path))
+    raw, blended, true = (
+        found[blending, "kind", "centre"][metric].mean
+        for blending, metric in (("raw", "unnatural"), ("blended", "unnatural"), ("raw", "unnatural_truth"))
+    )
+    assert raw > blended > true > 0
+    assert found["difference", *OVERALL]["unnatural_truth"] == Interval(12, 0, 0, 0)
 
 
 def many(kinds: int, lpips: bool) -> Means:

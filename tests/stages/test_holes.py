@@ -49,6 +49,19 @@ def test_centre_is_the_middle_32_of_64():
     assert holes.draw("pixels", 64, rng(), fraction=1.0).all()
 
 
+def test_report_2s_centre_box_is_of_random_size_and_centred():
+    sides = set()
+    for seed in range(300):
+        hole = holes.draw("centre", 64, rng(seed), fraction=12 / 64, smallest=1 / 12)
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        assert hole.sum() == len(rows) * len(columns)
+        for found in (rows, columns):  # as many pixels before it as behind it, or one fewer
+            assert 63 - found[-1] - found[0] in (0, 1)
+        sides.add((len(rows), len(columns)))
+    assert {side for pair in sides for side in pair} == set(range(1, 13))
+    assert any(tall != wide for tall, wide in sides)
+
+
 def test_half_is_one_of_four_sides():
     columns = np.arange(8) < 4
     left = np.tile(columns, (6, 1))
@@ -131,7 +144,8 @@ def test_eye_bar_without_eyes_says_so(landmarks, reason):
     ("kind", "options", "named"),
     [
         ("center", {}, "unknown kind of hole 'center'; one of: centre"),
-        ("centre", {"fracton": 0.5}, "centre: unknown option 'fracton'; it has: fraction"),
+        ("centre", {"fracton": 0.5}, "centre: unknown option 'fracton'; it has: fraction, smallest"),
+        ("centre", {"smallest": 0.0}, "centre: smallest: .*greater than 0"),
         ("centre", {"fraction": 1.5}, "centre: fraction: .*less than or equal to 1"),
         ("centre", {"fraction": "0.5"}, "centre: fraction: .*valid number"),
         ("lines", {"count": 2.5}, "lines: count: "),

@@ -18,9 +18,12 @@ from small_training import OUTPUTS, run
 
 from stages.images import table
 from stages.runs.errors import InputError
+from stages.runs.params import Runtime
 from stages.training import checkpoint
-from stages.training.examples import Sampler
+from stages.training.distributed import DistributedContext
+from stages.training.examples import Examples, Sampler
 from stages.training.run import STATE
+from stages.training.training_set import TrainingSet
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -204,13 +207,30 @@ def test_size_that_no_dcgan_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("holes", "said"),
-    [({}, "name at least one kind"), ({"lins": {}}, "unknown kind of hole 'lins'"), ({"eye_bar": {}}, "no landmarks")],
+    [
+        ({}, "name at least one kind"),
+        ({"lins": {}}, "unknown kind of hole 'lins'"),
+        ({"bars": {"kind": "lins"}}, "unknown kind of hole 'lins'"),
+        ({"a b": {"kind": "lines"}}, r"train_dmfn\..*holes\.a b"),
+        ({"eye_bar": {}}, "no landmarks"),
+        ({"low": {"kind": "eye_bar"}, "high": {"kind": "eye_bar", "height": 1.0}}, "no landmarks for low, high"),
+    ],
 )
 def test_holes_that_cannot_be_drawn_are_refused_at_once(holes: dict, said: str, tmp_path: Path) -> None:
     with table.writing_pictures(tmp_path / "train.arrow", (16, 16), table.ALIGNED) as writer:
         writer.append(np.zeros((16, 16, 3), np.uint8), "id", "a.png", None, None)
     with pytest.raises(InputError, match=said):
         run("train_dmfn", tmp_path, tmp_path, section("train_dmfn", holes=holes))
+
+
+def test_two_boxes_of_different_sizes_train_side_by_side(aligned: Path) -> None:
+    kinds = {"centre": {"fraction": 0.5}, "small": {"kind": "centre", "fraction": 0.25}}
+    pictures = TrainingSet({"train": table.Table(aligned / "train.arrow")}, {"train": np.arange(50)})
+    examples = Examples(pictures, 50, kinds, False, seed=1)
+    _, hole = examples.batch(0, DistributedContext(Runtime()))
+    sizes = hole.sum((1, 2, 3)).tolist()
+    assert set(sizes) == {64, 16}
+    assert 15 < sizes.count(64) < 35
 
 
 @pytest.mark.parametrize("stage", STAGES)
