@@ -65,7 +65,7 @@ class Inputs(NamedTuple):
     """What a training stage reads."""
 
     train: Path  # the table of training pictures
-    also: Path  # a second one, or NO_TABLE of training_set.py
+    also: Path  # a second one, or NO_TABLE of params.py
     start: Path  # the checkpoint whose weights it goes on from, or NO_CHECKPOINT
 
 
