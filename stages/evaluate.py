@@ -4,9 +4,10 @@ One row a picture, kind of hole and blending goes to the table; means with their
 (`stages/metrics/means.py`), those of training pictures, if any were completed, apart from those of test pictures. The
 few that a person compares, of test pictures alone, go to the score file, for `dvc metrics show`.
 
-Beside the scores against the truth (`stages/metrics/fidelity.py`, `perceptual.py`) stand the completion's unnaturalness
-and, as `unnatural_truth`, that of the true picture with the same hole (`naturalness.py`); and for the first pictures of
-each kind of hole, what each adds to their diversity (`diversity.py`).
+Beside the scores against the truth (`stages/metrics/fidelity.py`, `perceptual.py`, `dots.py`) stand the completion's
+unnaturalness and, as `unnatural_truth`, that of the true picture with the same hole (`naturalness.py`); for the first
+pictures of each kind of hole, what each adds to their diversity (`diversity.py`); and, as `mse_output`, the squared
+error of the system's own whole picture, before the known pixels are put back.
 
 Where blending changes not one pixel of any picture of a split, there are raw rows and numbers alone. So it is by
 construction of a system whose own picture has the known pixels around each hole, as Telea's has: there is no seam to
@@ -29,16 +30,15 @@ from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
 from stages.images.table import KEY, Table
-from stages.metrics import diversity, fidelity, naturalness
+from stages.metrics import diversity, dots, fidelity, naturalness
 from stages.metrics.means import KEYS, OVERALL, Means, summarise, write_means
 from stages.runs import command
 from stages.runs.errors import InputError
 from stages.runs.params import STRICT, Runtime, refuse_idle
 
 CHUNK = 256  # rows scored at once: bounds memory
-NATURAL = (
-    256  # training pictures that tell what is natural, spread over all: more change a score by less than it scatters
-)
+# Training pictures that tell what is natural, spread over all: more change a score by less than it scatters.
+NATURAL = 256
 BLENDINGS = ("raw", "blended")
 NUMBERS = 24  # in a score file, at most: `dvc metrics show` is then a table that can be read
 
@@ -62,6 +62,7 @@ def measure(
     blended: Table,
     truth: Table,
     holes: Table,
+    guide: Table | None = None,
     split: str = "test",
     lpips: Callable[..., np.ndarray] | None = None,
     natural: naturalness.Natural | None = None,
@@ -69,11 +70,12 @@ def measure(
     """The table of scores as columns, `KEYS` and then the metrics: every row raw, then every row blended.
 
     `truth` and `holes` are those of the split, whose rows alone are scored. Where all its blended pictures equal the
-    raw ones, there are no blended rows. Without `lpips` or `natural`, what needs them has no number.
+    raw ones, there are no blended rows. Without `guide` (the system's own whole pictures), `lpips` or `natural`, what
+    needs them has no number.
     Raises InputError where tables do not fit each other, and where a completed picture differs from
     the truth outside its hole: it was not composited, and its whole-picture scores would mean something else.
     """
-    for table in (blended, truth, holes):
+    for table in (blended, truth, holes, *([guide] if guide else [])):
         if table.size != raw.size:
             raise InputError(f"{table.path}: {table.size} pixels, but {raw.path} has {raw.size}; run `dvc repro`")
     keys = raw.keys()
@@ -82,6 +84,7 @@ def measure(
     places = raw.splits().get(split, np.zeros(0, np.int64))
     keys = [keys[place] for place in places]
     pictures, masks, mixed = truth.find([key[:2] for key in keys]), holes.find(keys), blended.find(keys)
+    own = guide.find(keys) if guide else None
 
     ratio, same = np.empty(len(keys)), True
     parts: dict[str, list[dict[str, np.ndarray]]] = {blending: [] for blending in BLENDINGS}
@@ -106,8 +109,12 @@ def measure(
                     _, path, kind = keys[start + row]
                     raise InputError(f"'{path}', hole '{kind}', {blending}: its LPIPS is not a number; set lpips: none")
                 perceptual = {"lpips": fidelity.rounded(distance, fidelity.COARSE)}
-            unnatural = {"unnatural": _unnatural(output, hole, natural), "unnatural_truth": of_truth}
-            parts[blending].append(fidelity.score(output, target, hole) | unnatural | perceptual)
+            more = {
+                "dots": dots.dots(output, target, hole),
+                "unnatural": _unnatural(output, hole, natural),
+                "unnatural_truth": of_truth,
+            }
+            parts[blending].append(fidelity.score(output, target, hole) | more | perceptual)
 
     blendings = BLENDINGS[:1] if same else BLENDINGS
     columns: dict[str, Any] = {name: [key[i] for key in keys] * len(blendings) for i, name in enumerate(KEY)}
@@ -115,6 +122,9 @@ def measure(
     columns |= {"blending": [blending for blending in blendings for _ in keys], "ratio": np.tile(ratio, len(blendings))}
     scored = [part for blending in blendings for part in parts[blending]]
     columns |= {name: np.concatenate([part[name] for part in scored]) for name in scored[0]}
+    if guide is not None and own is not None:
+        none = np.full(len(keys) * (len(blendings) - 1), np.nan)  # blending changes nothing of what a network puts out
+        columns["mse_output"] = np.concatenate([_mse(guide, own, truth, pictures), none])
     tables = [(raw, places), (blended, mixed)][: len(blendings)]
     return columns | _diversity(keys, (truth, pictures), (holes, masks), tables, lpips)
 
@@ -146,6 +156,13 @@ def _diversity(
             for values, (table, places) in zip(found[name], outputs, strict=True):
                 values[rows] = diversity.by_picture(distances(table.pictures(places[rows]), hole), true)
     return {name: values.reshape(-1) for name, values in found.items()}
+
+
+def _mse(guide: Table, own: np.ndarray, truth: Table, pictures: np.ndarray) -> np.ndarray:
+    """Of whole pictures as a system puts them out, known pixels included: report 5's loss."""
+    parts = [slice(start, start + CHUNK) for start in range(0, len(own), CHUNK)]
+    found = [fidelity.mse(guide.pictures(own[part]), truth.pictures(pictures[part])) for part in parts]
+    return np.concatenate([np.empty(0), *found])
 
 
 def _unnatural(pictures: np.ndarray, holes: np.ndarray, natural: naturalness.Natural | None) -> np.ndarray:
@@ -208,7 +225,7 @@ def evaluate(
     runtime: Runtime,
     name: str,
 ) -> None:
-    """Score inpainted/completed.arrow and blended/blended.arrow.
+    """Score inpainted/completed.arrow, blended/blended.arrow, and the network's own pictures in inpainted/guide.arrow.
 
     Writes what a person compares (`scores`, JSON, of test pictures alone), every row (`table`, Parquet) and the means
     with their intervals (`means`, Parquet), split by split.
@@ -220,10 +237,11 @@ def evaluate(
 
         lpips = Lpips(params.lpips, prepare(runtime))
     raw, mixed = Table(inpainted / "completed.arrow"), Table(blended / "blended.arrow")
+    guide = Table(inpainted / "guide.arrow")
     natural = _natural(Table(aligned / "train.arrow"))
     measured = {
         split: measure(
-            raw, mixed, Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow"), split, lpips, natural
+            raw, mixed, Table(aligned / f"{split}.arrow"), Table(masks / f"{split}.arrow"), guide, split, lpips, natural
         )
         for split in ("test", *(split for split in raw.splits() if split != "test"))
     }

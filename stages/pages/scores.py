@@ -36,6 +36,7 @@ METRICS = {
     "patch_sse": Metric("patch SSE", ".1f", "low"),
     "sharpness": Metric("sharpness, hole", ".2f", "one"),
     "texture": Metric("texture off by, hole", ".2f", "low"),
+    "dots": Metric("dots, hole (levels)", ".2f", "low"),
     "unnatural": Metric("unnatural, hole", ".2f", "low"),
     "unnatural_truth": Metric("unnatural, truth", ".2f", ""),
     "diversity": Metric("diversity, hole", ".2f", "one"),
@@ -46,6 +47,7 @@ METRICS = {
     "lpips": Metric("LPIPS, whole", ".4f", "low"),
     "mse_hole": Metric("MSE, hole", ".4f", "low"),
     "mse": Metric("MSE, whole", ".4f", "low"),
+    "mse_output": Metric("MSE, network's output", ".4f", "low"),
 }
 
 

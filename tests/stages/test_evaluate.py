@@ -15,7 +15,7 @@ import pytest
 
 from stages import evaluate as stage
 from stages.images import table
-from stages.metrics import diversity, fidelity, means
+from stages.metrics import diversity, dots, fidelity, means
 from stages.metrics.means import OVERALL, Interval, Means
 from stages.runs import params
 from stages.runs.errors import InputError
@@ -78,6 +78,25 @@ def test_every_row_is_scored_as_fidelity_scores_it(data, tmp_path):
     assert row["image_id"] == pretend.key(3)[0]
     assert row["ratio"] == hole.mean()
     assert {name: row[name] for name in expected} == {name: value[0] for name, value in expected.items()}
+    assert row["dots"] == dots.dots(output, pretend.picture(3, 32)[None], hole[None])[0]
+
+
+def test_the_squared_error_of_what_a_network_puts_out_counts_the_known_pixels_too(data, tmp_path):
+    """Report 5's loss is perhaps that; and blending changes nothing of it."""
+    inpainted = tmp_path / "soft"
+    shutil.copytree(data / "inpainted" / "soft", inpainted)
+    keys = [(*pretend.key(number), kind, "test") for number in range(6) for kind in ("centre", "pixels")]
+    with table.writing_pictures(inpainted / "guide.arrow", (32, 32), table.COMPLETED) as writer:
+        for number, key in enumerate(keys):
+            writer.append(np.minimum(pretend.picture(number // 2, 32).astype(int) + 10, 255).astype(np.uint8), *key)
+    _, found, rows = evaluated(data, tmp_path / "out", inpainted=inpainted)
+    row = next(r for r in rows if r["path"] == "0003.png" and r["kind"] == "pixels" and r["blending"] == "raw")
+    off = np.minimum(255 - pretend.picture(3, 32).astype(int), 10) / 255
+    assert row["mse_output"] == pytest.approx((off**2).mean(), abs=1e-9)
+    assert row["mse_output"] != row["mse"]
+    assert {r["mse_output"] for r in rows if r["blending"] == "blended"} == {None}
+    assert "mse_output" in found["raw", *OVERALL]
+    assert "mse_output" not in found["blended", *OVERALL]
 
 
 def test_the_means_are_what_they_say(data, tmp_path):

@@ -116,8 +116,8 @@ DIGESTS = {
     "masks/portraits": "76a509384d63f48e697f7d5838a769b8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
-    "scores/nearest.means.parquet": "b72796ed5f372175d684ae6e862fe4b0",
-    "scores/nearest.parquet": "16a6f708f712ae801664ae0a5a367a84",
+    "scores/nearest.means.parquet": "38b0bcb6ead043c8d8dceb0060509a6f",
+    "scores/nearest.parquet": "2dbc5e08da568883ddb43578133d9461",
 }
 
 # Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
