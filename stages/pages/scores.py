@@ -303,6 +303,8 @@ def score_tables(systems: Systems, kinds: Sequence[str]) -> Tables:
 def memorised(systems: Systems, kinds: Sequence[str]) -> Memorised | None:
     """Scores of training pictures beside those of test ones; None where no training picture was completed."""
     lines = [line for line in lines_of(systems) if line.entry.train]
+    if not lines:
+        return None
 
     def able(line: Line) -> bool:
         there = [{key[1:] for key in means if key[1] == "kind"} for means in (line.means, line.entry.train)]
@@ -310,14 +312,8 @@ def memorised(systems: Systems, kinds: Sequence[str]) -> Memorised | None:
 
     present = [kind for kind in kinds if any((line.blending, "kind", kind) in line.entry.train for line in lines)]
     whole = [line for line in lines if able(line)]
-    return (
-        Memorised(
-            beside(whole, *OVERALL) if whole else None,
-            {kind: beside(lines, "kind", kind) for kind in present},
-        )
-        if lines
-        else None
-    )
+    overall = beside(whole, *OVERALL) if whole else None
+    return Memorised(overall, {kind: beside(lines, "kind", kind) for kind in present})
 
 
 def beside(lines: Sequence[Line], group: str, label: str) -> Scores:

@@ -295,6 +295,7 @@ TABLES = {  # what each stage reads of other stages
     "report": [
         *("ingested/x/part-00000.parquet", "aligned/x/rejected.parquet", "inpainted/x/completed.arrow"),
         *("inpainted/x/curves.parquet", "models/x.safetensors", "models/x.members.arrow", "scores/x.means.parquet"),
+        "scores/x.parquet",
     ],
 }
 
