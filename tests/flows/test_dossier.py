@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from flows.audit.facts import machine
 from flows.checkout.git import Git
-from flows.dossier import by_group, compose, folder, material, pictures
+from flows.dossier import annex_use, by_group, compose, folder, material, pictures
 from flows.lineage import owner
 from flows.lineage.records import Records
 from flows.registry import decisions
@@ -442,3 +442,9 @@ def test_what_is_counted_of_the_pictures_that_were_read(full: tuple) -> None:
         {"said": None, "pictures": 1},
     ]
     assert (where / "index.html").read_text().count(NET) > 0
+
+
+def test_a_label_is_named_with_the_kind_of_hole_behind_it() -> None:
+    holes = {"lines": {}, "small": {"kind": "centre", "fraction": 0.25}}
+    assert [annex_use._kind(label, holes) for label in holes] == ["lines", "small (centre)"]
+    assert annex_use._kind("lines", ["lines"]) == "lines"
