@@ -33,6 +33,7 @@ def small_params(pictures: Path) -> dict:
     return {
         "runtime": {"device": "cpu", "threads": 1, "precision": "fp32"},
         "draw": {"count": 40, "size": 64, "seed": 1},
+        "draw_shapes": {"shapes": {"count": 2, "size": 32, "seed": 1}},
         "datasets": {
             "portraits": {
                 "ingest": {

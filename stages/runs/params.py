@@ -25,6 +25,7 @@ TRAININGS = tuple(sorted(path.stem for path in Path(stages.__file__).parent.glob
 SECTIONS = (
     "runtime",
     "draw",
+    "draw_shapes",
     "datasets",
     *TRAININGS,
     "search",
@@ -35,7 +36,7 @@ SECTIONS = (
     "retrain",  # read by flows/retrain.py alone
 )
 # Those of entries whose names are yours. They become files, and keys of `dvc.yaml`'s stages.
-NAMED = ("datasets", *TRAININGS, "search", "infer", "blend")
+NAMED = ("draw_shapes", "datasets", *TRAININGS, "search", "infer", "blend")
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"  # no dot, slash, space or quote: DVC, paths and shells read those
 DATASET = ("ingest", "align", "mask")  # the sections of each entry of `datasets`: the stages that run for it
 

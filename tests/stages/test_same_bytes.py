@@ -43,6 +43,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 PARAMS: dict[str, Any] = {
     "runtime": {},
     "draw": {"count": 24, "size": 128, "seed": 1},
+    "draw_shapes": {"shapes": {"count": 24, "size": 64, "seed": 1}},
     "datasets": {
         "portraits": {
             "ingest": {
@@ -84,6 +85,7 @@ PARAMS: dict[str, Any] = {
 NOTHING = "stages/models/no_checkpoint.txt"
 COMMANDS = [
     "draw --portraits data/raw/portraits",
+    "draw_shapes shapes --shapes data/raw/shapes",
     "ingest portraits --root data/raw/portraits --tombstones tombstones.txt --ingested data/ingested/portraits",
     f"align portraits --ingested data/ingested/portraits --detector-model {NOTHING} --aligned data/aligned/portraits",
     "mask portraits --aligned data/aligned/portraits --masks data/masks/portraits",
@@ -115,6 +117,7 @@ DIGESTS = {
     "inpainted/telea": "923f85087b38f93736b138e0838a2372.dir",
     "masks/portraits": "1743a1ab8e8833d82bbc1e1474fd88f8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
+    "raw/shapes": "cb9f3ba783c06436b8ea04c910516445.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
     "scores/nearest.means.parquet": "96e224cdb7702340c3a8ae863d916820",
     "scores/nearest.parquet": "ef1bdeb004c939d3db01dac235763ada",
