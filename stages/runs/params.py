@@ -98,7 +98,7 @@ def plain(path: Path) -> dict[str, Any]:
     Raises InputError for a missing or malformed file, for one whose aliases make more of it than the limits above, for
     what no parameter can be (a key that is no text, a date), and for an entry whose name is not made as `NAME` says.
     """
-    values = _read(path)
+    values = read(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
     for section in NAMED:
@@ -110,7 +110,7 @@ def plain(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> Any:
+def read(path: Path) -> Any:
     """What a YAML file says, within the limits above. Raises InputError for all else."""
     try:
         with path.open("rb") as file:
@@ -211,20 +211,20 @@ def section(values: dict[str, Any], dotted: str, kind: type[Section]) -> Section
     return build(kind, node, dotted)
 
 
-def build(kind: type[Section], node: Any, dotted: str) -> Section:
-    """`node` as the dataclass `kind`; see `section`."""
+def build(kind: type[Section], node: Any, dotted: str, file: str = "params.yaml") -> Section:
+    """`node`, which stands at `dotted` (empty: the whole) in `file`, as the dataclass `kind`; see `section`."""
     try:
         # JSON mode: strict about types, yet a YAML list may become a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(node))
     except ValidationError as error:
         faults = [_fault(dotted, dict(item)) for item in error.errors(include_url=False)]
-        raise InputError("params.yaml: " + "; ".join(faults)) from None
+        raise InputError(f"{file}: " + "; ".join(faults)) from None
     except TypeError as error:  # a date or another thing JSON has no word for
-        raise InputError(f"params.yaml: {dotted}: {error}") from None
+        raise InputError(f"{file}: {dotted}: {error}") from None
 
 
 def _fault(dotted: str, item: dict[str, Any]) -> str:
-    where = ".".join([dotted, *(str(part) for part in item["loc"])])
+    where = ".".join(filter(None, [dotted, *(str(part) for part in item["loc"])]))
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key '{where}'"
     if item["type"] == "missing":
