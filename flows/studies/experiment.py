@@ -98,22 +98,28 @@ class Experiment:
     def _table(self, system: str) -> pa.Table:
         if system not in self._tables:
             path = f"data/scores/{system}.parquet"
-            self._tables[system] = pq.read_table(self._kept(self._entry(system).outs[path], path))
+            md5 = self._entry(system).outs.get(path, "")
+            file = cache.find(self.root, md5, path)
+            if file is None:
+                raise self._lacking(path)
+            self._tables[system] = pq.read_table(file)
         return self._tables[system]
 
-    def _kept(self, md5: str, path: str) -> Path:
-        if file := cache.find(self.root, md5, path):
-            return file
-        raise InputError(f"{path} of experiment {self.commit[:10]} is not in DVC's cache; `dvc exp pull` brings it")
+    def _lacking(self, path: str) -> InputError:
+        return InputError(f"{path} of experiment {self.commit[:10]} is not in DVC's cache; `dvc exp pull` brings it")
 
     def pictures(self, system: str, seed: int) -> Pictures:
-        """The system's test pictures. Raises InputError where one of their files is not in the cache."""
+        """The system's test pictures, unread. Raises InputError where one of their files is not in the cache."""
         deps = self._entry(system).deps
 
         def held(room: str, name: str) -> tuple[Path, str]:
-            path = next(path for path in deps if path.startswith(f"data/{room}/"))
-            md5 = cache.listing(self._kept(deps[path], path)).get(name, "")
-            return self._kept(md5, f"{path}/{name}"), md5
+            path = next((path for path in deps if path.startswith(f"data/{room}/")), f"data/{room}")
+            listing = cache.place(self.root, deps.get(path, "none"))
+            md5 = cache.listing(listing).get(name, "none") if listing.is_file() else "none"
+            file = cache.place(self.root, md5)
+            if not file.is_file():
+                raise self._lacking(f"{path}/{name}")
+            return file, md5
 
         (truth, one), (holes, other) = held("aligned", "test.arrow"), held("masks", "test.arrow")
         raw, blended = held("inpainted", "completed.arrow")[0], held("blended", "blended.arrow")[0]
