@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flows.checkout.git import Git, GitError
@@ -80,15 +81,19 @@ class Experiment:
         if metric not in table.column_names:
             remedy = "; set evaluate.lpips and its weights" if metric == "lpips" else ""
             raise InputError(f"{metric} was not measured{remedy}")
-        columns = {name: table[name].to_pylist() for name in (*KEY, "blending", metric)}
-        # Older tables are of test pictures alone.
-        splits = table["split"].to_pylist() if "split" in table.column_names else ["test"] * table.num_rows
         # Where blending changes no picture there are raw rows alone.
-        wanted = blending if blending in columns["blending"] else "raw"
+        wanted = {"blending": blending if blending in pc.unique(table["blending"]).to_pylist() else "raw"}
+        if "split" in table.column_names:
+            wanted["split"] = split
+        elif split != "test":  # older tables are of test pictures alone
+            table = table.slice(0, 0)
+        if kind:
+            wanted["kind"] = kind
+        for name, value in wanted.items():
+            table = table.filter(pc.equal(table[name], value))
+        columns = (table[name].to_pylist() for name in (*KEY, metric))
         found: dict[Key, float] = {
-            (image, path, hole): value
-            for image, path, hole, blended, value, part in zip(*columns.values(), splits, strict=True)
-            if (blended, part) == (wanted, split) and kind in (None, hole) and value is not None
+            (image, path, hole): value for image, path, hole, value in zip(*columns, strict=True) if value is not None
         }
         if not found:
             kinds = f"holes of kind {kind}" if kind else "completions"

@@ -174,7 +174,7 @@ def seen(difference: Estimate, unit: str, form: str) -> str:
     if not difference.smallest:
         return ""
     smallest = f"{difference.smallest:.{digits(form, difference)}f} {unit}"
-    return f"Runs like these see a difference of {smallest} four times in five."
+    return f"The smallest difference that runs like these see four times in five is {smallest}."
 
 
 def digits(form: str, *of: Estimate | None) -> int:

@@ -14,9 +14,11 @@ import pytest
 from studied import STUDY, Lab
 
 from flows.lineage import cache
+from flows.studies import page as page_of
 from flows.studies import results, tables
 from flows.studies.outcome import Results
 from flows.studies.study import Run
+from stages.images.table import Table
 from stages.runs.errors import InputError
 
 BETTER, WORSE = "width=16", "width=8"
@@ -245,6 +247,13 @@ def test_two_arms_of_one_run_differ_by_blending_alone(tmp_path: Path) -> None:
     found = collected(lab, [*runs, *(run._replace(arm=BETTER) for run in runs)])
     assert found.findings[0].verdict.difference.low > 0
     assert {row["arm"]: row["blending"] for row in rows(found)} == {WORSE: "raw", BETTER: "blended"}
+    drawing = page_of._Drawing(found, [WORSE, BETTER])
+    keys = drawing.chosen("centre", [WORSE, BETTER])
+    _, (_, [(raw, first)]), (_, [(blended, second)]) = drawing.groups([WORSE, BETTER], keys)
+    assert (raw, blended) == ("raw", "blended")
+    kept = found.pictures[BETTER]
+    for table, pictures in ((Table(kept.raw), first), (Table(kept.blended), second)):
+        np.testing.assert_array_equal(table.pictures(table.find(keys)), pictures)
     # Where blending changes nothing there are raw scores alone, which are the blended ones.
     unchanged = [lab.experiment(WORSE, seed, 40) for seed in (3, 4)]
     same = collected(lab, [*unchanged, *(run._replace(arm=BETTER) for run in unchanged)])
