@@ -81,23 +81,22 @@ class Experiment:
         if metric not in table.column_names:
             remedy = "; set evaluate.lpips and its weights" if metric == "lpips" else ""
             raise InputError(f"{metric} was not measured{remedy}")
-        # Where blending changes no picture there are raw rows alone.
-        wanted = {"blending": blending if blending in pc.unique(table["blending"]).to_pylist() else "raw"}
         if "split" in table.column_names:
-            wanted["split"] = split
+            table = table.filter(pc.equal(table["split"], split))
         elif split != "test":  # older tables are of test pictures alone
             table = table.slice(0, 0)
+        # Where blending changes no picture there are raw rows alone.
+        wanted = blending if blending in pc.unique(table["blending"]).to_pylist() else "raw"
+        table = table.filter(pc.equal(table["blending"], wanted))
         if kind:
-            wanted["kind"] = kind
-        for name, value in wanted.items():
-            table = table.filter(pc.equal(table[name], value))
+            table = table.filter(pc.equal(table["kind"], kind))
         columns = (table[name].to_pylist() for name in (*KEY, metric))
         found: dict[Key, float] = {
             (image, path, hole): value for image, path, hole, value in zip(*columns, strict=True) if value is not None
         }
         if not found:
-            kinds = f"holes of kind {kind}" if kind else "completions"
-            raise InputError(f"there are no {kinds} of {split} pictures with a number")
+            holes = f" of {kind} holes" if kind else ""
+            raise InputError(f"there are no completions{holes} on {split} pictures")
         return found
 
     def _table(self, system: str) -> pa.Table:

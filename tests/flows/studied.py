@@ -7,6 +7,7 @@ from hashlib import md5
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from ready_made import Repository
 
 from flows.studies import study
@@ -65,10 +66,11 @@ class Lab(Repository):
         holes: int = 0,
         kinds: tuple[str, ...] = KINDS,
         blended: float | None = None,
+        train: tuple[str, ...] = (),
     ) -> Run:
         """A run whose completions differ from the truth by `noise` (and after blending by `blended`), as levels.
 
-        `holes` moves them, so that another number is other holes.
+        `holes` moves them, so that another number is other holes. Pictures of these paths count as `train` pictures.
         """
         self.outs.clear()
         scratch = self.home / ".scratch" / f"{arm} {seed}"
@@ -98,12 +100,18 @@ class Lab(Repository):
                 for number, key in ids.items():
                     for kind, hole in masks.items():
                         off = rng.normal(0, scatter * worse, (SIZE, SIZE, 3)) * hole[..., None]
-                        table.append(np.clip(truth[number] + off, 0, 255).astype(np.uint8), *key, kind)
+                        picture = np.clip(truth[number] + off, 0, 255).astype(np.uint8)
+                        table.append(picture, *key, kind, *(["test"] if "split" in COMPLETED else []))
         scores = [scratch / "scores" / name for name in ("s.json", "s.parquet", "s.means.parquet")]
         rooms = [scratch / room for room in ("aligned", "masks", "inpainted", "blended")]
         evaluate.evaluate(*rooms, *scores, evaluate.Params("none", "none", 10, 1), Runtime(), "dmfn")
         for room, path in zip(rooms, ("aligned/x", "masks/x", "inpainted/dmfn", "blended/dmfn"), strict=True):
             self.folder(f"data/{path}", room)
+        if train:
+            table = pq.read_table(scores[1])
+            splits = ["train" if path in train else "test" for path in table["path"].to_pylist()]
+            table = table.drop_columns("split") if "split" in table.column_names else table
+            pq.write_table(table.append_column("split", [splits]), scores[1])
         self.keep("data/scores/dmfn.parquet", scores[1].read_bytes())
         self.keep("data/models/dmfn.safetensors", f"{arm} {seed}".encode())
         name = f"study-{arm.replace('=', '')}-s{seed}"

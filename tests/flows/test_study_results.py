@@ -271,6 +271,15 @@ def test_of_a_ratio_the_nearer_to_one_is_the_better(tmp_path: Path) -> None:
     assert "in |ln psnr|" in found.findings[0].verdict.sentence
 
 
+def test_training_pictures_and_test_pictures_are_told_apart(tmp_path: Path) -> None:
+    text = STUDY.replace("l1: {metric: l1_hole}", "l1: {metric: psnr_hole, kind: centre, split: train}")
+    seen = {"train": ("001.png", "003.png", "004.png")}
+    found = compared(tmp_path / "a", seen, seen, text)
+    assert [found.number(BETTER, measure).estimate.pictures for measure in ("psnr", "l1")] == [5, 3]
+    older = compared(tmp_path / "b", {"train": ("none",)}, {}, text)
+    assert older.number(BETTER, "l1").gaps[1] == "there are no completions of centre holes on train pictures"
+
+
 def test_one_seed_has_an_interval_over_its_pictures(tmp_path: Path) -> None:
     found = compared(tmp_path, {}, {}, seeds=1)
     assert found.number(BETTER, "psnr").estimate.error > 0
