@@ -96,7 +96,7 @@ class Experiment:
         }
         if not found:
             holes = f" of {kind} holes" if kind else ""
-            raise InputError(f"there are no completions{holes} on {split} pictures")
+            raise InputError(f"there are no scores{holes} on {split} pictures")
         return found
 
     def _table(self, system: str) -> pa.Table:

@@ -277,7 +277,7 @@ def test_training_pictures_and_test_pictures_are_told_apart(tmp_path: Path) -> N
     found = compared(tmp_path / "a", seen, seen, text)
     assert [found.number(BETTER, measure).estimate.pictures for measure in ("psnr", "l1")] == [5, 3]
     older = compared(tmp_path / "b", {"train": ("none",)}, {}, text)
-    assert older.number(BETTER, "l1").gaps[1] == "there are no completions of centre holes on train pictures"
+    assert older.number(BETTER, "l1").gaps[1] == "there are no scores of centre holes on train pictures"
 
 
 def test_one_seed_has_an_interval_over_its_pictures(tmp_path: Path) -> None:
