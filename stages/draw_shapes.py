@@ -11,6 +11,7 @@ Lengths are shares of the picture's side, y grows down, z to the viewer. Colours
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,7 +38,8 @@ COLOURS = {
     "pear": ((186, 190, 74), (206, 176, 84), (128, 156, 66)),
     "grapes": ((92, 32, 74), (52, 36, 84), (150, 176, 82)),
 }
-WOOD = (78, 52, 30)
+STEM = (78, 52, 30)
+TABLES = ((142, 98, 62), (196, 158, 114), (232, 224, 208))  # wood to linen
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -77,11 +79,18 @@ class Scene:
         self.key = np.array([1 + warm, 1, 1 - warm]) * rng.uniform(0.75, 1.0)
         self.fill = np.array([1 - warm, 1, 1 + warm]) * rng.uniform(0.14, 0.28)
         self.horizon = rng.uniform(0.32, 0.55)  # where the table ends
-        wall, table = (_linear(rng.uniform(60, 225) + rng.uniform(-45, 45, 3)).clip(0.01, 0.9) for _ in range(2))
+        # Few colours, and so a world that a small network learns in minutes.
+        wall = _linear(rng.uniform(110, 215) + rng.uniform(-16, 16, 3))
+        table = self.mixed(TABLES) * rng.uniform(0.9, 1.05)
         glow = 1 - 0.35 * abs(self.x - 0.5 - 0.4 * self.light[0]) - 0.25 * self.y
         self.picture: Array = wall[:, None, None] * glow
         near = 0.75 + 0.4 * (self.y - self.horizon) + 0.15 * self.light[0] * (self.x - 0.5)
         lay(self.picture, edge(self.y - self.horizon, 2 * self.pixel), table[:, None, None] * near)
+
+    def mixed(self, colours: Sequence[tuple[int, int, int]]) -> Array:
+        """A colour between two neighbours of these, linear."""
+        which, part = int(self.rng.integers(len(colours) - 1)), self.rng.uniform()
+        return _linear(colours[which]) * (1 - part) + _linear(colours[which + 1]) * part
 
     def shadow(self, x: float, foot: float, width: float) -> None:
         """Cast on the table by a thing `width` wide that stands at (x, foot)."""
@@ -117,14 +126,12 @@ class Scene:
         up = y - self.y
         beside = abs(self.x - x - lean * up * up / height)
         cover = edge(0.09 * height + 0.5 * self.pixel - beside, self.pixel) * edge(up, self.pixel)
-        self.put(cover * edge(height - up, self.pixel), (0.0, -0.6, 0.8), _linear(WOOD), 0)
+        self.put(cover * edge(height - up, self.pixel), (0.0, -0.6, 0.8), _linear(STEM), 0)
 
     def fruit(self, kind: str, x: float, foot: float, r: float) -> None:
         """One of FRUIT, of about radius `r`, that stands at (x, foot)."""
         uniform = self.rng.uniform
-        tones = COLOURS[kind]
-        which, part = int(self.rng.integers(len(tones) - 1)), uniform()
-        colour = (_linear(tones[which]) * (1 - part) + _linear(tones[which + 1]) * part) * uniform(0.85, 1.1)
+        colour = self.mixed(COLOURS[kind]) * uniform(0.85, 1.1)
         lean = uniform(-0.2, 0.2)
         match kind:
             case "apple":

@@ -117,7 +117,7 @@ DIGESTS = {
     "inpainted/telea": "923f85087b38f93736b138e0838a2372.dir",
     "masks/portraits": "1743a1ab8e8833d82bbc1e1474fd88f8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
-    "raw/shapes": "cb9f3ba783c06436b8ea04c910516445.dir",
+    "raw/shapes": "9b5895863ab6e69e8652a836c44ee454.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
     "scores/nearest.means.parquet": "96e224cdb7702340c3a8ae863d916820",
     "scores/nearest.parquet": "ef1bdeb004c939d3db01dac235763ada",
