@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from flows.lineage import cache, entries, locks
 from flows.lineage.entries import Entry
 from flows.lineage.locks import Lock
 from flows.lineage.upstream import upstream
+from flows.studies.compare import Scores
 from flows.studies.outcome import Pictures
 from stages.images.table import KEY, Key
 from stages.runs.errors import InputError
 
 CHECKPOINT = ".safetensors"
-Scores = Mapping[Key, float]  # by (image_id, path, kind of hole)
 
 
 class Experiment:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from flows.checkout.git import Git
 from flows.process import atomic_folder
 from flows.studies import figure, outcome, page, tables
-from flows.studies.experiment import Experiment, Scores
+from flows.studies.compare import Scores, by_picture, common, difference, left_out
+from flows.studies.experiment import Experiment
 from flows.studies.outcome import Judged, Number, Pictures, Results, Source
 from flows.studies.study import Arm, Finding, Measure, Run, Study
-from flows.studies.verdict import Estimate, estimate, judge, seen, unpaired
-from stages.images.table import Key
+from flows.studies.verdict import estimate, judge, seen
 from stages.runs.errors import InputError
 
 SMALL = "small"  # the scale that never judges
@@ -98,34 +95,19 @@ class _Reader:
         return None
 
 
-class _Matrix(NamedTuple):
-    """Scores of the pictures that all seeds have."""
-
-    scores: np.ndarray  # float64, seeds x pictures: the mean over each picture's holes
-    left_out: int  # completions that some seed has, and not every one
-
-
-def _matrix(by_seed: Sequence[Scores]) -> _Matrix | None:
-    """None where the seeds have no completion in common."""
-    common = sorted(_common(by_seed))
-    if not common:
-        return None
-    _, picture = np.unique(["\0".join(key[:2]) for key in common], return_inverse=True)
-    holes = np.bincount(picture)
-    rows = [np.bincount(picture, [scores[key] for key in common]) / holes for scores in by_seed]
-    return _Matrix(np.stack(rows), _alone(*by_seed))
-
-
 def _number(study: Study, read: _Reader, arm: Arm, name: str, sources: Sequence[Source]) -> Number:
     found, gaps = read.scores(arm, study.measures[name], sources)
     published = [each for each in study.published if (each.arm, each.measure) == (arm.name, name)]
-    matrix = _matrix([*found.values()]) if found else None
-    if matrix is None:
-        remark = "The seeds have completed no picture in common." if found else ""
+    runs = [*found.values()]
+    keys = common(runs) if runs else []
+    if not keys:
+        remark = "The seeds have completed no picture in common." if runs else ""
         return Number(arm.name, name, None, {}, gaps, remark, published)
-    by_seed = {seed: float(row.mean()) for seed, row in zip(found, matrix.scores, strict=True)}
-    remark = f"{matrix.left_out} completions that not every seed has are left out." if matrix.left_out else ""
-    return Number(arm.name, name, estimate(matrix.scores), by_seed, gaps, remark, published)
+    scores = by_picture(runs, keys)
+    by_seed = {seed: float(row.mean()) for seed, row in zip(found, scores, strict=True)}
+    less = left_out(runs)
+    remark = f"{less} completions that not every seed has are left out." if less else ""
+    return Number(arm.name, name, estimate(scores), by_seed, gaps, remark, published)
 
 
 def _judged(
@@ -149,71 +131,21 @@ def _judged(
         obstacles = [f"both arms are missing ({missing[finding.better]})"]
     if obstacles:
         return Judged(finding, judge(finding.better, finding.worse, None, obstacles, unit, form), "", [])
-    difference, remarks = _difference(found[0], found[1], outcome.metric(measure).best)
+    compared = difference(found[0], found[1], outcome.metric(measure).best)
+    remarks = compared.remarks
     (truth, holes), (others_truth, others_holes) = (
         pictures[name].same if name in pictures else ("", "") for name in (finding.better, finding.worse)
     )
     if truth == others_truth and holes != others_holes and measure.split == "test":
         remarks.append("The arms complete the same pictures with different holes.")
-    if difference is None:
-        obstacles.append("no seed has run in both arms")
+    if compared.obstacle:
+        obstacles.append(compared.obstacle)
     if scale == SMALL:
         obstacles.append(f"the scale {SMALL} never judges")
     if any(_random(source) for name in (finding.better, finding.worse) for source in sources[name]):
         obstacles.append("perceptual weights are random in these runs")
-    verdict = judge(finding.better, finding.worse, difference, obstacles, unit, form)
-    return Judged(finding, verdict, seen(difference, unit, form) if difference else "", remarks)
-
-
-def _difference(
-    better: Mapping[int, Scores], worse: Mapping[int, Scores], best: str
-) -> tuple[Estimate | None, list[str]]:
-    """How much better the one arm is, and what is to be known of the comparison.
-
-    The same seeds and completions of both are compared. Where there are none in common, as the arms complete
-    different pictures, it is the difference of their means.
-    """
-    seeds = [seed for seed in better if seed in worse]
-    if not seeds:
-        return None, []
-    one, other = ([_favoured(arm[seed], best) for seed in seeds] for arm in (better, worse))
-    paired = [
-        {key: mine[key] - theirs[key] for key in mine.keys() & theirs.keys()}
-        for mine, theirs in zip(one, other, strict=True)
-    ]
-    remarks = []
-    if lone := sorted({*better, *worse} - {*seeds}):
-        remarks.append(f"Seed {', '.join(map(str, lone))} has run in one of the arms alone, and is left out.")
-    if matrix := _matrix(paired):
-        if alone := _alone(*one, *other):
-            remarks.append(f"{alone} completions that not both arms have in every seed are left out.")
-        return estimate(matrix.scores), remarks
-    matrices = [_matrix(arm) for arm in (one, other)]
-    if not matrices[0] or not matrices[1]:
-        return None, ["The seeds of an arm have completed no picture in common."]
-    remarks.append("The arms complete different pictures, so the difference is that of two means.")
-    return unpaired(estimate(matrices[0].scores), estimate(matrices[1].scores)), remarks
-
-
-def _common(tables: Sequence[Scores]) -> set[Key]:
-    """The completions that all tables of scores have."""
-    first, *others = tables
-    return set(first).intersection(*others)
-
-
-def _alone(*tables: Scores) -> int:
-    """How many completions some tables of scores have, and not all."""
-    return len(set[Key]().union(*tables) - _common(tables))
-
-
-def _favoured(scores: Scores, best: str) -> Scores:
-    """Scores of which more is better: of a ratio, minus its distance from 1 as a logarithm."""
-    signed: dict[str, Callable[[float], float]] = {
-        "high": lambda value: value,
-        "low": lambda value: -value,
-        "one": lambda value: -abs(float(np.log(max(value, 1e-9)))),
-    }
-    return {key: signed[best](value) for key, value in scores.items()}
+    verdict = judge(finding.better, finding.worse, compared.estimate, obstacles, unit, form)
+    return Judged(finding, verdict, seen(compared.estimate, unit, form) if compared.estimate else "", remarks)
 
 
 def _random(source: Source) -> bool:

@@ -11,11 +11,14 @@ import browser
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from studied import STUDY, Lab
 
 from flows.lineage import cache
 from flows.studies import page as page_of
 from flows.studies import results, tables
+from flows.studies.compare import favoured
 from flows.studies.outcome import Results
 from flows.studies.study import Run
 from stages.images.table import Table
@@ -262,12 +265,11 @@ def test_two_arms_of_one_run_differ_by_blending_alone(tmp_path: Path) -> None:
 
 
 def test_of_a_ratio_the_nearer_to_one_is_the_better(tmp_path: Path) -> None:
-    assert results._favoured({("a",): 1.0, ("b",): 2.0, ("c",): 0.5}, "one") == pytest.approx(
-        {("a",): 0, ("b",): -np.log(2), ("c",): -np.log(2)}
-    )
     text = STUDY.replace("metric: psnr_hole, kind: centre", "metric: sharpness, kind: centre")
     found = compared(tmp_path, {}, {}, text)
-    assert verdicts(found)[0] == "undecided"
+    means = [found.number(arm, "psnr").estimate.mean for arm in (BETTER, WORSE)]
+    nearer = abs(np.log(means[1])) - abs(np.log(means[0]))
+    assert found.findings[0].verdict.difference.mean == pytest.approx(nearer)
     assert "in |ln psnr|" in found.findings[0].verdict.sentence
 
 
@@ -278,6 +280,15 @@ def test_training_pictures_and_test_pictures_are_told_apart(tmp_path: Path) -> N
     assert [found.number(BETTER, measure).estimate.pictures for measure in ("psnr", "l1")] == [5, 3]
     older = compared(tmp_path / "b", {"train": ("none",)}, {}, text)
     assert older.number(BETTER, "l1").gaps[1] == "there are no scores of centre holes on train pictures"
+
+
+@given(st.integers(0, 2**32), st.floats(0.2, 5))
+def test_a_ratio_is_favoured_by_its_means_nearness_to_one(seed: int, mean: float) -> None:
+    scores = np.random.default_rng(seed).normal(mean, 1e-4, (3, 6))
+    found = favoured(scores, "one")
+    assert found.mean() == pytest.approx(-abs(np.log(scores.mean())))
+    # Of scores that hardly scatter, the tangent is the curve.
+    np.testing.assert_allclose(found, -np.sign(np.log(scores.mean())) * np.log(scores), atol=1e-4)
 
 
 def test_one_seed_has_an_interval_over_its_pictures(tmp_path: Path) -> None:
