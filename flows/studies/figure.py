@@ -32,8 +32,10 @@ def drawn(results: Results) -> bytes:
         mpl.rcdefaults()
         mpl.rcParams.update(PLOT)
         drawing = Figure(figsize=(WIDTH, high * len(names)), dpi=DPI, layout="constrained")
-        for axes, name in zip(drawing.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-            _plot(axes, results, name)
+        for part, name in zip(drawing.subfigures(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+            title = f"{name}: {outcome.described(results.study.measures[name])}"
+            part.suptitle(title, x=0.02, ha="left", fontsize=8, color=INK)
+            _plot(part.subplots(), results, name)
         canvas = FigureCanvasAgg(drawing)
         canvas.draw()
         return png.encode(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -66,5 +68,4 @@ def _plot(axes: Any, results: Results, name: str) -> None:
     axes.margins(x=0.06)
     unit = outcome.unit(measure)
     better = {"high": "more is better", "low": "less is better", "one": "1 is best"}[outcome.metric(measure).best]
-    axes.set_title(f"{name}: {outcome.described(measure)}", loc="left", fontsize=8)
     axes.set_xlabel(f"{unit}, {better}" if unit else better, fontsize=7.5, color=FAINT)

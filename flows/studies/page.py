@@ -98,8 +98,9 @@ def _sheets(results: Results, folder: Path) -> Iterator[Sheet]:
     for arms in groups.values():
         drawing = _Drawing(results, arms)
         for kind in drawing.kinds:
-            for start in range(0, len(arms), sheets.SYSTEMS):
-                some = arms[start : start + sheets.SYSTEMS]
+            parts = -(-len(arms) // sheets.SYSTEMS)
+            for part in range(parts):
+                some = arms[part * len(arms) // parts : (part + 1) * len(arms) // parts]
                 if keys := drawing.chosen(kind, arms):
                     number += 1
                     file = filename("sheet", str(number), kind)

@@ -1,6 +1,7 @@
 """A repository with the experiments of a study as `palimpsest study` leaves them, made without a run: at once."""
 
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from hashlib import md5
@@ -114,7 +115,7 @@ class Lab(Repository):
             pq.write_table(table.append_column("split", [splits]), scores[1])
         self.keep("data/scores/dmfn.parquet", scores[1].read_bytes())
         self.keep("data/models/dmfn.safetensors", f"{arm} {seed}".encode())
-        name = f"study-{arm.replace('=', '')}-s{seed}"
+        name = f"study-{re.sub('[^A-Za-z0-9]+', '', arm)}-s{seed}"
         return Run(arm, seed, name, self._committed(name, arm, seed, params), None)
 
     def _committed(self, name: str, arm: str, seed: int, params: Mapping[str, object]) -> str:
