@@ -106,6 +106,17 @@ class Git:
         """The `.git` folder that all worktrees of the repository share."""
         return Path(self("rev-parse", "--path-format=absolute", "--git-common-dir"))
 
+    def require_author(self) -> None:
+        """Raise InputError where Git does not know who commits."""
+        try:
+            self("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+            self("-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
+        except GitError as error:
+            raise InputError(
+                "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
+                f"({str(error).rpartition('fatal: ')[2]})"
+            ) from None
+
     def commit(self, rev: str) -> str | None:
         """The commit that `rev` names, or None."""
         try:

@@ -102,14 +102,7 @@ def withdraw(root: Path, md5s: Collection[str], why: str) -> list[Entry]:
 def ready(git: Git) -> None:
     """Raise InputError where a decision could not be committed: no author, or a checkout that it would upset."""
     branches = Branches.of(git)  # of a repository that Git refuses, it tells here
-    try:
-        git("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
-        git("-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
-    except GitError as error:
-        raise InputError(
-            "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
-            f"({str(error).rpartition('fatal: ')[2]})"
-        ) from None
+    git.require_author()
     for name, place in git.checked_out().items():
         if name in branches:
             raise InputError(
