@@ -159,6 +159,12 @@ class Git:
                 return self("cat-file", "blob", blob)
         return None
 
+    def changed(self, *paths: str) -> list[str]:
+        """The files among these paths that are not as HEAD has them; those that Git does not follow are left out."""
+        # `status` is the one that leaves the index alone.
+        lines = self.paths("status", "--porcelain", "--untracked-files=no", "--no-renames", "--", *paths)
+        return [line[3:].removeprefix(self.prefix) for line in lines]
+
     def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
         """The bytes of objects by their names, read by one process. Raises GitError where one is missing."""
         wanted = list(names)

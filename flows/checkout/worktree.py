@@ -1,8 +1,9 @@
 """A working copy of palimpsest's own: a Git worktree, which shares DVC's cache with the user's checkout.
 
-Retraining has one that stays, a study has one for each run at a time. It lies beside the repository, so that data roots like `../photos` mean the same in both. Where the project is a
-subfolder of the repository, the worktree is of all of it, and the commands run in the subfolder. Nothing here writes
-into the user's checkout: neither its files nor its index, HEAD, branch or stash.
+Retraining has one that stays, a study has one for each run at a time. It lies beside the repository, so that data
+roots like `../photos` mean the same in both. Where the project is a subfolder of the repository, the worktree is of
+all of it, and the commands run in the subfolder. Nothing here writes into the user's checkout: neither its files nor
+its index, HEAD, branch or stash.
 """
 
 from __future__ import annotations
@@ -218,9 +219,14 @@ class Worktree:
         except Stopped:
             raise StepError(INTERRUPTED) from None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._runner.stopped
+
     def check(self) -> None:
         """Raise StepError after `stop`."""
-        if self._runner.stopped:
+        if self.stopped:
             raise StepError(INTERRUPTED)
 
     def stop(self) -> None:

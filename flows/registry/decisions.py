@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from flows.checkout.git import Git, GitError
+from flows.checkout.git import Git
 from flows.lineage import signatures
 from flows.process import file_lock
 from flows.registry import gto, history
