@@ -25,10 +25,9 @@ from ruamel.yaml import YAML
 from flows.checkout.git import Git, GitError
 from flows.checkout.root import study_lock, study_worktree
 from flows.checkout.worktree import StepError, Worktree
-from flows.engine import experiments
+from flows.engine import experiments, lock_file
 from flows.engine.repository import edit_yaml
 from flows.lineage import cache, dvc_lock
-from flows.prefect_server import server
 from flows.process import file_lock
 from flows.process.command import Say
 from flows.studies.arms import Base, Planned, put
@@ -39,7 +38,7 @@ from stages.runs.record import home as records_folder
 
 LOGS = Path(".palimpsest/logs/studies")
 STATE = Path(".palimpsest/state")  # in it, a folder for each run: the trainings of two runs have the same names
-REBUILD = (sys.executable, "-m", "flows.cli", "rebuild")
+BUILD = (sys.executable, "-m", "flows.studies.build")
 OWNER = "a study", "move it away"
 # What a run comes from, beside its base and data that Git does not have.
 SOURCES = ("dvc.yaml", "tombstones.txt", "stages", "flows", ":(glob)**/*.dvc")
@@ -61,6 +60,8 @@ class Studying:
         self._free: queue.SimpleQueue[Worktree] = queue.SimpleQueue()
         for tree in trees:
             self._free.put(tree)
+        self._lock = dvc_lock.parse(self._git.file(commit, "dvc.lock"), f"dvc.lock of commit {commit[:10]}")
+        self._locks: dict[Path, str] = {}  # the dvc.lock that the last run has left in a worktree, of what lies there
         self._done: dict[str, str] = {}
         self._mutex = threading.Lock()  # for Git's list of worktrees, and for what is noted here
 
@@ -138,6 +139,8 @@ class Studying:
             tree.prepare(self.commit)
         tree.git("clean", "--quiet", "-d", "--force", "--", ".")  # what the run before has left for Git
         self._write_parameters(run, tree.path / "params.yaml")
+        # Without the entries of all other stages: DVC reads the file for every stage, and is slow at it.
+        tree.write("dvc.lock", self._locks.pop(tree.top, "schema: '2.0'\nstages: {}\n"))
         log = self.root / LOGS / f"{run.experiment}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
@@ -146,10 +149,10 @@ class Studying:
                 print(line, file=file, flush=True)
 
             tree.link(write)
-            said = self._rebuild(run, tree, write, log)
-        state = self.root / STATE / run.experiment
+            said = self._build(run, tree, write, log)
+        self._complete_lock(run, tree)
         self._keep(run, tree)
-        shutil.rmtree(state, ignore_errors=True)
+        shutil.rmtree(self.root / STATE / run.experiment, ignore_errors=True)
         return said
 
     def _write_parameters(self, run: Planned, file: Path) -> None:
@@ -164,19 +167,27 @@ class Studying:
                 yaml.default_flow_style = False
                 yaml.dump(run.values, plain)
 
-    def _rebuild(self, run: Planned, tree: Worktree, say: Say, log: Path) -> str:
-        more: dict[str, str | None] = {
+    def _build(self, run: Planned, tree: Worktree, say: Say, log: Path) -> str:
+        more = {
             "PALIMPSEST_RECORDS": str(self.root / records_folder()),  # the audit asks the user's checkout
             "PALIMPSEST_STATE": str(self.root / STATE / run.experiment),
+            # Spinning threads make two runs at once slower; the bytes are the same.
+            **({"OMP_WAIT_POLICY": "PASSIVE"} if self.jobs > 1 else {}),
         }
-        if not (os.environ.get("PREFECT_API_URL") and server.answers()):
-            more["PREFECT_API_URL"] = ""  # it starts one of its own
-        cores = max(1, len(os.sched_getaffinity(0)) // self.jobs)
-        targets = [f"evaluate@{system}" for system in run.systems]
-        code, last = tree.run([*REBUILD, "--jobs", str(cores), *targets], say, **more)
+        code, last = tree.run([*BUILD, *(f"evaluate@{system}" for system in run.systems)], say, **more)
         if code:
-            raise StepError(f"{last.removeprefix('rebuild: ')}; log: {os.path.relpath(log)}")
-        return last.removeprefix("rebuild: ")
+            raise StepError(f"{last or f'exit code {code}'}; log: {os.path.relpath(log)}")
+        return last
+
+    def _complete_lock(self, run: Planned, tree: Worktree) -> None:
+        """Make `dvc.lock` that of the commit, but for the stages that the run comes from: as `dvc repro` leaves it."""
+        file = tree.path / "dvc.lock"
+        made = dvc_lock.read(file)
+        self._locks[tree.top] = file.read_text(encoding="utf-8")
+        scores = [out["path"] for system in run.systems for out in made["stages"][f"evaluate@{system}"]["outs"]]
+        names = dvc_lock.makers(made, scores, dvc_lock.outputs(made))
+        stages = {**(self._lock.get("stages") or {}), **{name: made["stages"][name] for name in names}}
+        tree.write("dvc.lock", lock_file.text({"schema": "2.0", **self._lock, "stages": stages}))
 
     def _keep(self, run: Planned, tree: Worktree) -> None:
         made = tree.tree([])
