@@ -205,11 +205,13 @@ def study(
         if show:
             print(commands.shown(asked, {}, json))
             return
-        expected = estimate.estimate(asked)
-        _say(expected.said(), sys.stdout if dry else None)
-        expected.refuse_full_disk()
+        expected = estimate.estimate(root, asked.commit, asked.missing, asked.jobs)
         if dry:
+            print(commands.dry(asked, expected))
             return
+        expected.refuse_full_disk()
+        for line in (commands.first(asked), *expected.lines()):
+            _say(line)
         from flows.operations import run_log, scheduler_state
 
         failed: dict[str, str] = {}

@@ -12,6 +12,7 @@ from flows.checkout.git import Git
 from flows.process.command import Say
 from flows.studies import arms, runs, study
 from flows.studies.arms import Base, Planned
+from flows.studies.estimate import Estimate
 from flows.studies.study import Run, Scale, Study
 from stages.runs.errors import InputError
 
@@ -70,6 +71,17 @@ def prepared(
 def ready(asked: Prepared) -> None:
     """Raise InputError where runs could not be kept: Git does not know who commits."""
     Git(asked.root).require_author()
+
+
+def dry(asked: Prepared, expected: Estimate) -> str:
+    """What would run, and how long that takes."""
+    lines = [f"{run.label}: {'there' if run.experiment in asked.kept else 'would run'}" for run in asked.chosen]
+    return "\n".join([*lines, first(asked), *expected.lines()])
+
+
+def first(asked: Prepared) -> str:
+    """How many runs there are, and how many are to be made."""
+    return f"{len(asked.chosen)} runs of {asked.study.name} at scale {asked.scale_name}; {len(asked.missing)} to make"
 
 
 def listed(root: Path, machine: bool) -> str:
