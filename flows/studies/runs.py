@@ -26,7 +26,6 @@ from flows.checkout.git import Git, GitError
 from flows.checkout.root import study_lock, study_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import experiments, lock_file
-from flows.engine.repository import edit_yaml
 from flows.lineage import cache, dvc_lock, locks
 from flows.process import file_lock
 from flows.process.command import Say
@@ -157,15 +156,17 @@ class Studying:
 
     def _write_parameters(self, run: Planned, file: Path) -> None:
         """The base's file with what the run changes: its comments and its order stay."""
-        file.write_text(self._base.text, encoding="utf-8")
-        with edit_yaml(str(file)) as values:
-            for key, value in run.changed.items():
-                put(values, key, value, run.experiment, self._base.name)
+        yaml = YAML(typ="rt", pure=True)
+        yaml.preserve_quotes = True
+        yaml.width = 1 << 20  # a line that is long stays one
+        values = yaml.load(self._base.text)
+        for key, value in run.changed.items():
+            put(values, key, value, run.experiment, self._base.name)
+        yaml.dump(values, file)
         if params.plain(file) != run.values:  # an alias stands for what another part of the file has, too
-            with file.open("w", encoding="utf-8") as plain:
-                yaml = YAML(typ="safe", pure=True)
-                yaml.default_flow_style = False
-                yaml.dump(run.values, plain)
+            plain = YAML(typ="safe", pure=True)
+            plain.default_flow_style = False
+            plain.dump(run.values, file)
 
     def _build(self, run: Planned, tree: Worktree, say: Say, log: Path) -> str:
         more = {
