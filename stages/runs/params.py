@@ -79,12 +79,13 @@ def refuse_idle(section: Any, setting: str, names: Iterable[str]) -> None:
             raise ValueError(f"{name} would do nothing with {setting}: leave it out")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """The whole file as plain dicts (YAML 1.2, as DVC reads it: `1e-4` is a number).
 
+    `content` is what it holds, where that is not to be read from the disk.
     Raises InputError as `plain` does, and for an unknown section, of the file or of a dataset.
     """
-    values = plain(path)
+    values = plain(path, content)
     _refuse_unknown(path, "section", values, SECTIONS)
     datasets = values.get("datasets")
     for name, entry in datasets.items() if isinstance(datasets, dict) else ():
@@ -92,13 +93,13 @@ def load(path: Path) -> dict[str, Any]:
     return values
 
 
-def plain(path: Path) -> dict[str, Any]:
+def plain(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """What `load` returns, whatever its sections.
 
     Raises InputError for a missing or malformed file, for one whose aliases make more of it than the limits above, for
     what no parameter can be (a key that is no text, a date), and for an entry whose name is not made as `NAME` says.
     """
-    values = read(path)
+    values = read(path, content)
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
     for section in NAMED:
@@ -110,11 +111,12 @@ def plain(path: Path) -> dict[str, Any]:
     return values
 
 
-def read(path: Path) -> Any:
+def read(path: Path, content: bytes | None = None) -> Any:
     """What a YAML file says, within the limits above. Raises InputError for all else."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run from the project's root") from None
     except OSError as error:

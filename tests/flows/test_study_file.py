@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,3 +133,10 @@ def test_the_projects_studies_can_be_read(name: str) -> None:
     found = study.load(ROOT, name)
     assert {"small", "report"} == found.scales.keys()
     assert found.report
+
+
+def test_the_pages_example_is_a_study(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "mine.yaml").write_text(example)
+    assert [*study.read(tmp_path / "mine.yaml").arms] == ["d_matching=0", "d_matching=5", "no adversary", "telea"]
