@@ -203,7 +203,7 @@ def study(
             raise InputError("name a study; `palimpsest study --list` says which there are")
         asked = commands.prepared(root, name, scale, seeds=seeds, only=only, data=data or (), jobs=jobs, say=_say)
         if show:
-            print(commands.shown(asked, {}, json))
+            print(commands.shown(commands.outcome(asked, {}), json))
             return
         expected = estimate.estimate(root, asked.commit, asked.missing, asked.jobs)
         if dry:
@@ -230,7 +230,9 @@ def study(
                 entry.end("failed" if failed else "completed", job.summary())
                 if untold:
                     _say(f"study: {untold} does not tell the end, Git's references do")
-        print(commands.shown(asked, failed, False))
+        found = commands.outcome(asked, failed)
+        print(commands.shown(found, False))
+        print(f"written: {commands.write(asked, found)}")
         raise typer.Exit(int(bool(failed)))
 
 

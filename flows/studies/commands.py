@@ -10,11 +10,14 @@ from pathlib import Path
 
 from flows.checkout.git import Git
 from flows.process.command import Say
-from flows.studies import arms, runs, study
+from flows.studies import arms, results, runs, study, tables
 from flows.studies.arms import Base, Planned
 from flows.studies.estimate import Estimate
-from flows.studies.study import Run, Scale, Study
+from flows.studies.outcome import Results
+from flows.studies.study import Scale, Study
 from stages.runs.errors import InputError
+
+RESULTS = Path("data/studies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,16 +110,19 @@ def listed(root: Path, machine: bool) -> str:
     return "\n".join(lines) or "there are no studies; docs/studies.md says how to write one"
 
 
-def shown(asked: Prepared, failed: dict[str, str], machine: bool) -> str:
-    """What is there of a study: a line for each arm and seed, or JSON."""
-    found = runs.outcomes(asked.runs, runs.there(asked.root, asked.commit, asked.runs), failed)
-    if machine:
-        rows = [run._asdict() for run in found]
-        return json.dumps({"study": asked.study.name, "scale": asked.scale_name, "runs": rows}, indent=1)
-    return "\n".join(f"{run.arm} (seed {run.seed}): {_what(run)}" for run in found)
+def outcome(asked: Prepared, failed: dict[str, str]) -> Results:
+    """What the runs that are there amount to; `failed` says what went wrong with others, by experiment."""
+    kept = runs.there(asked.root, asked.commit, asked.runs)
+    return results.collect(asked.root, asked.study, asked.scale_name, runs.outcomes(asked.runs, kept, failed))
 
 
-def _what(run: Run) -> str:
-    if run.commit:
-        return f"{run.experiment}, commit {run.commit[:10]}"
-    return f"missing: {run.failure or 'it has not been run at this commit'}"
+def shown(found: Results, machine: bool) -> str:
+    """Verdicts, numbers and runs, for people or as JSON."""
+    return json.dumps(tables.as_json(found), indent=1) if machine else tables.as_text(found)
+
+
+def write(asked: Prepared, found: Results) -> Path:
+    """Write the page and the tables: the page's path, from the current folder."""
+    folder = asked.root / RESULTS / asked.study.name
+    results.write(found, folder)
+    return Path(os.path.relpath(folder / "index.html"))

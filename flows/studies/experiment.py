@@ -105,7 +105,10 @@ class Experiment:
             file = cache.find(self.root, md5, path)
             if file is None:
                 raise self._lacking(path)
-            self._tables[system] = pq.read_table(file)
+            try:
+                self._tables[system] = pq.read_table(file)
+            except pa.ArrowException:
+                raise InputError(f"{path} of experiment {self.commit[:10]} is no table of scores") from None
         return self._tables[system]
 
     def _lacking(self, path: str) -> InputError:

@@ -61,7 +61,7 @@ class _Reader:
 
     def source(self, arm: Arm, run: Run) -> Source:
         if run.commit is None:
-            return Source(run.seed, run.experiment, None, run.failure or "it has not run", {}, {})
+            return Source(run.seed, run.experiment, None, run.failure or "it has not been run at this commit", {}, {})
         try:
             made = self._opened(run.commit)
             checkpoints, parameters = made.checkpoints(arm.system), made.parameters(arm.system)
@@ -76,7 +76,7 @@ class _Reader:
         for source in sources:
             try:
                 if source.commit is None or source.failure:
-                    raise InputError(source.failure or "it has not run")
+                    raise InputError(str(source.failure))
                 blending = outcome.blending(arm, measure)
                 made = self._opened(source.commit)
                 found[source.seed] = made.scores(arm.system, measure.metric, measure.kind, measure.split, blending)

@@ -113,7 +113,7 @@ def formatter(results: Results, measure: str) -> Callable[[float], str]:
 
 
 def as_text(results: Results) -> str:
-    """Verdicts and numbers, for a terminal."""
+    """Verdicts, numbers and runs, for a terminal."""
     lines = [results.study.question, ""]
     for judged in results.findings:
         lines += [f"{judged.finding.claim}", f"  {judged.verdict.sentence}"]
@@ -139,7 +139,15 @@ def as_text(results: Results) -> str:
         "",
         *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
     ]
+    for arm, sources in results.sources.items():
+        lines += [f"{arm} (seed {source.seed}): {_what(source)}" for source in sources]
     return "\n".join(lines)
+
+
+def _what(source: Source) -> str:
+    if source.commit is None or source.failure:
+        return f"{MISSING}: {source.failure}"
+    return f"{source.experiment}, commit {source.commit[:10]}"
 
 
 def as_json(results: Results) -> dict[str, Any]:
