@@ -23,7 +23,7 @@ from flows.studies.arms import Planned
 from stages.runs import machine, params, record
 from stages.runs.errors import InputError
 
-OVERHEAD = 6.0  # seconds of a core that a run takes beyond its stages: its worktree, DVC's files, the experiment
+OVERHEAD = 4.0  # seconds of a core that a run takes beyond its stages: its worktree, DVC's files, the experiment
 LENGTHS = ("steps", "iterations")  # parameters in proportion to which a stage takes longer
 NO_MATTER = ("seed", *LENGTHS)  # parameters that do not change how long a step takes
 MODEL = "data/models/"

@@ -208,16 +208,23 @@ def studying(root: Path, commit: str, begun: Base, runs: Sequence[Planned], jobs
         say(f"waiting for another study (PID {other}), or what it has left")
 
     with file_lock.lock(study_lock(root), waiting) as held:
-        places = [study_worktree(root, number).resolve() for number in range(1, min(jobs, len(runs)) + 1)]
-        trees = [Worktree(root, place, held, owner=OWNER) for place in places]
+        count = min(jobs, len(runs))
+        trees = [_tree(root, number, held) for number in range(1, count + 1)]
         try:
             yield Studying(root, commit, begun, runs, jobs, trees)
         finally:
+            while (tree := _tree(root, count + 1, held)).top.exists():  # a killed study with more runs at a time
+                trees.append(tree)
+                count += 1
             for tree in trees:
                 try:
                     tree.remove()
                 except (InputError, OSError) as error:
                     say(f"{tree.top}: not removed: {error}")
+
+
+def _tree(root: Path, number: int, *locks: int) -> Worktree:
+    return Worktree(root, study_worktree(root, number).resolve(), *locks, owner=OWNER)
 
 
 def there(root: Path, commit: str, runs: Sequence[Planned]) -> dict[str, str]:
