@@ -167,6 +167,76 @@ def retrain(
 
 
 @app.command()
+def study(
+    name: Annotated[str | None, typer.Argument(help="A study of studies/, or a file of your own: ./mine.yaml.")] = None,
+    scale: Annotated[str, typer.Option(help="A scale of the study: small, or report.")] = "small",
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="NAME=ROOT: the folder of a dataset's pictures; repeatable.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds; default: the scale's.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time; default: all cores'.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="The runs of those arms alone: a name, or a pattern with *.")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Say what would run and how long it takes, and run nothing.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Say what is there, and run nothing.")] = False,
+    list: Annotated[bool, typer.Option("--list", help="Say which studies there are.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For machines; with --list or --show.")] = False,
+) -> None:
+    """Repeat a report's experiments: arms by seeds, each run kept as a DVC experiment, and a verdict.
+
+    Run it again after an interruption: what is there is not run anew. Exit code 1 where a run has failed.
+    """
+    with for_people("study"):
+        from flows.checkout.root import repository
+        from flows.studies import commands, estimate, runs
+
+        if json and not (list or show):
+            raise InputError("--json: goes with --list or --show")
+        root = repository()
+        if list:
+            print(commands.listed(root, json))
+            return
+        if name is None:
+            raise InputError("name a study; `palimpsest study --list` says which there are")
+        asked = commands.prepared(root, name, scale, seeds=seeds, only=only, data=data or (), jobs=jobs, say=_say)
+        if show:
+            print(commands.shown(commands.outcome(asked, {}), json))
+            return
+        expected = estimate.estimate(root, asked.commit, asked.missing, asked.jobs)
+        if dry:
+            print(commands.dry(asked, expected))
+            return
+        expected.refuse_full_disk()
+        for line in (commands.first(asked), *expected.lines()):
+            _say(line)
+        from flows.operations import run_log, scheduler_state
+
+        failed: dict[str, str] = {}
+        if asked.missing:
+            from flows.prefect_server import server
+
+            commands.ready(asked)
+            with run_log.run(root, f"study {asked.study.name}") as entry:
+                with runs.studying(root, asked.commit, asked.base, asked.missing, asked.jobs, _say) as job:
+                    server.use(root, scheduler_state.api(root))()
+                    from flows.study import launch
+
+                    untold = launch(job, asked.study.name, _say)
+                failed = job.failed
+                share_records(root, "study")
+                entry.end("failed" if failed else "completed", job.summary())
+                if untold:
+                    _say(f"study: {untold} does not tell the end, Git's references do")
+        found = commands.outcome(asked, failed)
+        print(commands.shown(found, False))
+        print(f"written: {commands.write(asked, found)}")
+        raise typer.Exit(int(bool(failed)))
+
+
+@app.command()
 def schedule(
     cron: Annotated[
         str | None, typer.Option(help="When to retrain: minute, hour, day, month, weekday, as '0 3 * * *'.")

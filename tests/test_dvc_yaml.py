@@ -200,7 +200,7 @@ def test_sections_listed_are_the_sections_read(stage: str, monkeypatch: pytest.M
     assert {entry.replace("${key}", "{name}") for entry in body(stage)["params"]} == set(asked[stage].values())
 
 
-@pytest.mark.parametrize("name", ["draw", "mask", "blend", "report"])
+@pytest.mark.parametrize("name", ["draw", "draw_shapes", "mask", "blend", "report"])
 def test_light_stages_do_not_import_torch(name: str) -> None:
     code = f"import sys, stages.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

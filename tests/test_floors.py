@@ -95,7 +95,7 @@ def test_only_the_engine_imports_dvc(path: Path) -> None:
 def test_prefect_is_imported_where_it_is_used_alone() -> None:
     """It takes seconds: help, refusals and `palimpsest status` do without."""
     users = {path for path in FILES if any(module.split(".")[0] == "prefect" for module in imports(path))}
-    commands = {Path("flows", f"{command}.py") for command in ("rebuild", "restore", "retrain", "schedule")}
+    commands = {Path("flows", f"{command}.py") for command in ("rebuild", "restore", "retrain", "schedule", "study")}
     assert {path for path in users if path.parent.name != "prefect_server"} == {
         *commands,
         Path("flows/operations/scheduled_run.py"),

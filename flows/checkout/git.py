@@ -106,6 +106,17 @@ class Git:
         """The `.git` folder that all worktrees of the repository share."""
         return Path(self("rev-parse", "--path-format=absolute", "--git-common-dir"))
 
+    def require_author(self) -> None:
+        """Raise InputError where Git does not know who commits."""
+        try:
+            self("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
+            self("-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
+        except GitError as error:
+            raise InputError(
+                "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
+                f"({str(error).rpartition('fatal: ')[2]})"
+            ) from None
+
     def commit(self, rev: str) -> str | None:
         """The commit that `rev` names, or None."""
         try:
@@ -147,6 +158,12 @@ class Git:
             if kind == "blob" and name == path:
                 return self("cat-file", "blob", blob)
         return None
+
+    def changed(self, *paths: str) -> list[str]:
+        """The files among these paths that are not as HEAD has them; those that Git does not follow are left out."""
+        # `status` is the one that leaves the index alone.
+        lines = self.paths("status", "--porcelain", "--untracked-files=no", "--no-renames", "--", *paths)
+        return [line[3:].removeprefix(self.prefix) for line in lines]
 
     def blobs(self, names: Iterable[str]) -> dict[str, bytes]:
         """The bytes of objects by their names, read by one process. Raises GitError where one is missing."""

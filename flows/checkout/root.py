@@ -48,13 +48,31 @@ def retrain_worktree(root: Path) -> Path:
 
     Raises GitError outside of a Git repository.
     """
-    git = Git(root)
-    parts = [git.top().name, *filter(None, label(git.prefix).split("/")), "retrain"]
-    return git.top().with_name("-".join(parts))
+    return _beside(root, "retrain")
+
+
+def study_worktree(root: Path, number: int) -> Path:
+    """Where a study has one of its worktrees; as `retrain_worktree`."""
+    return _beside(root, f"study-{number}")
 
 
 def retrain_lock(root: Path) -> Path:
     """The file on which a retraining of the project holds a lock."""
+    return _lock(root, "retrain")
+
+
+def study_lock(root: Path) -> Path:
+    """The file on which a study of the project holds a lock."""
+    return _lock(root, "study")
+
+
+def _beside(root: Path, what: str) -> Path:
     git = Git(root)
-    name = "-".join(["palimpsest-retrain", *filter(None, label(git.prefix).split("/"))])
+    parts = [git.top().name, *filter(None, label(git.prefix).split("/")), what]
+    return git.top().with_name("-".join(parts))
+
+
+def _lock(root: Path, what: str) -> Path:
+    git = Git(root)
+    name = "-".join([f"palimpsest-{what}", *filter(None, label(git.prefix).split("/"))])
     return git.common() / f"{name}.lock"

@@ -1,8 +1,9 @@
-"""Retraining's own working copy: one persistent Git worktree, which shares DVC's cache with the user's checkout.
+"""A working copy of palimpsest's own: a Git worktree, which shares DVC's cache with the user's checkout.
 
-It lies beside the repository, so that data roots like `../photos` mean the same in both. Where the project is a
-subfolder of the repository, the worktree is of all of it, and the commands run in the subfolder. Nothing here writes
-into the user's checkout: neither its files nor its index, HEAD, branch or stash.
+Retraining has one that stays, a study has one for each run at a time. It lies beside the repository, so that data
+roots like `../photos` mean the same in both. Where the project is a subfolder of the repository, the worktree is of
+all of it, and the commands run in the subfolder. Nothing here writes into the user's checkout: neither its files nor
+its index, HEAD, branch or stash.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from stages.runs.errors import InputError
 
 INTERRUPTED = "interrupted; run it again to go on"
 LACKING = "Missing cache files"  # what `dvc push` says of files that it does not have, and its exit code does not
-MARK = "palimpsest"  # a file in the worktree's Git folder: its files are retrain's to overwrite; it names the project
+MARK = "palimpsest"  # a file in the worktree's Git folder: its files are ours to overwrite; it names the project
+RETRAIN = "retrain", "move it away, or name another with --worktree"
 
 
 class StepError(Exception):
-    """The candidate could not be made; the message says how and where to look, in one line. Nothing is promoted."""
+    """What was to be made could not be made; the message says how and where to look, in one line."""
 
 
 class Worktree:
@@ -36,8 +38,10 @@ class Worktree:
     `path` is the project in it; `locks` are descriptors of file locks that its commands inherit.
     """
 
-    def __init__(self, root: Path, top: Path, *locks: int) -> None:
+    def __init__(self, root: Path, top: Path, *locks: int, owner: tuple[str, str] = RETRAIN) -> None:
+        """`owner` is the command whose worktree it is, and what to do where something else lies at `top`."""
         self.root, self.top = root, top
+        self._owner, self._remedy = owner
         self._main = Git(root)
         self.path = top / self._main.prefix
         self.git = Git(self.path)
@@ -50,7 +54,7 @@ class Worktree:
         Data that are not Git's stay. Raises InputError where something else lies at its path.
         """
         if _mark(self._main.folder()) is not None:
-            raise InputError("this is retrain's own worktree: run it in the repository's")
+            raise InputError("this is a worktree of palimpsest's own: run it in the repository's")
         if not self._usable():
             # Not pruned: a worktree of the user's on a drive that is away would be forgotten.
             self._main("worktree", "add", "--force", "--force", "--detach", "--no-checkout", str(self.top), commit)
@@ -73,21 +77,26 @@ class Worktree:
             return False
         admin = self._admin()
         if admin is None:
-            raise InputError(f"{self.top}: not retrain's worktree; move it away, or name another with --worktree")
+            raise InputError(f"{self.top}: not {self._owner}'s worktree; {self._remedy}")
         bare = [file.name for file in self.top.iterdir()] == [".git"]  # killed before it was marked
         mark = _mark(admin)
         if self._linked():
             if mark == self._main.prefix or (mark is None and bare):
                 return True
             if mark is not None:
-                whose = f"retrain's for the project in {mark or 'the top folder'}"
-                raise InputError(f"{self.top}: {whose}; name another place with --worktree")
-            raise InputError(f"{self.top}: a worktree of your own; name another place with --worktree")
+                whose = f"{self._owner}'s for the project in {mark or 'the top folder'}"
+                raise InputError(f"{self.top}: {whose}; {self._remedy}")
+            raise InputError(f"{self.top}: a worktree of your own; {self._remedy}")
         if mark is None and not bare:
-            raise InputError(f"{self.top}: a broken worktree of your own; `git worktree repair`, or name another")
+            raise InputError(f"{self.top}: a broken worktree of your own; `git worktree repair`, or {self._remedy}")
         shutil.rmtree(self.top)
         shutil.rmtree(admin, ignore_errors=True)
         return False
+
+    def remove(self) -> None:
+        """Remove the worktree, if it is there and is ours; Git forgets it."""
+        if self._usable():
+            self._main("worktree", "remove", "--force", "--force", str(self.top))
 
     def _admin(self) -> Path | None:
         """What the worktree's `.git` leads to, in this repository; None where that is something else.
@@ -210,9 +219,14 @@ class Worktree:
         except Stopped:
             raise StepError(INTERRUPTED) from None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._runner.stopped
+
     def check(self) -> None:
         """Raise StepError after `stop`."""
-        if self._runner.stopped:
+        if self.stopped:
             raise StepError(INTERRUPTED)
 
     def stop(self) -> None:
@@ -226,7 +240,7 @@ def _unseen(top: Path, folder: str) -> int:
 
 
 def _mark(folder: Path) -> str | None:
-    """For which project the worktree with this Git folder is retrain's own; None where it is not."""
+    """For which project the worktree with this Git folder is ours; None where it is not."""
     file = folder / MARK
     return file.read_text() if file.exists() else None
 

@@ -19,7 +19,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -126,10 +127,15 @@ class ClusterWorkspace(Workspace):
                 return stage if run_cache.portable(stage) else None
         return None
 
-    def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
+    def _shared(self, stage: Stage) -> Path | None:
+        return None  # who runs the stage takes the turn, perhaps with the same cache
+
+    def _execute(
+        self, node: Node, stage: Stage, environment: dict[str, str], say: Say, held: Sequence[int] = ()
+    ) -> None:
         if node.here or not run_cache.portable(stage):
             say("runs here: " + ("`meta: here`" if node.here else "the run-cache cannot carry what it makes"))
-            super()._execute(node, stage, environment, say)
+            super()._execute(node, stage, environment, say, held)
             return
         with self._opened() as repo:
             with self._locked(repo):

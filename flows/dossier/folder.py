@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from flows.process import atomic_file
+from flows.process import atomic_file, atomic_folder
 from stages.runs.errors import InputError
 
 LISTING = "dossier.json"  # names every other file of a dossier, by which it is known
@@ -46,38 +43,14 @@ def write(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises InputError where the folder cannot be made, and as `refuse` does.
     """
     refuse(folder)
-    folder = folder.absolute()
     listing = {"format": FORMAT, "files": {name: sha256(data).hexdigest() for name, data in sorted(files.items())}}
-    draft = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        draft.chmod(0o755)
-        for name, data in files.items():
-            atomic_file.write(draft / name, data)
-        atomic_file.write(draft / LISTING, json.dumps(listing, indent=1) + "\n")
-        _exchange(draft, folder)
+        with atomic_folder.replacing(folder) as draft:
+            for name, data in files.items():
+                atomic_file.write(draft / name, data)
+            atomic_file.write(draft / LISTING, json.dumps(listing, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name another folder with -o") from None
-    finally:
-        if draft:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(draft)
-
-
-def _exchange(draft: Path, folder: Path) -> None:
-    """Put the draft in the folder's place; if that fails, the folder stays as it was."""
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    try:
-        if folder.exists():
-            folder.rename(old)  # onto an empty one
-        draft.rename(folder)
-    except BaseException:
-        if not folder.exists():
-            old.rename(folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _listed(folder: Path) -> set[str] | None:

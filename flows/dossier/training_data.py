@@ -74,18 +74,18 @@ def _kind(data: Data) -> Iterator[Part]:
 
 
 def _is(m: Material, data: Data) -> str | None:
-    """The kind of a dataset: as the owner says, or synthetic where one of its inputs is what `draw` has drawn."""
+    """The kind of a dataset: as the owner says, or synthetic where one of its inputs was drawn here."""
     said_so = m.about_data.get(data.dataset.name)
     return said_so.kind if said_so and said_so.kind else "synthetic" if _drawn(m, data) else None
 
 
 def _drawn(m: Material, data: Data) -> Sentence | None:
     ingests = [run for run in m.of.runs if data.dataset.table.path in run.outputs]
-    draws = [run for run in m.of.runs if run.stage == "draw"]
+    draws = [run for run in m.of.runs if run.stage.partition("@")[0] in ("draw", "draw_shapes")]
     for draw in draws:
         for ingest in ingests:
             if draw.outputs.items() & ingest.inputs.items():
-                text = f"{data.dataset.name} was drawn by the program (stage draw)."
+                text = f"{data.dataset.name} was drawn by the program (stage {draw.stage})."
                 links = [m.shelf.entry(draw).at("outputs"), m.shelf.entry(ingest).at("inputs")]
                 return recorded(text, links)
     return None

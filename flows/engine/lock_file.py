@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dvc.dvcfile import Lockfile
 from dvc.exceptions import DvcException
@@ -106,6 +107,11 @@ class LastWrites:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self._file}: damaged ({error}); remove it and run it again") from None
         return found
+
+
+def text(content: dict[str, Any]) -> str:
+    """What a `dvc.lock` says, as DVC writes it."""
+    return str(dumps_yaml(content))
 
 
 def repair(repo: Repo, path: Path) -> Path | None:

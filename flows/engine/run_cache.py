@@ -7,6 +7,7 @@ on the remote is always one that can be had.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,19 @@ def left_empty(stage: Stage) -> bool:
 def portable(stage: Stage) -> bool:
     """Whether the run-cache can bring back all that the stage makes from what it reads. Its deps are to be saved."""
     return bool(_can_hash(stage)) and all(out.use_cache or out.is_metric or out.is_plot for out in stage.outs)
+
+
+def turn(stage: Stage) -> Path | None:
+    """The file to be locked by the one process that makes what the stage would make now.
+
+    It lies beside the run-cache, which all working copies with this cache share: the others find there what that
+    process has made. None where the run-cache cannot bring it back. The stage stays as it was: to restore it, DVC
+    compares the digests that `dvc.lock` has of its deps.
+    """
+    now = copy.copy(stage)
+    now.deps = [copy.copy(dep) for dep in stage.deps]
+    now.save_deps()
+    return Path(stage.repo.cache.legacy.path, "running", _get_stage_hash(now)) if portable(now) else None
 
 
 def entry(stage: Stage) -> Entry:

@@ -18,7 +18,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,7 +32,7 @@ from dvc.stage.run import _enforce_cmd_list, _make_cmd, get_executable, prepare_
 from flows.engine import graph, resources, run_cache
 from flows.engine.graph import Node, Plan
 from flows.engine.lock_file import LastWrites, LockFile, repair
-from flows.engine.repository import open_repo, opened, read_write_lock, repair_read_write_lock, when_free
+from flows.engine.repository import POLL, open_repo, opened, read_write_lock, repair_read_write_lock, when_free
 from flows.process import file_lock
 from flows.process.command import Runner, Say, Stopped
 
@@ -130,27 +130,31 @@ class Workspace:
 
     def _run(self, node: Node, environment: dict[str, str], say: Say) -> Outcome:
         started = time.monotonic()
-        with self._opened() as repo, contextlib.ExitStack() as claims:
-            with self._loaded(repo, node, say) as stage:
-                if not self.force and not stage.changed():
-                    return Outcome("Skipped", "unchanged")
-                if not stage.cmd or stage.frozen:  # data that `dvc add` or `dvc import` brought, and frozen stages
-                    stage.reproduce(force=self.force)
-                    self._record(node, stage)
-                    return Outcome("Completed", "verified")
-                if missing := [dep.def_path for dep in stage.deps if dep.protocol == "local" and not dep.exists]:
-                    raise StageError(
-                        f"{', '.join(missing)}: not there, and no stage makes it; put it there, or mend its path in "
-                        f"params.yaml or {os.path.relpath(node.path)}"
-                    )
-                stage.remove_outs(ignore_remove=False, force=False)
-                if self._restored(stage):
-                    self._save(node, stage)
-                    return Outcome("Cached", "outputs from DVC's run-cache")
-                stage.save_deps()
-                before = _inputs(stage)
-                claims.enter_context(self._claim(stage))
-            self._execute(node, stage, environment, say)
+        with self._opened() as repo, _Turn() as turn, contextlib.ExitStack() as claims:
+            while True:
+                with self._loaded(repo, node, say) as stage:
+                    if not self.force and not stage.changed():
+                        return Outcome("Skipped", "unchanged")
+                    if not stage.cmd or stage.frozen:  # data that `dvc add` or `dvc import` brought, and frozen stages
+                        stage.reproduce(force=self.force)
+                        self._record(node, stage)
+                        return Outcome("Completed", "verified")
+                    if missing := [dep.def_path for dep in stage.deps if dep.protocol == "local" and not dep.exists]:
+                        raise StageError(
+                            f"{', '.join(missing)}: not there, and no stage makes it; put it there, or mend its path "
+                            f"in params.yaml or {os.path.relpath(node.path)}"
+                        )
+                    stage.remove_outs(ignore_remove=False, force=False)
+                    if turn.take(self._shared(stage)):
+                        if self._restored(stage):
+                            self._save(node, stage)
+                            return Outcome("Cached", "outputs from DVC's run-cache")
+                        stage.save_deps()
+                        before = _inputs(stage)
+                        claims.enter_context(self._claim(stage))
+                        break
+                turn.wait(say, self.runner.check)  # without DVC's locks
+            self._execute(node, stage, environment, say, turn.held)
             with self._locked(repo):
                 stage.save_deps()
                 moved = [path for path, value in _inputs(stage).items() if before.get(path) != value]
@@ -203,6 +207,10 @@ class Workspace:
             with self._mutex:
                 held.__exit__(None, None, None)
 
+    def _shared(self, stage: Stage) -> Path | None:
+        """What is locked while the stage is made, so that working copies with one cache do not make it twice."""
+        return None if self.force else run_cache.turn(stage)
+
     def _restored(self, stage: Stage) -> bool:
         if self.force:
             return False
@@ -230,12 +238,15 @@ class Workspace:
             self.lock_files[node.path].record(stage)
             stage.repo.scm_context.track_file(os.path.relpath(self.lock_files[node.path].path))
 
-    def _execute(self, node: Node, stage: Stage, environment: dict[str, str], say: Say) -> None:
+    def _execute(
+        self, node: Node, stage: Stage, environment: dict[str, str], say: Say, held: Sequence[int] = ()
+    ) -> None:
+        """`held` are descriptors of locks that its command keeps."""
         options: dict[str, Any] = prepare_kwargs(stage, run_env={"PYTHONUNBUFFERED": "1", **environment})
         log = self.log(node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
-            locks = stack.enter_context(resources.gpu(say, self.runner.check)) if node.gpu else []
+            locks = [*held, *(stack.enter_context(resources.gpu(say, self.runner.check)) if node.gpu else [])]
             file = stack.enter_context(log.open("w", encoding="utf-8"))
             self._logged.add(node.name)
 
@@ -252,6 +263,41 @@ class Workspace:
                 if code:
                     last = last.removeprefix(f"{node.name}: ")
                     raise StageError(f"exit code {code}" + (f": {last[:SHOWN]}" if last else ""))
+
+
+class _Turn:
+    """The lock on what a stage is about to make; a `with` block ends it."""
+
+    def __init__(self) -> None:
+        self.held: list[int] = []  # its descriptor
+        self._file: Path | None = None
+
+    def take(self, file: Path | None) -> bool:
+        """Whether it is this process's turn to make what `file` stands for; None: nobody else would."""
+        if self._file != file:
+            self._end()
+            self._file = file
+        if file and not self.held and (handle := file_lock.acquire(file)) is not None:
+            self.held = [handle]
+        return bool(self.held) or file is None
+
+    def wait(self, say: Say, check: Callable[[], None]) -> None:
+        """Until whoever has it is done. `check` is called meanwhile, and may raise to give up."""
+        assert self._file is not None
+        say("waiting for another working copy, which makes the same")
+        while not self.take(self._file):
+            check()
+            time.sleep(POLL)
+
+    def _end(self) -> None:
+        if self._file and self.held:
+            file_lock.release(self.held.pop(), self._file)
+
+    def __enter__(self) -> _Turn:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
 
 
 @contextlib.contextmanager

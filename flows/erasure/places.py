@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -141,8 +142,8 @@ def states(root: Path) -> Iterator[Path]:
     """The states of trainings that were interrupted, in every working copy and where else they are kept."""
     for tree in trees(root):
         for here, names, _ in _walk(tree, root):
-            home = here.parts[-3:-1] == (".palimpsest", "state") or tree.kind == "training states"
-            if home and "state.safetensors" in names:
+            home = (".palimpsest", "state") in itertools.pairwise(here.parts)  # a study has a folder for each run there
+            if (home or tree.kind == "training states") and "state.safetensors" in names:
                 yield here / "state.safetensors"
 
 

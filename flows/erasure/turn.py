@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.audit import rebuild
-from flows.checkout.root import retrain_lock
+from flows.checkout.root import retrain_lock, study_lock
 from flows.engine import turns
 from flows.erasure import places
 from flows.process import file_lock
@@ -21,8 +21,8 @@ from stages.runs.errors import InputError
 def taken(root: Path, say: Say) -> Iterator[None]:
     """This working copy, its worktrees and workers' clones for this process alone.
 
-    A rebuild, a retraining, another erasure and DVC's experiments are waited for. A Dask worker is not, as it may have
-    its clone for days: raises InputError where one runs.
+    A rebuild, a retraining, a study, another erasure and DVC's experiments are waited for. A Dask worker is not, as it
+    may have its clone for days: raises InputError where one runs.
     """
     with contextlib.ExitStack() as stack:
 
@@ -30,7 +30,7 @@ def taken(root: Path, say: Say) -> Iterator[None]:
             stack.enter_context(file_lock.lock(file, functools.partial(_waiting, say, file)))
 
         # Always in one order, so that two erasures do not wait for each other.
-        for file in (retrain_lock(root), rebuild.lock_of(root)):
+        for file in (retrain_lock(root), study_lock(root), rebuild.lock_of(root)):
             take(file)
         copies = places.copies(root)  # with the worktrees that are left now
         for copy in copies:
@@ -52,4 +52,4 @@ def folders(root: Path) -> list[Path]:
 
 
 def _waiting(say: Say, file: Path, pid: str) -> None:
-    say(f"waiting for a rebuild, a retraining, an audit rebuild or another erasure (PID {pid} has {file})")
+    say(f"waiting for a rebuild, a retraining, a study, an audit rebuild or another erasure (PID {pid} has {file})")

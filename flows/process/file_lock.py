@@ -15,11 +15,14 @@ def acquire(file: Path) -> int | None:
     The lock lasts until the descriptor is closed, here and in every process that it was handed to (`pass_fds`). So
     what a killed process has left running keeps it. (The package `filelock` does not hand its descriptor on.)
     """
-    handle = _open(file)
-    if _lock(handle):
-        return handle
-    os.close(handle)
-    return None
+    while True:
+        handle = _open(file)
+        if _lock(handle) and _stands(handle, file):
+            return handle
+        there = _stands(handle, file)
+        os.close(handle)
+        if there:
+            return None
 
 
 @contextlib.contextmanager
@@ -43,9 +46,23 @@ def lock(
         os.close(handle)
 
 
+def release(handle: int, file: Path) -> None:
+    """End a lock that `acquire` has given, and remove its file: one of many would pile up."""
+    file.unlink(missing_ok=True)  # before others get the lock: they see that it is gone, and make it anew
+    os.close(handle)
+
+
 def _open(file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+
+
+def _stands(handle: int, file: Path) -> bool:
+    """Whether the file that was opened is still the one at its place."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int, wait: bool = False) -> bool:

@@ -404,11 +404,8 @@ def retraining(root: Path, rev: str, path: Path | None, say: Say) -> Iterator[Re
     """
     git = Git(root)
     decisions.ready(git)
-    # `status` is the one that leaves the index alone.
-    changed = git.paths("status", "--porcelain", "--untracked-files=no", "--no-renames", "--", *SOURCES)
-    if changed:
-        names = [entry[3:].removeprefix(git.prefix) for entry in changed]
-        say(f"not committed, so without what has changed in: {', '.join(names)}")
+    if changed := git.changed(*SOURCES):
+        say(f"not committed, so without what has changed in: {', '.join(changed)}")
     commit = git.commit(rev)
     if commit is None:
         raise InputError(f"--rev: no commit '{rev}'" if rev != "HEAD" else "there is no commit yet: `git commit`")

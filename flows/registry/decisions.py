@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from flows.checkout.git import Git, GitError
+from flows.checkout.git import Git
 from flows.lineage import signatures
 from flows.process import file_lock
 from flows.registry import gto, history
@@ -102,14 +102,7 @@ def withdraw(root: Path, md5s: Collection[str], why: str) -> list[Entry]:
 def ready(git: Git) -> None:
     """Raise InputError where a decision could not be committed: no author, or a checkout that it would upset."""
     branches = Branches.of(git)  # of a repository that Git refuses, it tells here
-    try:
-        git("-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
-        git("-c", "user.useConfigOnly=true", "var", "GIT_AUTHOR_IDENT")
-    except GitError as error:
-        raise InputError(
-            "Git does not know who commits: `git config user.name NAME` and `git config user.email ADDRESS` "
-            f"({str(error).rpartition('fatal: ')[2]})"
-        ) from None
+    git.require_author()
     for name, place in git.checked_out().items():
         if name in branches:
             raise InputError(

@@ -25,6 +25,7 @@ TRAININGS = tuple(sorted(path.stem for path in Path(stages.__file__).parent.glob
 SECTIONS = (
     "runtime",
     "draw",
+    "draw_shapes",
     "datasets",
     *TRAININGS,
     "search",
@@ -35,7 +36,7 @@ SECTIONS = (
     "retrain",  # read by flows/retrain.py alone
 )
 # Those of entries whose names are yours. They become files, and keys of `dvc.yaml`'s stages.
-NAMED = ("datasets", *TRAININGS, "search", "infer", "blend")
+NAMED = ("draw_shapes", "datasets", *TRAININGS, "search", "infer", "blend")
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"  # no dot, slash, space or quote: DVC, paths and shells read those
 DATASET = ("ingest", "align", "mask")  # the sections of each entry of `datasets`: the stages that run for it
 
@@ -78,12 +79,13 @@ def refuse_idle(section: Any, setting: str, names: Iterable[str]) -> None:
             raise ValueError(f"{name} would do nothing with {setting}: leave it out")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """The whole file as plain dicts (YAML 1.2, as DVC reads it: `1e-4` is a number).
 
+    `content` is what it holds, where that is not to be read from the disk.
     Raises InputError as `plain` does, and for an unknown section, of the file or of a dataset.
     """
-    values = plain(path)
+    values = plain(path, content)
     _refuse_unknown(path, "section", values, SECTIONS)
     datasets = values.get("datasets")
     for name, entry in datasets.items() if isinstance(datasets, dict) else ():
@@ -91,13 +93,13 @@ def load(path: Path) -> dict[str, Any]:
     return values
 
 
-def plain(path: Path) -> dict[str, Any]:
+def plain(path: Path, content: bytes | None = None) -> dict[str, Any]:
     """What `load` returns, whatever its sections.
 
     Raises InputError for a missing or malformed file, for one whose aliases make more of it than the limits above, for
     what no parameter can be (a key that is no text, a date), and for an entry whose name is not made as `NAME` says.
     """
-    values = _read(path)
+    values = read(path, content)
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping of sections: {', '.join(SECTIONS)}")
     for section in NAMED:
@@ -109,11 +111,12 @@ def plain(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> Any:
+def read(path: Path, content: bytes | None = None) -> Any:
     """What a YAML file says, within the limits above. Raises InputError for all else."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run from the project's root") from None
     except OSError as error:
@@ -210,20 +213,20 @@ def section(values: dict[str, Any], dotted: str, kind: type[Section]) -> Section
     return build(kind, node, dotted)
 
 
-def build(kind: type[Section], node: Any, dotted: str) -> Section:
-    """`node` as the dataclass `kind`; see `section`."""
+def build(kind: type[Section], node: Any, dotted: str, file: str = "params.yaml") -> Section:
+    """`node`, which stands at `dotted` (empty: the whole) in `file`, as the dataclass `kind`; see `section`."""
     try:
         # JSON mode: strict about types, yet a YAML list may become a tuple.
         return TypeAdapter(kind).validate_json(json.dumps(node))
     except ValidationError as error:
         faults = [_fault(dotted, dict(item)) for item in error.errors(include_url=False)]
-        raise InputError("params.yaml: " + "; ".join(faults)) from None
+        raise InputError(f"{file}: " + "; ".join(faults)) from None
     except TypeError as error:  # a date or another thing JSON has no word for
-        raise InputError(f"params.yaml: {dotted}: {error}") from None
+        raise InputError(f"{file}: {dotted}: {error}") from None
 
 
 def _fault(dotted: str, item: dict[str, Any]) -> str:
-    where = ".".join([dotted, *(str(part) for part in item["loc"])])
+    where = ".".join(filter(None, [dotted, *(str(part) for part in item["loc"])]))
     if item["type"] == "unexpected_keyword_argument":
         return f"unknown key '{where}'"
     if item["type"] == "missing":

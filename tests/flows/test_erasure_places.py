@@ -25,7 +25,7 @@ from test_erasure import Lab, array, git, lab, of, page, quiet, saved, scene
 
 from flows.audit import rebuild
 from flows.checkout.git import Git
-from flows.checkout.root import retrain_lock
+from flows.checkout.root import retrain_lock, study_lock
 from flows.erasure import erase, git_objects, lists, rewriting, turn
 from flows.erasure.contents import Search
 from flows.erasure.journal import Journal, pending
@@ -317,12 +317,13 @@ def test_what_is_asked_for_is_erased_also_after_another_that_was_interrupted(lab
         erased(lab)
 
 
-def test_an_erasure_takes_turns_with_others_with_rebuilds_and_with_retrainings(tmp_path: Path) -> None:
+def test_an_erasure_takes_turns_with_others_with_rebuilds_retrainings_and_studies(tmp_path: Path) -> None:
     """Also where DVC has not made its folder of locks yet."""
     git(tmp_path, "init", "-q")
     (tmp_path / ".dvc").mkdir()
     with turn.taken(tmp_path, quiet):
-        for file in (tmp_path / ".dvc/tmp/palimpsest.lock", retrain_lock(tmp_path), rebuild.lock_of(tmp_path)):
+        own = tmp_path / ".dvc/tmp/palimpsest.lock"
+        for file in (own, retrain_lock(tmp_path), study_lock(tmp_path), rebuild.lock_of(tmp_path)):
             assert file_lock.acquire(file) is None
 
 

@@ -96,8 +96,8 @@ def test_a_dask_worker_that_runs_is_refused_whatever_its_project(
 def test_a_training_that_went_on_from_a_removed_checkpoint_is_forgotten(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     home = tmp_path / ".palimpsest" / "state"
-    for name, facts in {"from": {"start": "a" * 32}, "other": {"start": "b" * 32}, "none": {"start": None},
-                        "older": {"step": 3}}.items():  # fmt: skip
+    for name, facts in {"a-study-s1-c0ffee/from": {"start": "a" * 32}, "other": {"start": "b" * 32},
+                        "none": {"start": None}, "older": {"step": 3}}.items():  # fmt: skip
         (home / name).mkdir(parents=True)
         metadata = {"palimpsest": json.dumps(facts)}
         save_file({"seen": np.zeros(5, bool)}, home / name / "state.safetensors", metadata)

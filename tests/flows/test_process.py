@@ -1,5 +1,6 @@
 """What every command, lock and shared file of the flows rests on, with real processes."""
 
+import fcntl
 import io
 import os
 import signal
@@ -35,6 +36,21 @@ def test_a_lock_lasts_as_long_as_any_process_that_has_its_descriptor(tmp_path: P
     again = file_lock.acquire(file)
     assert again is not None
     os.close(again)
+
+
+def test_a_lock_that_is_released_leaves_no_file_and_no_second_holder(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    first = file_lock.acquire(file)
+    assert first is not None
+    late = os.open(file, os.O_RDWR)  # of a process that has opened it, and comes to lock it after the release
+    file_lock.release(first, file)
+    assert not file.exists()
+    fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of a file that is gone: it keeps nobody out
+    second = file_lock.acquire(file)
+    assert second is not None
+    assert file_lock.acquire(file) is None
+    os.close(late)
+    file_lock.release(second, file)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

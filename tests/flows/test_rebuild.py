@@ -766,3 +766,40 @@ def test_stopping_ends_what_runs(project: Project) -> None:
         stopper.join()
         with pytest.raises(StageError, match="stopped before it began"):
             work.run("gen", {}, print)
+
+
+BUILD = """
+import functools
+from flows.engine.workspace import workspace
+say = functools.partial(print, flush=True)
+with workspace(say=say) as work:
+    for name in work.plan.nodes:
+        say(work.run(name, {}, say).state)
+"""
+
+
+def test_working_copies_with_one_cache_make_a_stage_once(project: Project) -> None:
+    """Two at once: the second waits for the first, and takes what that has made from the run-cache."""
+    project.pipeline({"gen": PIPELINE["gen"]})
+    other = project.home / "other"
+    shutil.copytree(project.home, other, ignore=shutil.ignore_patterns("other", "prefect"))
+    (other / ".dvc" / "config.local").write_text("[cache]\n    dir = ../../.dvc/cache\n")
+    project.control("gen.hold").touch()
+
+    def start(home: Path) -> subprocess.Popen[str]:
+        environment = {**ENV, "PROJECT": str(project.home)}
+        return subprocess.Popen([python(), "-c", BUILD], cwd=home, env=environment, stdout=subprocess.PIPE, text=True)
+
+    first = start(project.home)
+    wait(lambda: "gen" in project.trace())
+    before = project.trace()
+    (running,) = (project.home / ".dvc" / "cache" / "running").iterdir()
+    second = start(other)
+    assert second.stdout is not None
+    assert second.stdout.readline() == "waiting for another working copy, which makes the same\n"
+    project.control("gen.hold").unlink()
+    assert end(first)[-1] == "Completed"
+    assert end(second)[-1] == "Cached"
+    assert project.trace() == before, "it has run once"
+    assert (other / "dvc.lock").read_text() == project.lock()
+    assert not running.exists()

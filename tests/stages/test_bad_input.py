@@ -46,6 +46,7 @@ INGEST |= {"licence": "CC0-1.0", "consent": "not a person", "origin": "a test"}
 SECTIONS: dict[str, Any] = {
     "runtime": {"device": "cpu", "threads": 1, "precision": "fp32"},
     "draw": {"count": 2, "size": 64, "seed": 1},
+    "draw_shapes": {"x": {"count": 2, "size": 32, "seed": 1}},
     "datasets": {
         "x": {
             "ingest": INGEST,

@@ -32,7 +32,7 @@ def test_every_section_fits_its_stage(file: str) -> None:
         if section in ("runtime", "datasets", "retrain"):
             continue
         kind = import_module(f"stages.{section}").Params
-        several = section.startswith("train_") or section in ("search", "infer", "blend")
+        several = section in params.NAMED
         for dotted in (f"{section}.{name}" for name in values[section]) if several else [section]:
             params.section(values, dotted, kind)
     for name in values["datasets"]:

@@ -43,6 +43,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 PARAMS: dict[str, Any] = {
     "runtime": {},
     "draw": {"count": 24, "size": 128, "seed": 1},
+    "draw_shapes": {"shapes": {"count": 24, "size": 64, "seed": 1}},
     "datasets": {
         "portraits": {
             "ingest": {
@@ -84,6 +85,7 @@ PARAMS: dict[str, Any] = {
 NOTHING = "stages/models/no_checkpoint.txt"
 COMMANDS = [
     "draw --portraits data/raw/portraits",
+    "draw_shapes shapes --shapes data/raw/shapes",
     "ingest portraits --root data/raw/portraits --tombstones tombstones.txt --ingested data/ingested/portraits",
     f"align portraits --ingested data/ingested/portraits --detector-model {NOTHING} --aligned data/aligned/portraits",
     "mask portraits --aligned data/aligned/portraits --masks data/masks/portraits",
@@ -115,6 +117,7 @@ DIGESTS = {
     "inpainted/telea": "0bd7cadeed3416d7a092de297522a9f6.dir",
     "masks/portraits": "76a509384d63f48e697f7d5838a769b8.dir",
     "raw/portraits": "c57702484320867727bd16457945cc92.dir",
+    "raw/shapes": "9b5895863ab6e69e8652a836c44ee454.dir",
     "scores/nearest.json": "c6df39b1c0431331161d212d5a920a8f",
     "scores/nearest.means.parquet": "38b0bcb6ead043c8d8dceb0060509a6f",
     "scores/nearest.parquet": "2dbc5e08da568883ddb43578133d9461",
