@@ -161,11 +161,11 @@ def _check_kinds(study: Study, runs: Iterable[Planned]) -> None:
             dataset = run.values["blend"][system].get("dataset")
             mask = (run.values["datasets"].get(dataset) or {}).get("mask") or {}
             drawn |= dict.fromkeys(mask.get("kinds") or {})
-    for name, measure in study.measures.items():
-        if measure.kind is not None and measure.kind not in drawn:
-            raise InputError(
-                f"{study.path}: measures.{name}: no hole '{measure.kind}' is drawn; there is: {', '.join(drawn)}"
-            )
+    asked = {f"measures.{name}": measure.kind for name, measure in study.measures.items()}
+    asked |= {f"arm '{arm.name}'": arm.kind for arm in study.arms.values()}
+    for where, kind in asked.items():
+        if kind is not None and kind not in drawn:
+            raise InputError(f"{study.path}: {where}: no hole '{kind}' is drawn; there is: {', '.join(drawn)}")
 
 
 def _reference(arm: str) -> str:

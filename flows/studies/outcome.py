@@ -98,6 +98,7 @@ def described(measure: Measure) -> str:
     return f"{heading(measure)}; {holes}, {measure.split} pictures, {measure.blending}"
 
 
-def blending(arm: Arm, measure: Measure) -> str:
-    """Whether an arm's pictures count raw or blended: as the arm says, or else as the measure does."""
-    return arm.blending or measure.blending
+def taken(measure: Measure, arm: Arm) -> Measure:
+    """The measure as it is taken of an arm, whose own kind of hole, split and blending stand in place of its."""
+    kind, split, blending = arm.kind or measure.kind, arm.split or measure.split, arm.blending or measure.blending
+    return Measure(measure.metric, kind, split, blending)

@@ -120,10 +120,11 @@ class _Drawing:
         self._completed: dict[str, tuple[Table, dict[Key, int], str]] = {}
         measures = [*results.study.measures.values()]
         for arm in arms:
-            blending = outcome.blending(results.study.arms[arm], measures[0])
+            blending = outcome.taken(measures[0], results.study.arms[arm]).blending
             table = Table(_file(results.pictures[arm], blending))
             self._completed[arm] = (table, {key: row for row, key in enumerate(table.keys())}, blending)
-        measured = {measure.kind for measure in measures if measure.kind}
+        taken = [outcome.taken(measure, results.study.arms[arm]) for measure in measures for arm in arms]
+        measured = {measure.kind for measure in taken if measure.kind}
         there = dict.fromkeys(key[2] for _, rows, _ in self._completed.values() for key in rows)
         self.kinds = [kind for kind in there if not measured or kind in measured]
 

@@ -77,9 +77,9 @@ class _Reader:
             try:
                 if source.commit is None or source.failure:
                     raise InputError(str(source.failure))
-                blending = outcome.blending(arm, measure)
+                own = outcome.taken(measure, arm)
                 made = self._opened(source.commit)
-                found[source.seed] = made.scores(arm.system, measure.metric, measure.kind, measure.split, blending)
+                found[source.seed] = made.scores(arm.system, own.metric, own.kind, own.split, own.blending)
             except InputError as error:
                 gaps[source.seed] = str(error)
         return found, gaps

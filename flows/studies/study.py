@@ -26,6 +26,7 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=f"^{params.NAME}$")]
 ArmName = Annotated[str, Field(pattern=r"^\S(.{0,62}\S)?$")]  # in one line, without spaces around it
 Key = Annotated[str, Field(pattern=f"^{KEY}$")]
+Split = Literal["test", "train"]
 Blending = Literal["raw", "blended"]
 
 
@@ -35,12 +36,14 @@ class Measure:
 
     metric: str  # one of `stages.pages.scores.METRICS`
     kind: str | None = None  # of hole; None: all kinds
-    split: Literal["test", "train"] = "test"  # of the pictures
+    split: Split = "test"  # of the pictures
     blending: Blending = "raw"
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
             raise ValueError(f"metric: there is no '{self.metric}'; one of: {', '.join(METRICS)}")
+        if not METRICS[self.metric].best:
+            raise ValueError(f"metric: {self.metric} is of the true pictures, and of no arm; name another")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,6 +82,8 @@ class _Arm:
 
     set: dict[Key, Any] = field(default_factory=dict)
     system: Name | None = None
+    kind: str | None = None
+    split: Split | None = None
     blending: Blending | None = None
 
 
@@ -105,7 +110,9 @@ class Arm(NamedTuple):
     name: str
     set: Mapping[str, Any]  # parameters that differ from the scale's, by their ways
     system: str  # the entry of `blend` whose scores count
-    blending: Blending | None  # stands before the measure's
+    kind: str | None  # of hole, split and blending: where given, they stand in place of a measure's
+    split: Split | None
+    blending: Blending | None
 
 
 class Study(NamedTuple):
@@ -213,7 +220,7 @@ def _arms(path: Path, file: _File) -> dict[str, Arm]:
         system = arm.system or file.system
         if system is None:
             raise InputError(f"{path}: arms.{name}: no system; name the entry of `blend` whose scores count")
-        arms[name] = Arm(name, arm.set, system, arm.blending)
+        arms[name] = Arm(name, arm.set, system, arm.kind, arm.split, arm.blending)
     return arms
 
 

@@ -33,7 +33,7 @@ def as_csv(results: Results) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for number in results.numbers:
-        measure, arm = results.study.measures[number.measure], results.study.arms[number.arm]
+        measure = outcome.taken(results.study.measures[number.measure], results.study.arms[number.arm])
         behind = _behind(results, number)
         found = number.estimate
         every: list[Published | None] = [*number.published]
@@ -41,7 +41,7 @@ def as_csv(results: Results) -> str:
             rows.writerow(
                 [
                     number.arm, number.measure, measure.metric, measure.kind or "all", measure.split,
-                    outcome.blending(arm, measure), outcome.unit(measure),
+                    measure.blending, outcome.unit(measure),
                     *((found.mean, _or(found.low), _or(found.high), found.seeds, found.pictures) if found
                       else (MISSING, "", "", 0, 0)),
                     " ".join(map(str, number.gaps)),
@@ -188,14 +188,14 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def _of_number(results: Results, number: Number) -> dict[str, Any]:
-    measure, arm = results.study.measures[number.measure], results.study.arms[number.arm]
+    measure = outcome.taken(results.study.measures[number.measure], results.study.arms[number.arm])
     return {
         "arm": number.arm,
         "measure": number.measure,
         "metric": measure.metric,
         "kind": measure.kind,
         "split": measure.split,
-        "blending": outcome.blending(arm, measure),
+        "blending": measure.blending,
         "unit": outcome.unit(measure),
         **(_plain(number.estimate) or {"mean": None, "low": None, "high": None, "seeds": 0, "pictures": 0}),
         "by_seed": {str(seed): value for seed, value in number.by_seed.items()},

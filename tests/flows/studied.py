@@ -83,6 +83,8 @@ class Lab(Repository):
         with writing_pictures(scratch / "aligned/test.arrow", (SIZE, SIZE), ALIGNED) as table:
             for number, key in ids.items():
                 table.append(truth[number], *key, [1, 0, 0, 0, 1, 0], None)
+        with writing_pictures(scratch / "aligned/train.arrow", (SIZE, SIZE), ALIGNED):
+            pass  # none that would tell what is natural
         masks = {kind: np.zeros((SIZE, SIZE), bool) for kind in kinds}
         masks["centre"][8 + holes : 24 + holes, 8:24] = True
         if "lines" in masks:
@@ -93,6 +95,7 @@ class Lab(Repository):
                     table.append(pack(hole), *key, kind, float(hole.mean()))
         for room, name, scatter in (
             ("inpainted", "completed", noise),
+            ("inpainted", "guide", noise),
             ("blended", "blended", noise if blended is None else blended),
         ):
             with writing_pictures(scratch / room / f"{name}.arrow", (SIZE, SIZE), COMPLETED) as table:

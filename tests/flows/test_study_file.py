@@ -52,7 +52,7 @@ def test_a_file_says_what_is_compared(tmp_path: Path) -> None:
     arm = found.arms["steps=20, hflip=false"]
     assert arm.set == {"train_dmfn.dmfn.steps": 20, "train_dmfn.dmfn.hflip": False}
     assert (arm.system, arm.blending) == ("dmfn", None)
-    assert found.arms["plain"] == study.Arm("plain", {}, "telea", "raw")
+    assert found.arms["plain"] == study.Arm("plain", {}, "telea", None, None, "raw")
     assert found.measures["psnr"] == study.Measure("psnr_hole", "eye_bar", "test", "raw")
     assert study.scale(found, "small").seeds == 3
     assert study.scale(found, "small", 7).seeds == 7
@@ -139,4 +139,10 @@ def test_the_pages_example_is_a_study(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
     (tmp_path / "mine.yaml").write_text(example)
-    assert [*study.read(tmp_path / "mine.yaml").arms] == ["d_matching=0", "d_matching=5", "no adversary", "telea"]
+    assert [*study.read(tmp_path / "mine.yaml").arms] == [
+        "d_matching=0",
+        "d_matching=5",
+        "no adversary",
+        "telea",
+        "seen",
+    ]

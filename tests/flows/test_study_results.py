@@ -282,6 +282,20 @@ def test_training_pictures_and_test_pictures_are_told_apart(tmp_path: Path) -> N
     assert older.number(BETTER, "l1").gaps[1] == "there are no scores of centre holes on train pictures"
 
 
+def test_an_arm_may_be_of_training_pictures_or_of_another_hole(tmp_path: Path) -> None:
+    """One run, looked at twice: does it complete what it has seen as well as what it has not?"""
+    text = re.sub("grid: .*", "arms: {width=8: {split: train, kind: centre}, width=16: {kind: centre}}", STUDY)
+    lab = Lab(tmp_path, text)
+    runs = [lab.experiment(WORSE, seed, 40, train=("001.png", "003.png", "004.png")) for seed in (1, 2)]
+    found = collected(lab, [*runs, *(run._replace(arm=BETTER) for run in runs)])
+    assert [found.number(arm, "psnr").estimate.pictures for arm in (WORSE, BETTER)] == [3, 5]
+    assert {(row["arm"], row["split"], row["kind"]) for row in rows(found)} == {
+        (WORSE, "train", "centre"),
+        (BETTER, "test", "centre"),
+    }
+    assert "The arms complete different pictures, so the difference is that of two means." in found.findings[0].remarks
+
+
 @given(st.integers(0, 2**32), st.floats(0.2, 5))
 def test_a_ratio_is_favoured_by_its_means_nearness_to_one(seed: int, mean: float) -> None:
     scores = np.random.default_rng(seed).normal(mean, 1e-4, (3, 6))
