@@ -162,7 +162,8 @@ class Lab:
         assert self._state() == before
 
     def _state(self) -> dict[str, Any]:
-        files = [path for path in self.root.rglob("*") if path.is_file()]
+        results = self.root / "data" / "studies"
+        files = [path for path in self.root.rglob("*") if path.is_file() and results not in path.parents]
         own = [path for path in files if path.relative_to(self.root).parts[0] not in (".git", ".dvc", ".palimpsest")]
         kept = ["index", "HEAD", "logs/HEAD", "logs/refs/stash", "refs/stash"]
         return {
@@ -243,7 +244,10 @@ def test_each_run_is_an_experiment_and_the_users_work_stays_as_it_is(lab: Lab, u
         "eta-small-d_matching=5-s2",
     ]  # fmt: skip
     first, _, name, _ = found
-    assert said[-6:-4] == [
+    assert said[-1] == "written: data/studies/eta/index.html"
+    assert (lab.root / "data/studies/eta/index.html").is_file()
+    assert "is no table of scores" in "".join(said), "the stages of this project write none"
+    assert said[-7:-5] == [
         f"d_matching=0 (seed 1): {first}, commit {short(lab, first)}",
         f"d_matching=5 (seed 1): {name}, commit {short(lab, name)}",
     ]
