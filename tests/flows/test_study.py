@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from dvc_project import ENV, Process, command, dvc, end, wait
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_study_file import ROOT
 
 from flows.checkout.git import Git
@@ -422,6 +424,14 @@ def test_other_pictures_are_other_runs(lab: Lab, tmp_path: Path) -> None:
     assert {run.experiment for run in plain}.isdisjoint(run.experiment for run in other)
     assert {run.values["datasets"]["portraits"]["ingest"]["root"] for run in other} == {str(tmp_path)}
     assert plain[0].values["blend"] == begun.values["blend"]
+
+
+@given(st.text(min_size=1, max_size=64), st.integers(1, 1000))
+@settings(max_examples=40)
+def test_any_arm_has_a_name_that_git_takes(arm: str, seed: int) -> None:
+    name = arms.experiment_name("my-study", "small", arm, seed, "0123456789")
+    subprocess.run(["git", "check-ref-format", f"refs/exps/ab/cd/{name}"], check=True)
+    assert name.endswith(f"-s{seed}-012345")
 
 
 # --- The estimate ---
