@@ -249,14 +249,13 @@ def test_each_run_is_an_experiment_and_the_users_work_stays_as_it_is(lab: Lab, u
     assert said[-1] == "written: data/studies/eta/index.html"
     assert (lab.root / "data/studies/eta/index.html").is_file()
     assert "is no table of scores" in "".join(said), "the stages of this project write none"
-    assert said[-7:-5] == [
+    assert {
         f"d_matching=0 (seed 1): {first}, commit {short(lab, first)}",
         f"d_matching=5 (seed 1): {name}, commit {short(lab, name)}",
-    ]
+    } <= {*said}
     rows = json.loads("\n".join(lab.run("eta", "--show", "--json")))["runs"]
-    assert [(row["arm"], row["seed"], row["experiment"]) for row in rows][1:3] == [
-        ("d_matching=5", 1, name), ("as 5, of telea", 1, name),
-    ]  # fmt: skip
+    shared = {(arm, 1, name) for arm in ("d_matching=5", "as 5, of telea")}
+    assert shared <= {(row["arm"], row["seed"], row["experiment"]) for row in rows}
     assert all(row["commit"] and row["failure"] is None for row in rows)
 
     # Again, and with a name that is not in the file any more: nothing is run anew.
