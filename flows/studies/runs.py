@@ -76,7 +76,8 @@ class Studying:
         started = time.monotonic()
         try:
             tree.check()
-            say(f"{run.label}: begins")
+            with self._mutex:  # a line at a time
+                say(f"{run.label}: begins")
             said = self._made(run, tree)
         except (StepError, InputError, DvcException, OSError) as error:
             self._note(run, f"failed: {' '.join(str(error).split())}", say, started)
@@ -131,8 +132,8 @@ class Studying:
             if said.startswith("failed: "):
                 self.failed[run.experiment] = said.removeprefix("failed: ")
             left = len(self.runs) - len(self._done)
-        seconds = time.monotonic() - started
-        say(f"{run.label}: {said} ({seconds:.0f} s); {f'{left} to go' if left else 'all done'}")
+            seconds = time.monotonic() - started
+            say(f"{run.label}: {said} ({seconds:.0f} s); {f'{left} to go' if left else 'all done'}")
 
     def _made(self, run: Planned, tree: Worktree) -> str:
         with self._mutex:
