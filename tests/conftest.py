@@ -53,8 +53,8 @@ ROOT = Path(__file__).parent.parent
 # These take longest, so they begin first; else one of them would run alone in the end. The second and the third need no
 # Prefect, whose database the first one makes.
 FIRST = (
-    "test_retrain.py", "test_pipeline.py", "test_distributed.py", "test_rebuild.py", "test_schedule.py", "test_dask.py",
-    "test_prefect_server.py", "test_training.py",
+    "test_retrain.py", "test_pipeline.py", "test_distributed.py", "test_study.py", "test_rebuild.py",
+    "test_schedule.py", "test_dask.py", "test_prefect_server.py", "test_training.py",
 )  # fmt: skip
 
 

@@ -277,9 +277,15 @@ class _Turn:
         if self._file != file:
             self._end()
             self._file = file
-        if file and not self.held and (handle := file_lock.acquire(file)) is not None:
+        if file is None or self.held:
+            return True
+        try:
+            handle = file_lock.acquire(file)
+        except OSError:  # a cache that is another user's: then the same may be made twice, as DVC does
+            return True
+        if handle is not None:
             self.held = [handle]
-        return bool(self.held) or file is None
+        return handle is not None
 
     def wait(self, say: Say, check: Callable[[], None]) -> None:
         """Until whoever has it is done. `check` is called meanwhile, and may raise to give up."""

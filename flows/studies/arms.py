@@ -69,7 +69,7 @@ def plan(study: Study, name: str, scale: Scale, begun: Base, data: Mapping[str, 
             digest = sha256(canonical(values).encode()).hexdigest()
             if digest not in found:
                 check(values, where)
-                experiment = f"{study.name}-{name}-{_reference(arm.name)}-s{seed}-{digest[:6]}"
+                experiment = experiment_name(study.name, name, arm.name, seed, digest)
                 found[digest] = Planned(experiment, (), seed, (), values, changed)
             run = found[digest]
             systems = dict.fromkeys([*run.systems, arm.system])
@@ -168,6 +168,7 @@ def _check_kinds(study: Study, runs: Iterable[Planned]) -> None:
             raise InputError(f"{study.path}: {where}: no hole '{kind}' is drawn; there is: {', '.join(drawn)}")
 
 
-def _reference(arm: str) -> str:
-    """An arm's name as a part of the name of a Git reference."""
-    return re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9_.=]+|\.(?=\.)", "-", arm)).strip("-.")[:SHOWN] or "arm"
+def experiment_name(study: str, scale: str, arm: str, seed: int, digest: str) -> str:
+    """The name of the experiment of a run whose parameters have this digest, as Git takes it."""
+    told = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9_.=]+|\.(?=\.)", "-", arm)).strip("-.")
+    return f"{study}-{scale}-{told[:SHOWN].rstrip('.') or 'arm'}-s{seed}-{digest[:6]}"

@@ -22,10 +22,11 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from flows.checkout.git import Git, GitError
+from flows.checkout.git import Git
 from flows.checkout.root import study_lock, study_worktree
 from flows.checkout.worktree import StepError, Worktree
 from flows.engine import experiments, lock_file
+from flows.engine.repository import DvcException
 from flows.lineage import cache, dvc_lock, locks
 from flows.process import file_lock
 from flows.process.command import Say
@@ -75,9 +76,10 @@ class Studying:
         started = time.monotonic()
         try:
             tree.check()
-            say(f"{run.label}: begins")
+            with self._mutex:  # a line at a time
+                say(f"{run.label}: begins")
             said = self._made(run, tree)
-        except (StepError, InputError, GitError, OSError) as error:
+        except (StepError, InputError, DvcException, OSError) as error:
             self._note(run, f"failed: {' '.join(str(error).split())}", say, started)
             raise StepError(str(error)) from error
         except BaseException as error:
@@ -130,8 +132,8 @@ class Studying:
             if said.startswith("failed: "):
                 self.failed[run.experiment] = said.removeprefix("failed: ")
             left = len(self.runs) - len(self._done)
-        seconds = time.monotonic() - started
-        say(f"{run.label}: {said} ({seconds:.0f} s); {f'{left} to go' if left else 'all done'}")
+            seconds = time.monotonic() - started
+            say(f"{run.label}: {said} ({seconds:.0f} s); {f'{left} to go' if left else 'all done'}")
 
     def _made(self, run: Planned, tree: Worktree) -> str:
         with self._mutex:

@@ -768,6 +768,13 @@ def test_stopping_ends_what_runs(project: Project) -> None:
             work.run("gen", {}, print)
 
 
+def test_a_cache_in_which_no_turn_can_be_taken_is_one_all_the_same(project: Project, plain: str) -> None:
+    (project.home / ".dvc" / "cache").mkdir()
+    (project.home / ".dvc" / "cache" / "running").write_text("not a folder")
+    assert build() == dict.fromkeys(["gen", "mid@a", "mid@b", "mid@c", "report"], "Completed")
+    assert project.lock() == plain
+
+
 BUILD = """
 import functools
 from flows.engine.workspace import workspace
