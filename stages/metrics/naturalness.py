@@ -67,8 +67,8 @@ def unnatural(pictures: np.ndarray, holes: np.ndarray, model: Natural) -> np.nda
     """NIQE's distance (eq. 10) of the patches that each hole touches: float64 N, 0 is natural.
 
     `pictures` are uint8 N x H x W x 3, of the size that the model was made from; `holes` bool N x H x W (True =
-    missing). NaN for a hole that no patch has a part of. The distance is between two normal distributions, of these patches' features and
-    of the natural ones', in standard deviations; a single patch has no covariance of its own.
+    missing). NaN for a hole that no patch has a part of. The distance is between two normal distributions, of these
+    patches' features and of the natural ones', in standard deviations; a single patch has no covariance of its own.
     """
     distances = np.full(len(pictures), np.nan)
     rows = np.flatnonzero(holes.any(axis=(1, 2)))
