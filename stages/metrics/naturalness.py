@@ -38,8 +38,6 @@ FEATURES = 36  # at two scales each: shape and variance, and four of each produc
 # pseudoinverse instead.
 RIDGE = 1e-3
 ENOUGH = 4 * FEATURES  # natural patches, for a model of them
-
-
 BLOCK = 32  # pictures at once: bounds memory
 
 Area = tuple[slice, slice]  # rows and columns of a picture
@@ -69,15 +67,16 @@ def unnatural(pictures: np.ndarray, holes: np.ndarray, model: Natural) -> np.nda
     """NIQE's distance (eq. 10) of the patches that each hole touches: float64 N, 0 is natural.
 
     `pictures` are uint8 N x H x W x 3, of the size that the model was made from; `holes` bool N x H x W (True =
-    missing). NaN for an empty hole. The distance is between two normal distributions, of these patches' features and
-    of the natural ones', in standard deviations; a single patch has no covariance of its own.
+    missing). NaN for a hole that no patch has a part of. The distance is between two normal distributions, of these
+    patches' features and of the natural ones', in standard deviations; a single patch has no covariance of its own.
     """
     distances = np.full(len(pictures), np.nan)
     rows = np.flatnonzero(holes.any(axis=(1, 2)))
     areas = [_area(holes[row]) for row in rows]
     for row, area, found in zip(rows, areas, _features(pictures[rows], areas), strict=True):
         touched = _patches(holes[row][area], _side(holes[row])).any((1, 2))
-        distances[row] = _distance(found[touched], model)
+        if touched.any():  # else it lies where no whole patch does, at two edges of a picture of an odd size
+            distances[row] = _distance(found[touched], model)
     return rounded(distances, COARSE)
 
 

@@ -131,7 +131,7 @@ def test_by_lpips_sees_what_both_lack_and_grey_elsewhere() -> None:
     assert found[3, 7] == found[7, 3] == pytest.approx(inside, abs=2**-16)
 
 
-def test_the_interval_holds_the_true_value_nineteen_times_in_twenty() -> None:
+def test_the_interval_of_24_pictures_holds_the_true_value_nine_times_in_ten() -> None:
     """A thing's distance is |x - y|: the made things are half as wide as the true ones, so the diversity is 1/2.
 
     The mean distances of each picture to the others, resampled as they are, give an interval that is far too narrow.
@@ -149,5 +149,5 @@ def test_the_interval_holds_the_true_value_nineteen_times_in_twenty() -> None:
         }.items():
             _, low, high = means.bootstrap(values[:, None], np.arange(count), draws=200, seed=trial)[:, 0]
             held[name] += low <= 0.5 <= high
-    assert 0.89 * trials <= held["by picture"] <= 0.99 * trials
+    assert 0.87 * trials <= held["by picture"] <= 0.98 * trials
     assert held["mean distances"] < 0.7 * trials

@@ -105,4 +105,7 @@ def test_an_empty_hole_has_no_number_and_few_pictures_no_model(faces: np.ndarray
     assert np.isnan(unnatural(faces[:1], np.zeros((1, 64, 64), bool), model)).all()
     assert natural(faces[:8]) is None
     assert natural(faces[:9]) is not None
+    edges = np.zeros((1, 40, 40), bool)
+    edges[:, :, [0, 39]] = True
+    assert np.isnan(unnatural(faces[:1, :40, :40], edges, model)).all()
     assert unnatural(faces[:0], np.zeros((0, 64, 64), bool), model).shape == (0,)
