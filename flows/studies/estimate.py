@@ -164,7 +164,8 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
         for stage in params.TRAININGS:
             if name in (values.get(stage) or {}):
                 entry = values[stage][name]
-                before = [one for each in _listed(entry["dataset"]) for one in dataset(each, "align")]
+                learned = [entry["dataset"], *_aligned(entry.get("also"))]
+                before = [one for each in learned for one in dataset(each, "align")]
                 before += checkpoint(entry.get("start"))
                 return [add(f"{stage}@{name}", section(stage, f"{stage}.{name}") | runtime, before)]
         return []
@@ -174,8 +175,8 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
 
     runtime = section("runtime", "runtime")
     for system in systems:
-        pictures = [one for each in _listed(values["blend"][system]["dataset"]) for one in dataset(each, "mask")]
-        source = values["blend"][system].get("system") or system
+        pictures = dataset(values["blend"][system]["dataset"], "mask")
+        source = values["blend"][system]["system"]
         stage = "search" if source in (values.get("search") or {}) else "infer"
         entry = (values.get(stage) or {}).get(source) or {}
         network = training(entry["model"]) if "model" in entry else checkpoint(entry.get("checkpoint"))
@@ -186,8 +187,10 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
     return [*found.values()]
 
 
-def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [*value]
+def _aligned(table: Any) -> list[str]:
+    """The dataset of a training's second table; none where there is no such table."""
+    parts = PurePosixPath(str(table)).parts
+    return [parts[2]] if parts[:2] == ("data", "aligned") else []
 
 
 def _code(git: Git, commit: str) -> dict[str, str]:

@@ -101,8 +101,8 @@ infer:
   dmfn: &net {network: dmfn, dataset: portraits, checkpoint: data/models/dmfn.safetensors}
   telea: *net
 blend:
-  dmfn: &exact {dataset: portraits, method: exact}
-  telea: *exact
+  dmfn: &exact {system: dmfn, dataset: portraits, method: exact}
+  telea: {<<: *exact, system: telea}
 evaluate: {lpips: none, perceptual_weights: none, bootstrap: 10, seed: 5}
 """
 STUDY: dict[str, Any] = {
@@ -344,7 +344,7 @@ def made_by(lab: Lab, run: str) -> dict[str, Any]:
 def test_an_experiment_has_the_lock_that_dvc_would_leave(lab: Lab, unbroken: dict[str, str]) -> None:
     """Beside what its stages have made, what the commit has of others."""
     lab.git("checkout", "-q", "stage.py")
-    (lab.root / "params.yaml").write_text(PARAMS.replace("  telea: *exact", "  telea: *exact\n  mean: *exact"))
+    (lab.root / "params.yaml").write_text(PARAMS.replace("evaluate:", "  mean: *exact\nevaluate:"))
     dvc_env = {"CONTROL": str(lab.control), "PALIMPSEST_STATE": "x"}
     end(command("dvc", ["repro", "-q", "evaluate@mean"], lab.root, {**ENV, **dvc_env}))
     lab.git("add", "params.yaml", "dvc.lock", "data/scores/mean.json")
