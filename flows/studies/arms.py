@@ -106,7 +106,7 @@ def _values(
     study: Study, scale: Scale, arm: Arm, seed: int, begun: Base, data: Mapping[str, Path], where: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of a run, and what of them was set."""
-    changed = {**scale.set, **arm.set, **dict.fromkeys(study.seed, seed)}
+    changed = {**scale.set, **arm.set, **scale.arms.get(arm.name, {}), **dict.fromkeys(study.seed, seed)}
     for name, folder in data.items():
         if name not in (begun.values.get("datasets") or {}):
             there = ", ".join(begun.values.get("datasets") or {})

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -74,6 +74,7 @@ class Scale:
     base: Text  # a file of parameters in the commit, from the project's root
     seeds: Annotated[int, Field(ge=1, le=1000)]  # 1, 2, ... up to this
     set: dict[Key, Any] = field(default_factory=dict)  # parameters that differ from the base
+    arms: dict[str, dict[Key, Any]] = field(default_factory=dict)  # what an arm sets at this scale alone, by its name
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -180,6 +181,9 @@ def read(path: Path) -> Study:
         _known(path, f"findings.{number}.measure", finding.measure, file.measures)
         if finding.better == finding.worse:
             raise InputError(f"{path}: findings.{number}: compares '{finding.better}' with itself; name two arms")
+    for name, scale in file.scales.items():
+        for arm in scale.arms:
+            _known(path, f"scales.{name}.arms", arm, arms)
     _refuse_seeds(path, file, arms)
     return Study(
         path.stem,
@@ -203,7 +207,7 @@ def scale(study: Study, name: str, seeds: int | None = None) -> Scale:
     if seeds is not None and seeds < 1:
         raise InputError(f"--seeds {seeds}: a study needs one at least, and a verdict five")
     found = study.scales[name]
-    return found if seeds is None else Scale(found.base, seeds, found.set)
+    return found if seeds is None else replace(found, seeds=seeds)
 
 
 def _arms(path: Path, file: _File) -> dict[str, Arm]:
@@ -258,6 +262,11 @@ def _refuse_seeds(path: Path, file: _File, arms: Mapping[str, Arm]) -> None:
     """Raise InputError where an arm or a scale sets what a run's seed sets."""
     every = {
         **{f"scales.{name}.set": scale.set for name, scale in file.scales.items()},
+        **{
+            f"scales.{name}.arms.{arm}": given
+            for name, scale in file.scales.items()
+            for arm, given in scale.arms.items()
+        },
         **{f"arm '{arm.name}'": arm.set for arm in arms.values()},
     }
     for where, given in every.items():
