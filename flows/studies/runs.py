@@ -158,13 +158,13 @@ class Studying:
 
     def _write_parameters(self, run: Planned, file: Path) -> None:
         """The base's file with what the run changes: its comments and its order stay."""
-        yaml = YAML(typ="rt", pure=True)
-        yaml.preserve_quotes = True
-        yaml.width = 1 << 20  # a line that is long stays one
-        values = yaml.load(self._base.text)
+        kept = YAML(typ="rt", pure=True)
+        kept.preserve_quotes = True
+        kept.width = 1 << 20  # a line that is long stays one
+        values = kept.load(self._base.text)
         for key, value in run.changed.items():
             put(values, key, value, run.experiment, self._base.name)
-        yaml.dump(values, file)
+        kept.dump(values, file)
         if params.plain(file) != run.values:  # an alias stands for what another part of the file has, too
             plain = YAML(typ="safe", pure=True)
             plain.default_flow_style = False
