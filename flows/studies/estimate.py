@@ -60,9 +60,9 @@ class Estimate:
         word = "at least" if self.unknown else "about"
         return [
             f"stages: {self.cached.total()} from the run-cache, {self.new.total()} to run: {ran}",
-            f"time: {word} {_length(self.seconds)}, {self.jobs} at a time",
+            f"time: {word} {_length(self.seconds)}, {self.jobs} {'run' if self.jobs == 1 else 'runs'} at a time",
             f"disk: {word} {_size(self.size)}; {_size(self.free)} are free",
-            *([f"not counted, as they never ran here: {', '.join(self.unknown)}"] if self.unknown else []),
+            *([f"not in time and disk, as they never ran here: {', '.join(self.unknown)}"] if self.unknown else []),
         ]
 
     def refuse_full_disk(self) -> None:

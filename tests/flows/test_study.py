@@ -503,10 +503,10 @@ def test_an_estimate_goes_by_the_records_of_this_machine(tmp_path: Path) -> None
     both = asked(planned(2), planned(3))
     assert both.cached.total() == 4, "draw, ingest, align and mask, once for both"
     assert both.seconds == 2 * (estimate.OVERHEAD + 40 + 3 * 5)
-    assert both.lines()[1] == "time: about 118 s, 1 at a time"
+    assert both.lines()[1] == "time: about 118 s, 1 run at a time"
     wider = asked(planned(1, width=99))
     assert wider.unknown == ["train_dmfn@dmfn"]
-    assert wider.lines()[-1] == "not counted, as they never ran here: train_dmfn@dmfn"
+    assert wider.lines()[-1] == "not in time and disk, as they never ran here: train_dmfn@dmfn"
     (home / "stages" / "a.py").write_text("other code")
     subprocess.run(["git", "commit", "-qam", "second"], cwd=home, env={**ENV, **IDENTITY}, check=True)
     assert asked(planned(1)).cached.total() == 0, "other code may make something else"
