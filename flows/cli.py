@@ -168,26 +168,27 @@ def retrain(
 
 @app.command()
 def study(
-    name: Annotated[str | None, typer.Argument(help="A study of studies/, or a file of your own: ./mine.yaml.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A study in studies/, or a file of your own: ./mine.yaml.")] = None,
     scale: Annotated[str, typer.Option(help="A scale of the study: small, or report.")] = "small",
     data: Annotated[
         list[str] | None, typer.Option("--data", help="NAME=ROOT: the folder of a dataset's pictures; repeatable.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds; default: the scale's.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many seeds; by default as many as the scale has.")] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time; default: all cores'.")
+        int | None, typer.Option("--jobs", "-j", min=1, help="Runs at a time; by default as many as fill the cores.")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="The runs of those arms alone: a name, or a pattern with *.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only the runs of these arms: a name, or a pattern with *.")] = None,
     dry: Annotated[
         bool, typer.Option("--dry", help="Say what would run and how long it takes, and run nothing.")
     ] = False,
-    show: Annotated[bool, typer.Option("--show", help="Say what is there, and run nothing.")] = False,
-    list: Annotated[bool, typer.Option("--list", help="Say which studies there are.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the results so far, and run nothing.")] = False,
+    list: Annotated[bool, typer.Option("--list", help="List the studies, and run nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines; with --list or --show.")] = False,
 ) -> None:
-    """Repeat a report's experiments: arms by seeds, each run kept as a DVC experiment, and a verdict.
+    """Repeat a report's experiment, or one of your own, with several seeds, and say whether its claims hold.
 
-    Run it again after an interruption: what is there is not run anew. Exit code 1 where a run has failed.
+    Each run is kept as a DVC experiment. After an interruption, call it again: what is there is not run anew. Exit
+    code 1 where a run has failed.
     """
     with for_people("study"):
         from flows.checkout.root import repository
@@ -349,7 +350,7 @@ def status(
     stale_after: STALE_AFTER = None,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
-    """What is promoted, what has run, what is stale and what disk is used, for who is on call.
+    """What is promoted, what has run, what is stale and what disk is used, for whoever is on call.
 
     Exit code 1 where the last rebuild or retrain has failed, or where the promoted model or a command's last good run
     is older than --stale-after (default: the scheduler's); 0 otherwise.

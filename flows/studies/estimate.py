@@ -60,9 +60,9 @@ class Estimate:
         word = "at least" if self.unknown else "about"
         return [
             f"stages: {self.cached.total()} from the run-cache, {self.new.total()} to run: {ran}",
-            f"time: {word} {_length(self.seconds)}, {self.jobs} at a time",
+            f"time: {word} {_length(self.seconds)}, {self.jobs} {'run' if self.jobs == 1 else 'runs'} at a time",
             f"disk: {word} {_size(self.size)}; {_size(self.free)} are free",
-            *([f"not counted, as they never ran here: {', '.join(self.unknown)}"] if self.unknown else []),
+            *([f"not in time and disk, as they never ran here: {', '.join(self.unknown)}"] if self.unknown else []),
         ]
 
     def refuse_full_disk(self) -> None:
@@ -150,8 +150,8 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
     def dataset(name: str, last: str) -> list[str]:
         """The stages of a dataset up to `last`."""
         folder = str(values["datasets"][name]["ingest"].get("root"))
-        drawn = [stage for stage, entry in pipeline["stages"].items() if folder in entry.get("outs", [])]
-        before = [add(stage, section(stage, stage), []) for stage in drawn]
+        drawn = _makers(values, pipeline, folder)
+        before = [add(stage, section(stage.partition("@")[0], stage.replace("@", ".")), []) for stage in drawn]
         every = []
         for stage in params.DATASET:
             before = [add(f"{stage}@{name}", section(stage, f"datasets.{name}.{stage}"), before)]
@@ -185,6 +185,16 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
         scored = section("evaluate", "evaluate") | runtime
         add(f"evaluate@{system}", scored, [blended, completed, *pictures])
     return [*found.values()]
+
+
+def _makers(values: Mapping[str, Any], pipeline: Mapping[str, Any], folder: str) -> list[str]:
+    """The stages of dvc.yaml that make a folder of pictures: `draw`, or `draw_shapes@NAME`."""
+    found = []
+    for stage, entry in pipeline["stages"].items():
+        outs = entry.get("do", entry).get("outs", [])
+        names = {f"{stage}@{key}": str(key) for key in values.get(stage) or {}} if "foreach" in entry else {stage: ""}
+        found += [name for name, key in names.items() if folder in [str(out).replace("${key}", key) for out in outs]]
+    return found
 
 
 def _aligned(table: Any) -> list[str]:

@@ -21,7 +21,7 @@ from test_study_file import ROOT
 from flows.checkout.git import Git
 from flows.checkout.root import study_lock
 from flows.engine import graph
-from flows.engine.repository import opened
+from flows.engine.repository import edit_yaml, opened
 from flows.lineage import dvc_lock
 from flows.process import file_lock
 from flows.studies import arms, estimate, study
@@ -444,6 +444,9 @@ def test_the_stages_of_a_run_are_those_that_dvc_knows(
     shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", home)
     shutil.copy(ROOT / file, home / "params.yaml")
+    with edit_yaml(str(home / "params.yaml")) as values:
+        values["draw_shapes"] = {"fruit": {"count": 2, "size": 64, "seed": 1}}
+        [*values["datasets"].values()][-1]["ingest"]["root"] = "data/raw/fruit"
     subprocess.run(["git", "init", "-q", str(home)], check=True)
     (home / ".dvc").mkdir()
     (home / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
@@ -503,10 +506,10 @@ def test_an_estimate_goes_by_the_records_of_this_machine(tmp_path: Path) -> None
     both = asked(planned(2), planned(3))
     assert both.cached.total() == 4, "draw, ingest, align and mask, once for both"
     assert both.seconds == 2 * (estimate.OVERHEAD + 40 + 3 * 5)
-    assert both.lines()[1] == "time: about 118 s, 1 at a time"
+    assert both.lines()[1] == "time: about 118 s, 1 run at a time"
     wider = asked(planned(1, width=99))
     assert wider.unknown == ["train_dmfn@dmfn"]
-    assert wider.lines()[-1] == "not counted, as they never ran here: train_dmfn@dmfn"
+    assert wider.lines()[-1] == "not in time and disk, as they never ran here: train_dmfn@dmfn"
     (home / "stages" / "a.py").write_text("other code")
     subprocess.run(["git", "commit", "-qam", "second"], cwd=home, env={**ENV, **IDENTITY}, check=True)
     assert asked(planned(1)).cached.total() == 0, "other code may make something else"
