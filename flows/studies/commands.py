@@ -106,7 +106,8 @@ def listed(root: Path, machine: bool) -> str:
     lines = []
     for one in found:
         seeds = ", ".join(f"{scale.seeds} seeds at scale {name}" for name, scale in one.scales.items())
-        lines += [f"{one.name}: {one.question}", f"    {one.report}; {len(one.arms)} arms; {seeds}"]
+        about = [*filter(None, [one.report]), f"{len(one.arms)} arms", seeds]
+        lines += [f"{one.name}: {one.question}", f"    {'; '.join(about)}"]
     return "\n".join(lines) or "there are no studies; docs/studies.md says how to write one"
 
 
