@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -185,6 +185,10 @@ def read(path: Path) -> Study:
         if finding.better == finding.worse:
             raise InputError(f"{path}: findings.{number}: compares '{finding.better}' with itself; name two arms")
     for name, scale in file.scales.items():
+        base = PurePosixPath(scale.base)
+        if base.is_absolute() or ".." in base.parts or str(base) != scale.base:
+            said = "must be a file below the project's root, as profiles/report3.yaml"
+            raise InputError(f"{path}: scales.{name}.base: {said} (got {scale.base!r})")
         for arm in scale.arms:
             _known(path, f"scales.{name}.arms", arm, arms)
     _refuse_seeds(path, file, arms)

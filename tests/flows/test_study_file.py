@@ -71,6 +71,8 @@ def test_keys_that_end_alike_are_told_apart(tmp_path: Path) -> None:
         ({"colour": "red"}, "mine.yaml: unknown key 'colour'"),
         ({"scales/small/steps": 3}, "mine.yaml: unknown key 'scales.small.steps'"),
         ({"scales/small/seeds": 0}, r"scales.small.seeds: .*greater than or equal to 1 \(got 0\)"),
+        ({"scales/small/base": "../params.yaml"}, "scales.small.base: must be a file below the project's root"),
+        ({"scales/small/base": "/params.yaml"}, "scales.small.base: must be a file below the project's root"),
         ({"scales": {}}, "scales: name one at least"),
         ({"measures": {}}, "measures: name one at least"),
         ({"findings": None}, "mine.yaml: missing key 'findings'"),
