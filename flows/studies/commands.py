@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from flows.checkout.git import Git
+from flows.process import file_lock
 from flows.process.command import Say
 from flows.studies import arms, results, runs, study, tables
 from flows.studies.arms import Base, Planned
@@ -18,6 +20,7 @@ from flows.studies.study import Scale, Study
 from stages.runs.errors import InputError
 
 RESULTS = Path("data/studies")
+WRITING = Path(".palimpsest/studies.lock")  # for one process at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,5 +128,8 @@ def shown(found: Results, machine: bool) -> str:
 def write(asked: Prepared, found: Results) -> Path:
     """Write the page and the tables: the page's path, from the current folder."""
     folder = asked.root / RESULTS / asked.study.name
-    results.write(found, folder)
+    with file_lock.lock(asked.root / WRITING):
+        for left in folder.parent.glob(f".{folder.name}.*"):  # by a killed study
+            shutil.rmtree(left, ignore_errors=True)
+        results.write(found, folder)
     return Path(os.path.relpath(folder / "index.html"))
