@@ -199,7 +199,7 @@ def study(
             raise InputError("--list, --show and --dry: take one of them")
         root = repository()
         if list:
-            print(commands.listed(root, json))
+            print(commands.listed(root, json, _say))
             return
         if name is None:
             raise InputError("name a study; `palimpsest study --list` says which there are")

@@ -90,9 +90,14 @@ def first(asked: Prepared) -> str:
     return f"{len(asked.chosen)} runs of {asked.study.name} at scale {asked.scale_name}; {len(asked.missing)} to make"
 
 
-def listed(root: Path, machine: bool) -> str:
-    """The studies that there are, for people or as JSON."""
-    found = [study.load(root, name) for name in study.names(root)]
+def listed(root: Path, machine: bool, say: Say) -> str:
+    """The studies that there are, for people or as JSON; `say` gets what is wrong with a file that cannot be read."""
+    found = []
+    for name in study.names(root):
+        try:
+            found.append(study.load(root, name))
+        except InputError as error:
+            say(f"study: {error}")
     if machine:
         rows = [
             {

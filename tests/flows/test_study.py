@@ -439,6 +439,11 @@ def test_studies_are_listed(lab: Lab) -> None:
     assert lab.run("--list") == ["eta: Does matching help?", "    report 3; 3 arms; 2 seeds at scale small"]
     (one,) = json.loads("\n".join(lab.run("--list", "--json")))
     assert (one["name"], one["arms"]) == ("eta", ["d_matching=0", "d_matching=5", "as 5, of telea"])
+    (lab.root / "studies" / "half.yaml").write_text("question: [")
+    lines = lab.run("--list")
+    assert "eta: Does matching help?" in lines
+    (broken,) = [line for line in lines if line.startswith("study: ")]
+    assert "half.yaml: not valid YAML: line 1" in broken
 
 
 def test_other_pictures_are_other_runs(lab: Lab, tmp_path: Path) -> None:
