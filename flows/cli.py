@@ -196,9 +196,11 @@ def study(
 
         if json and not (list or show):
             raise InputError("--json: goes with --list or --show")
+        if list + show + dry > 1:
+            raise InputError("--list, --show and --dry: take one of them")
         root = repository()
         if list:
-            print(commands.listed(root, json))
+            print(commands.listed(root, json, _say))
             return
         if name is None:
             raise InputError("name a study; `palimpsest study --list` says which there are")
@@ -222,10 +224,12 @@ def study(
             commands.ready(asked)
             with run_log.run(root, f"study {asked.study.name}") as entry:
                 with runs.studying(root, asked.commit, asked.base, asked.missing, asked.jobs, _say) as job:
-                    server.use(root, scheduler_state.api(root))()
-                    from flows.study import launch
+                    untold = None
+                    if job.runs:  # another study may have made them meanwhile
+                        server.use(root, scheduler_state.api(root))()
+                        from flows.study import launch
 
-                    untold = launch(job, asked.study.name, _say)
+                        untold = launch(job, asked.study.name, _say)
                 failed = job.failed
                 share_records(root, "study")
                 entry.end("failed" if failed else "completed", job.summary())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import sha256
@@ -63,18 +63,18 @@ def plan(study: Study, name: str, scale: Scale, begun: Base, data: Mapping[str, 
         for arm in study.arms.values():
             where = f"{study.path}: scale {name}, arm '{arm.name}'"
             values, changed = _values(study, scale, arm, seed, begun, data, where)
-            if arm.system not in (values.get("blend") or {}):
-                there = ", ".join(values.get("blend") or {})
-                raise InputError(f"{where}: {begun.name}: blend: there is no '{arm.system}'; there is: {there}")
             digest = sha256(canonical(values).encode()).hexdigest()
             if digest not in found:
                 check(values, where)
                 experiment = experiment_name(study.name, name, arm.name, seed, digest)
                 found[digest] = Planned(experiment, (), seed, (), values, changed)
+            if arm.system not in (values.get("blend") or {}):
+                there = ", ".join(values.get("blend") or {})
+                raise InputError(f"{where}: {begun.name}: blend: there is no '{arm.system}'; there is: {there}")
             run = found[digest]
             systems = dict.fromkeys([*run.systems, arm.system])
             found[digest] = run._replace(arms=(*run.arms, arm.name), systems=tuple(systems))
-    _check_kinds(study, found.values())
+    _check_measures(study, found.values())
     return [*found.values()]
 
 
@@ -96,8 +96,9 @@ def data_folders(given: Iterable[str]) -> dict[str, Path]:
         if not equals or not name or not folder:
             raise InputError(f"--data {one}: must be NAME=ROOT, a dataset and the folder of its pictures")
         place = Path(folder).expanduser().resolve()
-        if not place.exists():
-            raise InputError(f"--data {one}: {place} is not there; mend the path")
+        if not place.is_dir():
+            said = "is a file, and no folder" if place.exists() else "is not there"
+            raise InputError(f"--data {one}: {place} {said}; mend the path")
         found[name] = place
     return found
 
@@ -132,19 +133,60 @@ def put(values: dict[str, Any], key: str, value: Any, where: str, base: str) -> 
 
 
 def check(values: Mapping[str, Any], where: str) -> None:
-    """Raise InputError, which begins with `where`, for parameters that their stages would refuse."""
+    """Raise InputError, which begins with `where`, for parameters that their stages would refuse.
+
+    So it does where an entry names one that is not there, and where trainings go on from each other in a circle.
+    """
     for section in params.SECTIONS:
         if section not in values or section == "retrain":  # no stage reads that one
             continue
         if section == "datasets":
-            for name, stages in values[section].items():
+            for name, stages in _entries(values, section, where).items():
+                if not isinstance(stages, dict) or stages.keys() - {*params.DATASET}:
+                    raise InputError(f"{where}: {section}.{name}: must have {', '.join(params.DATASET)}, and no more")
                 for stage in params.DATASET:
                     _fits(stage, f"{section}.{name}.{stage}", canonical(stages.get(stage)), where)
         elif section in params.NAMED:
-            for name, entry in (values[section] or {}).items():
+            for name, entry in _entries(values, section, where).items():
                 _fits(section, f"{section}.{name}", canonical(entry), where)
         else:
             _fits(section, section, canonical(values[section]), where)
+    _check_names(values, where)
+
+
+def _entries(values: Mapping[str, Any], section: str, where: str) -> dict[str, Any]:
+    entries = values.get(section) or {}
+    if not isinstance(entries, dict):
+        raise InputError(f"{where}: {section}: must be a mapping of entries (got {entries!r})")
+    return entries
+
+
+def _check_names(values: Mapping[str, Any], where: str) -> None:
+    def known(way: str, name: str, there: Iterable[str]) -> None:
+        if name not in there:
+            raise InputError(f"{where}: {way}: there is no '{name}'; there is: {', '.join(there)}")
+
+    datasets = values.get("datasets") or {}
+    systems = {**(values.get("search") or {}), **(values.get("infer") or {})}
+    trainings: dict[str, tuple[str, Any]] = {}
+    for section in (*params.TRAININGS, "search", "infer", "blend"):
+        for name, entry in (values.get(section) or {}).items():
+            known(f"{section}.{name}.dataset", entry["dataset"], datasets)
+            if section == "blend":
+                known(f"blend.{name}.system", entry["system"], systems)
+            if section in params.TRAININGS:
+                trainings[name] = f"{section}.{name}", entry
+                if second := re.fullmatch("data/aligned/([^/]+)/train.arrow", str(entry.get("also"))):
+                    known(f"{section}.{name}.also", second[1], datasets)
+    for name in trainings:
+        passed: list[str] = []
+        while name in trainings:
+            way, entry = trainings[name]
+            if way in passed:
+                raise InputError(f"{where}: {way}.start: goes on from itself ({', '.join(passed)}); name another")
+            passed.append(way)
+            start = re.fullmatch(r"data/models/([^/]+)\.safetensors", str(entry.get("start")))
+            name = start[1] if start else ""
 
 
 @lru_cache(maxsize=4096)
@@ -153,19 +195,36 @@ def _fits(stage: str, dotted: str, content: str, where: str) -> None:
     params.build(kind, json.loads(content), dotted, where)
 
 
-def _check_kinds(study: Study, runs: Iterable[Planned]) -> None:
-    """Raise InputError for a measure of a kind of hole that no run draws."""
-    drawn: dict[str, None] = {}
+def _check_measures(study: Study, runs: Iterable[Planned]) -> None:
+    """Raise InputError for a measure of a kind of hole, or of training pictures, that none of its arms completes."""
+    kinds: dict[str, dict[str, None]] = {}  # of hole, by arm
+    trained: set[str] = set()  # the arms that complete training pictures too
     for run in runs:
-        for system in run.systems:
-            dataset = run.values["blend"][system].get("dataset")
-            mask = (run.values["datasets"].get(dataset) or {}).get("mask") or {}
-            drawn |= dict.fromkeys(mask.get("kinds") or {})
-    asked = {f"measures.{name}": measure.kind for name, measure in study.measures.items()}
-    asked |= {f"arm '{arm.name}'": arm.kind for arm in study.arms.values()}
-    for where, kind in asked.items():
-        if kind is not None and kind not in drawn:
-            raise InputError(f"{study.path}: {where}: no hole '{kind}' is drawn; there is: {', '.join(drawn)}")
+        for arm in run.arms:
+            blend = run.values["blend"][study.arms[arm].system]
+            system = {**(run.values.get("search") or {}), **(run.values.get("infer") or {})}[blend["system"]]
+            drawn = run.values["datasets"][blend["dataset"]]["mask"]["kinds"]
+            kinds.setdefault(arm, {}).update(dict.fromkeys(system.get("kinds") or drawn))
+            trained |= {arm} if system.get("train_count") else set()
+    arms = study.arms.values()
+
+    def asked(what: str) -> Iterator[tuple[str, Any, list[str]]]:
+        """Where the study names a `what`, which, and the arms of which it is taken."""
+        for name, measure in study.measures.items():
+            yield f"measures.{name}", getattr(measure, what), [arm.name for arm in arms if getattr(arm, what) is None]
+        for arm in arms:
+            yield f"arm '{arm.name}'", getattr(arm, what), [arm.name]
+
+    for where, kind, names in asked("kind"):
+        there = dict.fromkeys(each for arm in names for each in kinds[arm])
+        if kind is not None and names and kind not in there:
+            raise InputError(f"{study.path}: {where}: no hole '{kind}' is drawn; there is: {', '.join(there)}")
+    for where, split, names in asked("split"):
+        if split == "train" and names and trained.isdisjoint(names):
+            raise InputError(
+                f"{study.path}: {where}: no training pictures are completed; set the system's train_count in `search` "
+                "or `infer`, or leave out `split: train`"
+            )
 
 
 def experiment_name(study: str, scale: str, arm: str, seed: int, digest: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from flows.checkout.git import Git
+from flows.process import file_lock
 from flows.process.command import Say
 from flows.studies import arms, results, runs, study, tables
 from flows.studies.arms import Base, Planned
@@ -18,6 +20,7 @@ from flows.studies.study import Scale, Study
 from stages.runs.errors import InputError
 
 RESULTS = Path("data/studies")
+WRITING = Path(".palimpsest/studies.lock")  # for one process at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +90,14 @@ def first(asked: Prepared) -> str:
     return f"{len(asked.chosen)} runs of {asked.study.name} at scale {asked.scale_name}; {len(asked.missing)} to make"
 
 
-def listed(root: Path, machine: bool) -> str:
-    """The studies that there are, for people or as JSON."""
-    found = [study.load(root, name) for name in study.names(root)]
+def listed(root: Path, machine: bool, say: Say) -> str:
+    """The studies that there are, for people or as JSON; `say` gets what is wrong with a file that cannot be read."""
+    found = []
+    for name in study.names(root):
+        try:
+            found.append(study.load(root, name))
+        except InputError as error:
+            say(f"study: {error}")
     if machine:
         rows = [
             {
@@ -106,7 +114,8 @@ def listed(root: Path, machine: bool) -> str:
     lines = []
     for one in found:
         seeds = ", ".join(f"{scale.seeds} seeds at scale {name}" for name, scale in one.scales.items())
-        lines += [f"{one.name}: {one.question}", f"    {one.report}; {len(one.arms)} arms; {seeds}"]
+        about = [*filter(None, [one.report]), f"{len(one.arms)} arms", seeds]
+        lines += [f"{one.name}: {one.question}", f"    {'; '.join(about)}"]
     return "\n".join(lines) or "there are no studies; docs/studies.md says how to write one"
 
 
@@ -124,5 +133,8 @@ def shown(found: Results, machine: bool) -> str:
 def write(asked: Prepared, found: Results) -> Path:
     """Write the page and the tables: the page's path, from the current folder."""
     folder = asked.root / RESULTS / asked.study.name
-    results.write(found, folder)
+    with file_lock.lock(asked.root / WRITING):
+        for left in folder.parent.glob(f".{folder.name}.*"):  # by a killed study
+            shutil.rmtree(left, ignore_errors=True)
+        results.write(found, folder)
     return Path(os.path.relpath(folder / "index.html"))

@@ -55,8 +55,8 @@ class Difference(NamedTuple):
 def difference(better: Mapping[int, Scores], worse: Mapping[int, Scores], best: str) -> Difference:
     """How much better the arm `better` is; both are tables of scores by seed.
 
-    The same seeds and completions of both are compared. Where there are none in common, as the arms complete
-    different pictures, it is the difference of their means.
+    The same seeds and completions of both are compared. Where there are none in common, as the arms have different
+    kinds of hole, it is the same pictures; and where those differ too, it is the difference of the arms' means.
     """
     seeds = [seed for seed in better if seed in worse]
     if not seeds:
@@ -73,6 +73,12 @@ def difference(better: Mapping[int, Scores], worse: Mapping[int, Scores], best: 
         return Difference(estimate(one - other), "", remarks)
     if not all(common(arm) for arm in arms):
         return Difference(None, "the seeds of an arm have completed no picture in common", remarks)
+    pictures = {key[:2] for key in common(arms[0])} & {key[:2] for key in common(arms[1])}
+    if pictures:
+        remarks.append("The arms complete the same pictures with different kinds of hole.")
+        keys_of = [[key for key in common(arm) if key[:2] in pictures] for arm in arms]
+        one, other = (favoured(by_picture(arm, keys), best) for arm, keys in zip(arms, keys_of, strict=True))
+        return Difference(estimate(one - other), "", remarks)
     remarks.append("The arms complete different pictures, so the difference is that of two means.")
     means = [estimate(favoured(by_picture(arm, common(arm)), best)) for arm in arms]
     return Difference(unpaired(*means), "", remarks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ class Experiment:
             table = table.filter(pc.equal(table["kind"], kind))
         columns = (table[name].to_pylist() for name in (*KEY, metric))
         found: dict[Key, float] = {
-            (image, path, hole): value for image, path, hole, value in zip(*columns, strict=True) if value is not None
+            (image, path, hole): value
+            for image, path, hole, value in zip(*columns, strict=True)
+            if value is not None and math.isfinite(value)
         }
         if not found:
             holes = f" of {kind} holes" if kind else ""

@@ -71,6 +71,14 @@ class Results(NamedTuple):
         return next(each for each in self.numbers if (each.arm, each.measure) == (arm, measure))
 
 
+def gaps(number: Number) -> list[tuple[str, str]]:
+    """The seeds of which there is no number ("seeds 2, 3"), and why."""
+    seeds: dict[str, list[str]] = {}
+    for seed, why in number.gaps.items():
+        seeds.setdefault(why, []).append(str(seed))
+    return [(f"seed{'' if len(some) == 1 else 's'} {', '.join(some)}", why) for why, some in seeds.items()]
+
+
 def metric(measure: Measure) -> Metric:
     return METRICS[measure.metric]
 

@@ -78,15 +78,8 @@ def _column(results: Results, name: str) -> list[Shown]:
         if one and one.low is not None and one.high is not None:
             bar = Bar(*(scores.along(value, min(ends), max(ends)) for value in (one.low, one.mean, one.high)))
             cell = Cell(mean, shown(one.low), shown(one.high), bar)
-        found.append(Shown(cell, mean, number, _gaps(number)))
+        found.append(Shown(cell, mean, number, outcome.gaps(number)))
     return found
-
-
-def _gaps(number: Number) -> list[tuple[str, str]]:
-    seeds: dict[str, list[str]] = {}
-    for seed, why in number.gaps.items():
-        seeds.setdefault(why, []).append(str(seed))
-    return [(f"seed{'' if len(some) == 1 else 's'} {', '.join(some)}", why) for why, some in seeds.items()]
 
 
 def _sheets(results: Results, folder: Path) -> Iterator[Sheet]:

@@ -210,6 +210,10 @@ def studying(root: Path, commit: str, begun: Base, runs: Sequence[Planned], jobs
         say(f"waiting for another study (PID {other}), or what it has left")
 
     with file_lock.lock(study_lock(root), waiting) as held:
+        made = there(root, commit, runs)
+        runs = [run for run in runs if run.experiment not in made]
+        if made:
+            say(f"made meanwhile by another study: {', '.join(made)}")
         count = min(jobs, len(runs))
         trees = [_tree(root, number, held) for number in range(1, count + 1)]
         try:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -20,6 +20,7 @@ from stages.runs.params import STRICT
 
 FOLDER = Path("studies")  # of the project's own studies
 MOST = 500  # arms of a study
+MOST_SEEDS = 1000  # of a scale
 KEY = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+"  # the way to a parameter
 
 Text = Annotated[str, Field(min_length=1)]
@@ -72,7 +73,7 @@ class Scale:
     """How large a study is run."""
 
     base: Text  # a file of parameters in the commit, from the project's root
-    seeds: Annotated[int, Field(ge=1, le=1000)]  # 1, 2, ... up to this
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]  # 1, 2, ... up to this
     set: dict[Key, Any] = field(default_factory=dict)  # parameters that differ from the base
     arms: dict[str, dict[Key, Any]] = field(default_factory=dict)  # what an arm sets at this scale alone, by its name
 
@@ -163,6 +164,8 @@ def read(path: Path) -> Study:
     """The study in a file. Raises InputError for what is missing, unknown, or means nothing."""
     if not re.fullmatch(params.NAME, path.stem):
         raise InputError(f"{path}: '{path.stem}' is no name: take letters (a to z), digits, _ and -, 64 at the most")
+    if not path.exists():
+        raise InputError(f"{path}: not found; mend the path, or see `palimpsest study --list`")
     values = params.read(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: must be a mapping; docs/studies.md says what a study file has")
@@ -182,6 +185,10 @@ def read(path: Path) -> Study:
         if finding.better == finding.worse:
             raise InputError(f"{path}: findings.{number}: compares '{finding.better}' with itself; name two arms")
     for name, scale in file.scales.items():
+        base = PurePosixPath(scale.base)
+        if base.is_absolute() or ".." in base.parts or str(base) != scale.base:
+            said = "must be a file below the project's root, as profiles/report3.yaml"
+            raise InputError(f"{path}: scales.{name}.base: {said} (got {scale.base!r})")
         for arm in scale.arms:
             _known(path, f"scales.{name}.arms", arm, arms)
     _refuse_seeds(path, file, arms)
@@ -206,6 +213,8 @@ def scale(study: Study, name: str, seeds: int | None = None) -> Scale:
         raise InputError(f"{study.path}: no scale '{name}'; there is: {', '.join(study.scales)}")
     if seeds is not None and seeds < 1:
         raise InputError(f"--seeds {seeds}: a study needs one at least, and a verdict five")
+    if seeds is not None and seeds > MOST_SEEDS:
+        raise InputError(f"--seeds {seeds}: {MOST_SEEDS} at the most")
     found = study.scales[name]
     return found if seeds is None else replace(found, seeds=seeds)
 
@@ -216,7 +225,7 @@ def _arms(path: Path, file: _File) -> dict[str, Arm]:
         raise InputError(f"{path}: a study compares two arms at least; name them under `arms`, or vary a `grid`")
     if count > MOST:
         raise InputError(f"{path}: {count} arms; {MOST} at the most: part the study")
-    given = [*_of_grid(file.grid), *((name, arm) for name, arm in file.arms.items())]
+    given = [*_of_grid(path, file.grid), *((name, arm) for name, arm in file.arms.items())]
     arms: dict[str, Arm] = {}
     for name, arm in given:
         if name in arms:
@@ -228,11 +237,17 @@ def _arms(path: Path, file: _File) -> dict[str, Arm]:
     return arms
 
 
-def _of_grid(grid: Mapping[str, Sequence[Any]]) -> Iterable[tuple[str, _Arm]]:
+def _of_grid(path: Path, grid: Mapping[str, Sequence[Any]]) -> Iterable[tuple[str, _Arm]]:
     """The arms of a grid, each named by its values: `d_matching=0`, `width=16, steps=100`."""
     if not grid:
         return
     labels = _labels([*grid])
+    for key, values in grid.items():
+        for value in values:
+            if isinstance(value, str) and (value != value.strip() or not value.isprintable()):
+                raise InputError(
+                    f"{path}: grid.{key}: {value!r} is no part of an arm's name, which is one line; name it in `arms`"
+                )
     for values in itertools.product(*grid.values()):
         named = ", ".join(f"{label}={_shown(value)}" for label, value in zip(labels, values, strict=True))
         yield named, _Arm(dict(zip(grid, values, strict=True)))

@@ -141,6 +141,10 @@ def as_text(results: Results) -> str:
     ]
     for arm, sources in results.sources.items():
         lines += [f"{arm} (seed {source.seed}): {_what(source)}" for source in sources]
+    for number in results.numbers:
+        told = {source.failure for source in results.sources[number.arm]}  # of the whole run, above
+        gaps = [(seeds, why) for seeds, why in outcome.gaps(number) if why not in told]
+        lines += [f"{number.measure} of {number.arm} ({seeds}): {MISSING}: {why}" for seeds, why in gaps]
     return "\n".join(lines)
 
 

@@ -306,13 +306,29 @@ def test_a_study_that_is_killed_goes_on_to_the_same_experiments(lab: Lab, unbrok
     broken(signal.SIGKILL, "train-0-1", "train-5-1")
     broken(signal.SIGINT, "train-0-2")
     assert 1 <= len(lab.experiments()) <= 3
+    left = lab.root / "data" / "studies" / ".eta.half"  # by a kill while the results were written
+    left.mkdir(parents=True)
     with lab.untouched():
         lab.run("eta", "--jobs", "2")
     assert lab.experiments() == unbroken
     assert not list(lab.home.glob("lab-study-*"))
+    assert not left.exists()
     assert lab.trace().count("draw") == 2, "once before the kill, and once after"
     again = [lab.trace().count(name) for name in TRAININGS]
     assert max(again) <= 2
+
+
+def test_a_study_that_has_waited_for_another_keeps_its_runs(lab: Lab) -> None:
+    lab.hold("train-0-1")
+    first = lab.start("eta", "--only", "d_matching=0")
+    wait(lambda: "train-0-1" in lab.trace())
+    second = lab.start("eta", "--only", "d_matching=0", "--seeds", "1")
+    waiting = next(line for line in second.stdout if line.startswith("waiting for another study"))
+    assert f"(PID {first.pid})" in waiting
+    lab.let_go()
+    end(first)
+    (kept,) = [name for name in lab.experiments() if "d_matching=0-s1" in name]
+    assert f"made meanwhile by another study: {kept}" in end(second)
 
 
 def test_a_failed_run_is_named_and_the_others_go_on(lab: Lab, unbroken: dict[str, str]) -> None:
@@ -372,6 +388,8 @@ def test_an_experiment_has_the_lock_that_dvc_would_leave(lab: Lab, unbroken: dic
         (["eta", "--only", "d_matching=[12]"], "--only d_matching=[12]: no such arm; there is: 'd_matching=0', "),
         (["eta", "--data", "portraits"], "--data portraits: must be NAME=ROOT"),
         (["eta", "--data", "portraits=/no/such"], "--data portraits=/no/such: /no/such is not there"),
+        (["eta", "--data", "portraits=params.yaml"], "params.yaml is a file, and no folder"),
+        (["eta", "--show", "--dry"], "--list, --show and --dry: take one of them"),
         (["eta", "--data", "photos=photos"], "params.yaml has no dataset 'photos'; there is: portraits"),
         (["eta", "--json"], "--json: goes with --list or --show"),
     ],
@@ -392,6 +410,15 @@ def test_mistakes_are_one_line(lab: Lab, words: list[str], said: str) -> None:
          r"scale small, arm 'd_matching=0': train_dcgan.dcgan.lr: params.yaml has no 'train_dcgan'; there is: runtime"),
         ({"grid": {"train_dmfn.dmfn.d_matching": [0, -5]}}, r"train_dmfn.dmfn.d_matching: .* \(got -5\)"),
         ({"grid": {"train_dmfn.dmfn.d_matching": [0, 5], "train_dmfn.dmfn.colour": [1]}}, "unknown key 'train_dmfn.dm"),
+        ({"grid": {"datasets.portraits": [1, 2]}}, "datasets.portraits: must have ingest, align, mask, and no more"),
+        ({"grid": {"datasets.portraits.crop": [1, 2]}}, "datasets.portraits: must have ingest, align, mask, "),
+        ({"grid": {"infer.dmfn.dataset": ["dogs", "cats"]}}, "infer.dmfn.dataset: there is no 'dogs'; there is: "),
+        ({"grid": {"blend.dmfn.system": ["vae", "gan"]}}, "blend.dmfn.system: there is no 'vae'; there is: dmfn"),
+        ({"grid": {"train_dmfn.dmfn.also": ["data/aligned/dogs/train.arrow", "x"]}}, "dmfn.also: there is no 'dogs'"),
+        ({"grid": {"train_dmfn.dmfn.start": ["data/models/dmfn.safetensors", "x"]}}, r"start: goes on from itself \("),
+        ({"measures": {"psnr": {"metric": "psnr_hole", "split": "train"}}},
+         "measures.psnr: no training pictures are completed; set the system's train_count"),
+        ({"arms": {"as 5, of telea": {"split": "train"}, "plain": {}}}, "arm 'as 5, of telea': no training pictures"),
         ({"system": "dcgan"}, "blend: there is no 'dcgan'; there is: dmfn, telea"),
         ({"measures": {"psnr": {"metric": "psnr_hole", "kind": "lines"}}}, "no hole 'lines' is drawn; there is: eye_b"),
     ],
@@ -412,6 +439,11 @@ def test_studies_are_listed(lab: Lab) -> None:
     assert lab.run("--list") == ["eta: Does matching help?", "    report 3; 3 arms; 2 seeds at scale small"]
     (one,) = json.loads("\n".join(lab.run("--list", "--json")))
     assert (one["name"], one["arms"]) == ("eta", ["d_matching=0", "d_matching=5", "as 5, of telea"])
+    (lab.root / "studies" / "half.yaml").write_text("question: [")
+    lines = lab.run("--list")
+    assert "eta: Does matching help?" in lines
+    (broken,) = [line for line in lines if line.startswith("study: ")]
+    assert "half.yaml: not valid YAML: line 1" in broken
 
 
 def test_other_pictures_are_other_runs(lab: Lab, tmp_path: Path) -> None:

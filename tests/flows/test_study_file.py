@@ -71,6 +71,8 @@ def test_keys_that_end_alike_are_told_apart(tmp_path: Path) -> None:
         ({"colour": "red"}, "mine.yaml: unknown key 'colour'"),
         ({"scales/small/steps": 3}, "mine.yaml: unknown key 'scales.small.steps'"),
         ({"scales/small/seeds": 0}, r"scales.small.seeds: .*greater than or equal to 1 \(got 0\)"),
+        ({"scales/small/base": "../params.yaml"}, "scales.small.base: must be a file below the project's root"),
+        ({"scales/small/base": "/params.yaml"}, "scales.small.base: must be a file below the project's root"),
         ({"scales": {}}, "scales: name one at least"),
         ({"measures": {}}, "measures: name one at least"),
         ({"findings": None}, "mine.yaml: missing key 'findings'"),
@@ -84,6 +86,7 @@ def test_keys_that_end_alike_are_told_apart(tmp_path: Path) -> None:
         ({"measures/psnr/split": "val"}, "measures.psnr.split: "),
         ({"grid": None, "arms": None}, "a study compares two arms at least"),
         ({"grid": {"train_dmfn.dmfn.steps": [[1]]}}, "grid.train_dmfn.dmfn.steps.0"),
+        ({"grid": {"train_dmfn.dmfn.x": ["a\nb", 1]}}, r"grid.train_dmfn.dmfn.x: 'a\\nb' is no part of an arm's name"),
         ({"grid": {"train_dmfn.dmfn.steps": []}}, r"grid.train_dmfn.dmfn.steps: .*at least 1"),
         ({"grid": {"a.b": [*range(30)], "a.c": [*range(30)]}}, "901 arms; 500 at the most"),
         ({"arms/steps=10, hflip=true": {}}, "two arms are named 'steps=10, hflip=true'"),
@@ -119,13 +122,14 @@ def test_a_study_is_found_by_its_name_or_its_path(tmp_path: Path) -> None:
     assert study.load(tmp_path / "elsewhere", str(path)).name == "mine"
     with pytest.raises(InputError, match=r"no study 'yours'; there is: mine; or name a file, as ./mine.yaml"):
         study.load(tmp_path, "yours")
-    with pytest.raises(InputError, match=r"no.yaml: not found"):
+    with pytest.raises(InputError, match=r"no.yaml: not found; mend the path"):
         study.load(tmp_path, str(tmp_path / "no.yaml"))
     found = study.load(tmp_path, "mine")
     with pytest.raises(InputError, match=r"mine.yaml: no scale 'report'; there is: small"):
         study.scale(found, "report")
-    with pytest.raises(InputError, match="--seeds 0: "):
-        study.scale(found, "small", 0)
+    for seeds in (0, 1001):
+        with pytest.raises(InputError, match=f"--seeds {seeds}: "):
+            study.scale(found, "small", seeds)
 
 
 @pytest.mark.parametrize("name", study.names(ROOT))

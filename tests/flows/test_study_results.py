@@ -9,6 +9,7 @@ from pathlib import Path
 
 import browser
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from studied import STUDY, Lab
 from flows.lineage import cache
 from flows.studies import page as page_of
 from flows.studies import results, tables
-from flows.studies.compare import favoured
+from flows.studies.compare import difference, favoured
 from flows.studies.outcome import Results
 from flows.studies.study import Run
 from stages.images.table import Table
@@ -280,6 +281,8 @@ def test_training_pictures_and_test_pictures_are_told_apart(tmp_path: Path) -> N
     assert [found.number(BETTER, measure).estimate.pictures for measure in ("psnr", "l1")] == [5, 3]
     older = compared(tmp_path / "b", {"train": ("none",)}, {}, text)
     assert older.number(BETTER, "l1").gaps[1] == "there are no scores of centre holes on train pictures"
+    said = "l1 of width=16 (seeds 1, 2): missing: there are no scores of centre holes on train pictures"
+    assert said in tables.as_text(older).splitlines()
 
 
 def test_an_arm_may_be_of_training_pictures_or_of_another_hole(tmp_path: Path) -> None:
@@ -294,6 +297,41 @@ def test_an_arm_may_be_of_training_pictures_or_of_another_hole(tmp_path: Path) -
         (BETTER, "test", "centre"),
     }
     assert "The arms complete different pictures, so the difference is that of two means." in found.findings[0].remarks
+
+
+def test_arms_with_different_kinds_of_hole_are_compared_picture_by_picture() -> None:
+    better = {
+        s: {("1", "a", "centre"): 10.0 + s, ("2", "b", "centre"): 20.0 + s, ("3", "c", "centre"): 0} for s in (1, 2)
+    }
+    worse = {
+        s: {("1", "a", "lines"): 9.0 + s, ("1", "a", "pixels"): 7.0 + s, ("2", "b", "lines"): 17.0 + s} for s in (1, 2)
+    }
+    found = difference(better, worse, "high")
+    assert (found.estimate.mean, found.estimate.seeds, found.estimate.pictures) == (2.5, 2, 2)  # by 2 in a, by 3 in b
+    assert found.remarks == ["The arms complete the same pictures with different kinds of hole."]
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    """Else a single NaN would be the mean of all, and a finding would "not hold"."""
+    lab = Lab(tmp_path)
+    run = lab.experiment(WORSE, 1, 40)
+    kept = cache.place(lab.home, lab.outs["data/scores/dmfn.parquet"])
+    table = pq.read_table(kept)
+    values = table["psnr_hole"].to_pylist()
+    values[0], values[1] = np.nan, np.inf
+    lab.keep(
+        "data/scores/dmfn.parquet",
+        _bytes(table.set_column(table.column_names.index("psnr_hole"), "psnr_hole", [values])),
+    )
+    run = run._replace(commit=lab._committed("again", WORSE, 1, {}))
+    mean = collected(lab, [run]).number(WORSE, "psnr").estimate.mean
+    assert np.isfinite(mean)
+
+
+def _bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 @given(st.integers(0, 2**32), st.floats(0.2, 5))
