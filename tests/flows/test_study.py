@@ -348,7 +348,9 @@ def test_a_failed_run_is_named_and_the_others_go_on(lab: Lab, unbroken: dict[str
     # What the cache has lost is made again.
     (table,) = {md5 for path, md5 in dvc_lock.outputs(made_by(lab, "d_matching=0-s1")).items() if "dmfn.parq" in path}
     (lab.root / ".dvc/cache/files/md5" / table[:2] / table[2:]).unlink()
-    assert "d_matching=0 (seed 1): missing: it has not been run at this commit" in lab.run("eta", "--seeds", "1", "--show")
+    assert "d_matching=0 (seed 1): missing: it has not been run at this commit" in lab.run(
+        "eta", "--seeds", "1", "--show"
+    )
 
 
 def made_by(lab: Lab, run: str) -> dict[str, Any]:
