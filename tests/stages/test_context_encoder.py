@@ -55,7 +55,7 @@ def test_the_box_is_the_frozen_hole_centre(factor, fraction):
     size = 64 * factor
     start, side = box(size, fraction)
     if side == size and fraction < 1:  # rounded up: a network refuses it as well
-        with pytest.raises(holes.BadHole, match="nothing .* stays known"):
+        with pytest.raises(holes.BadHole, match=r"nothing .* stays known"):
             holes.draw("centre", size, np.random.default_rng(0), fraction=fraction)
         return
     expected = np.zeros((size, size), bool)
