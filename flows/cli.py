@@ -169,7 +169,7 @@ def retrain(
 @app.command()
 def study(
     name: Annotated[str | None, typer.Argument(help="A study in studies/, or a file of your own: ./mine.yaml.")] = None,
-    scale: Annotated[str, typer.Option(help="A scale of the study: small, or report.")] = "small",
+    scale: Annotated[str, typer.Option(help="A scale of the study, as its file names it: small, report.")] = "small",
     data: Annotated[
         list[str] | None, typer.Option("--data", help="NAME=ROOT: the folder of a dataset's pictures; repeatable.")
     ] = None,

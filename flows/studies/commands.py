@@ -87,7 +87,8 @@ def dry(asked: Prepared, expected: Estimate) -> str:
 
 def first(asked: Prepared) -> str:
     """How many runs there are, and how many are to be made."""
-    return f"{len(asked.chosen)} runs of {asked.study.name} at scale {asked.scale_name}; {len(asked.missing)} to make"
+    runs = f"{len(asked.chosen)} run{'' if len(asked.chosen) == 1 else 's'}"
+    return f"{runs} of {asked.study.name} at scale {asked.scale_name}; {len(asked.missing)} to make"
 
 
 def listed(root: Path, machine: bool, say: Say) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from flows.studies.outcome import Pictures
 from stages.images.table import KEY, Key
 from stages.runs.errors import InputError
 
-CHECKPOINT = ".safetensors"
+CHECKPOINT, HISTORY = ".safetensors", ".csv"
 
 
 class Experiment:
@@ -67,6 +68,20 @@ class Experiment:
             for path, md5 in entry.deps.items()
             if path.endswith(CHECKPOINT)
         }
+
+    def histories(self, system: str) -> dict[str, Path]:
+        """The losses of those trainings that made the system's checkpoints: files, by their paths.
+
+        What is not in the cache, or has been altered there, is left out.
+        """
+        made = self.checkpoints(system).items()
+        found: dict[str, Path] = {}
+        for entry in self._behind(system):
+            for path, md5 in entry.outs.items() if made & entry.outs.items() else ():
+                with contextlib.suppress(cache.Altered):
+                    if path.endswith(HISTORY) and (file := cache.find(self.root, md5, path)):
+                        found[path] = file
+        return found
 
     def parameters(self, system: str) -> dict[str, Any]:
         """The parameters that have had a part in the system's scores, by their ways."""

@@ -21,6 +21,7 @@ class Source(NamedTuple):
     commit: str | None  # None while it is missing
     failure: str | None  # why there is no number of it, in one line
     checkpoints: Mapping[str, str]  # md5 by path
+    histories: Mapping[str, Path]  # the losses of their trainings: files in DVC's cache, by their paths
     parameters: Mapping[str, object]  # that have had a part in its scores, by their ways
 
 
@@ -77,6 +78,11 @@ def gaps(number: Number) -> list[tuple[str, str]]:
     for seed, why in number.gaps.items():
         seeds.setdefault(why, []).append(str(seed))
     return [(f"seed{'' if len(some) == 1 else 's'} {', '.join(some)}", why) for why, some in seeds.items()]
+
+
+def notes(results: Results) -> str:
+    """What differs from the report at this scale, in one line."""
+    return " ".join(results.study.scales[results.scale].notes.split())
 
 
 def metric(measure: Measure) -> Metric:

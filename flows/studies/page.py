@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import FileSystemLoader
 
-from flows.studies import outcome, tables
+from flows.studies import curves, outcome, tables
 from flows.studies.outcome import MISSING, Number, Pictures, Results
 from stages.images.table import Key, Table
 from stages.pages import html, scores, sheets
@@ -39,12 +39,13 @@ class Sheet(NamedTuple):
 
 
 def written(results: Results, folder: Path) -> str:
-    """The page; its contact sheets are written into `folder`."""
+    """The page; its contact sheets and curves are written into `folder`."""
     study = results.study
     arms, parameters = tables.differing(results)
     return TEMPLATES.get_template("study.html.j2").render(
         results=results,
         study=study,
+        notes=outcome.notes(results),
         policy=html.POLICY,
         missing=MISSING,
         rows=[
@@ -52,6 +53,7 @@ def written(results: Results, folder: Path) -> str:
         ],
         described={name: _described(results, name) for name in study.measures},
         sheets=[*_sheets(results, folder)],
+        curves=[*curves.drawn(results, folder)],
         without=[arm for arm in results.sources if arm not in results.pictures],
         arms=arms,
         parameters=parameters,

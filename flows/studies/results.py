@@ -61,13 +61,15 @@ class _Reader:
 
     def source(self, arm: Arm, run: Run) -> Source:
         if run.commit is None:
-            return Source(run.seed, run.experiment, None, run.failure or "it has not been run at this commit", {}, {})
+            return Source(
+                run.seed, run.experiment, None, run.failure or "it has not been run at this commit", {}, {}, {}
+            )
         try:
             made = self._opened(run.commit)
-            checkpoints, parameters = made.checkpoints(arm.system), made.parameters(arm.system)
+            of = made.checkpoints(arm.system), made.histories(arm.system), made.parameters(arm.system)
         except InputError as error:
-            return Source(run.seed, run.experiment, run.commit, str(error), {}, {})
-        return Source(run.seed, run.experiment, run.commit, None, checkpoints, parameters)
+            return Source(run.seed, run.experiment, run.commit, str(error), {}, {}, {})
+        return Source(run.seed, run.experiment, run.commit, None, *of)
 
     def scores(self, arm: Arm, measure: Measure, sources: Sequence[Source]) -> tuple[dict[int, Scores], dict[int, str]]:
         """The arm's scores by seed, and why there are none of the other seeds."""

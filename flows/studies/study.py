@@ -76,6 +76,7 @@ class Scale:
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)]  # 1, 2, ... up to this
     set: dict[Key, Any] = field(default_factory=dict)  # parameters that differ from the base
     arms: dict[str, dict[Key, Any]] = field(default_factory=dict)  # what an arm sets at this scale alone, by its name
+    notes: str = ""  # what differs from the report at this scale alone
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -114,7 +114,7 @@ def formatter(results: Results, measure: str) -> Callable[[float], str]:
 
 def as_text(results: Results) -> str:
     """Verdicts, numbers and runs, for a terminal."""
-    lines = [results.study.question, ""]
+    lines = [results.study.question, *filter(None, [outcome.notes(results)]), ""]
     for judged in results.findings:
         lines += [f"{judged.finding.claim}", f"  {judged.verdict.sentence}"]
         lines += [f"  {sentence}" for sentence in (judged.seen, *judged.remarks) if sentence]
@@ -163,6 +163,7 @@ def as_json(results: Results) -> dict[str, Any]:
         "report": study.report,
         "notes": study.notes,
         "scale": results.scale,
+        "scale_notes": outcome.notes(results),
         "commit": results.base,
         "findings": [
             {

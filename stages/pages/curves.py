@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +46,15 @@ PLOT: dict[Any, Any] = {
 }
 
 
-def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
-    """Small plots, four a row: `draw(axes, title)` fills each. Same bytes from the same numbers."""
+def panels(titles: Sequence[str], path: Path, draw: Any, label: str, colours: Mapping[str, str] | None = None) -> None:
+    """Small plots, four a row: `draw(axes, title)` fills each. Same bytes from the same numbers.
+
+    `label` stands below, and what each of the `colours` means (colour by name) above.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     across = min(4, len(titles))
     down = -(-len(titles) // across)
@@ -66,6 +70,9 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str) -> None:
         for axes in grid[len(titles) :]:
             axes.set_axis_off()
         drawing.supxlabel(label, fontsize=8, color=FAINT)
+        if colours:
+            lines = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+            drawing.legend(handles=lines, loc="outside upper left", ncols=across, frameon=False)
         canvas = FigureCanvasAgg(drawing)
         canvas.draw()
         path.write_bytes(png.encode(np.asarray(canvas.buffer_rgba())[..., :3]))

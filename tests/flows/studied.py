@@ -118,6 +118,8 @@ class Lab(Repository):
             pq.write_table(table.append_column("split", [splits]), scores[1])
         self.keep("data/scores/dmfn.parquet", scores[1].read_bytes())
         self.keep("data/models/dmfn.safetensors", f"{arm} {seed}".encode())
+        losses = "".join(f"{step},{noise / step},{seed}\n" for step in (10, 20, 30))
+        self.keep("data/histories/dmfn.csv", f"step,l1,d_real\n{losses}".encode())
         name = f"study-{re.sub('[^A-Za-z0-9]+', '', arm)}-s{seed}"
         return Run(arm, seed, name, self._committed(name, arm, seed, params), None)
 
@@ -126,7 +128,11 @@ class Lab(Repository):
         section = {"width": int(arm.partition("=")[2] or 0), "seed": seed, **params}
         stages = {
             "mask@x": ([], ["data/masks/x"], {}),
-            "train_dmfn@dmfn": (["data/aligned/x"], ["data/models/dmfn.safetensors"], {"train_dmfn.dmfn": section}),
+            "train_dmfn@dmfn": (
+                ["data/aligned/x"],
+                ["data/models/dmfn.safetensors", "data/histories/dmfn.csv"],
+                {"train_dmfn.dmfn": section},
+            ),
             "infer@dmfn": (
                 ["data/models/dmfn.safetensors", "data/aligned/x", "data/masks/x"],
                 ["data/inpainted/dmfn"],

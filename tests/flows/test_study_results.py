@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from studied import STUDY, Lab
 
 from flows.lineage import cache
+from flows.studies import curves, results, tables
 from flows.studies import page as page_of
-from flows.studies import results, tables
 from flows.studies.compare import difference, favoured
 from flows.studies.outcome import Results
 from flows.studies.study import Run
@@ -358,9 +359,36 @@ def test_the_folder_has_all_that_the_page_names_and_nothing_from_elsewhere(page:
     html = (page / "index.html").read_text()
     named = set(re.findall(r'(?:src|href)="([^"#]+)"', html))
     assert {path.name for path in page.iterdir()} == named | {"index.html"}
-    assert named == {"table.csv", "table.tex", "figure.png", "sheet-1-centre.png"}
+    assert named == {"table.csv", "table.tex", "figure.png", "sheet-1-centre.png", "training-1.png"}
     assert "http" not in html.replace("http-equiv", "")
     assert [*page.parent.iterdir()] == [page]  # no draft is left
+
+
+def test_the_curves_are_the_losses_of_every_seed(
+    found: Results, lab: tuple[Lab, list[Run]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: dict[str, list[tuple[str, list[float]]]] = {}  # by loss: colour and values of each line
+
+    def kept(titles, path, draw, label, colours):
+        for title in titles:
+            axes = Figure().subplots()
+            draw(axes, title)
+            drawn[title] = [(line.get_color(), [*line.get_ydata()]) for line in axes.lines]
+        assert label == "step"
+        drawn["arms"] = [(colour, [arm]) for arm, colour in colours.items()]
+
+    monkeypatch.setattr(curves, "panels", kept)
+    (figure,) = curves.drawn(found, tmp_path)
+    assert figure.arms == [WORSE, BETTER]
+    blue, brown = curves.COLOURS[:2]
+    assert drawn["arms"] == [(blue, [WORSE]), (brown, [BETTER])]
+    assert drawn["l1"] == [(blue, [4, 2, 40 / 30])] * 5 + [(brown, [3, 1.5, 1])] * 5
+    assert drawn["d_real"] == [(colour, [seed] * 3) for colour in (blue, brown) for seed in range(1, 6)]
+    # Arms that share their trainings are one line each, and what the cache has lost is left out.
+    shared = found._replace(sources={"as it is": found.sources[WORSE], "blended": found.sources[WORSE]})
+    assert [each.arms for each in curves.drawn(shared, tmp_path)] == [["as it is, blended"]]
+    lost = {arm: [source._replace(histories={}) for source in sources] for arm, sources in found.sources.items()}
+    assert [*curves.drawn(found._replace(sources=lost), tmp_path)] == []
 
 
 def test_everything_is_the_same_for_programs(found: Results) -> None:
