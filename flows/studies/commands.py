@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.checkout.git import Git
+from flows.lineage import dvc_lock
 from flows.process import file_lock
 from flows.process.command import Say
-from flows.studies import arms, results, runs, study, tables
+from flows.studies import arms, idle, results, runs, study, tables
 from flows.studies.arms import Base, Planned
 from flows.studies.estimate import Estimate
 from flows.studies.outcome import Results
@@ -67,6 +68,8 @@ def prepared(
         say(f"not committed, so without what has changed in: {', '.join(changed)}")
     base = arms.base(git, commit, found, scale)
     every = arms.plan(found, scale_name, scale, base, folders)
+    pipeline = dvc_lock.parse(git.file(commit, "dvc.yaml"), f"dvc.yaml of commit {commit[:10]}")
+    idle.refuse(found, scale_name, scale, every, pipeline)
     chosen = arms.chosen(found, every, only)
     at_once = jobs or max(1, len(os.sched_getaffinity(0)) // every[0].values.get("runtime", {}).get("threads", 1))
     return Prepared(

@@ -205,42 +205,60 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.fixture
-def lab(template: Path, tmp_path: Path, api: str, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    monkeypatch.setenv("PREFECT_API_URL", api)
-    monkeypatch.setitem(ENV, "PREFECT_API_URL", api)
-    for name, value in IDENTITY.items():
-        monkeypatch.setenv(name, value)
-    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
-    lab = Lab(tmp_path)
+def copied(template: Path, home: Path) -> Lab:
+    shutil.copytree(template, home, dirs_exist_ok=True)
+    lab = Lab(home)
     lab.git("status")  # the index gets to know the copied files
     return lab
 
 
+@pytest.fixture
+def environment(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    monkeypatch.setitem(ENV, "PREFECT_API_URL", api)
+    for name, value in IDENTITY.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def lab(template: Path, tmp_path: Path, environment: None) -> Lab:
+    return copied(template, tmp_path)
+
+
 @pytest.fixture(scope="module")
-def unbroken(template: Path, tmp_path_factory: pytest.TempPathFactory, api: str) -> dict[str, str]:
-    """The experiments of a study that nothing has disturbed."""
-    home = tmp_path_factory.mktemp("unbroken")
-    shutil.copytree(template, home, dirs_exist_ok=True)
-    lab = Lab(home)
-    lab.run("eta", PREFECT_API_URL=api)
-    return lab.experiments()
-
-
-def test_each_run_is_an_experiment_and_the_users_work_stays_as_it_is(lab: Lab, unbroken: dict[str, str]) -> None:
+def undisturbed(template: Path, tmp_path_factory: pytest.TempPathFactory, api: str) -> tuple[Lab, list[str]]:
+    """A study that nothing has disturbed, and what it has said."""
+    lab = copied(template, tmp_path_factory.mktemp("undisturbed"))
     with lab.untouched():
-        dry = lab.run("eta", "--dry")
-        assert "6 runs" not in dry
-        assert dry[:2] == ["d_matching=0 (seed 1): would run", "d_matching=5; as 5, of telea (seed 1): would run"]
-        assert "4 runs of eta at scale small; 4 to make" in dry
-        assert lab.trace() == []
-        said = lab.run("eta", "--jobs", "2")
+        said = lab.run("eta", "--jobs", "2", PREFECT_API_URL=api)
         assert not list(lab.home.glob("lab-study-*")), "its worktrees are removed"
         assert lab.git("worktree", "list").count("\n") == 0
+    return lab, said
+
+
+@pytest.fixture(scope="module")
+def unbroken(undisturbed: tuple[Lab, list[str]]) -> dict[str, str]:
+    """The experiments of a study that nothing has disturbed."""
+    return undisturbed[0].experiments()
+
+
+def test_a_dry_run_names_the_runs_and_makes_none(lab: Lab) -> None:
+    with lab.untouched():
+        dry = lab.run("eta", "--dry")
+    assert "6 runs" not in dry
+    assert dry[:2] == ["d_matching=0 (seed 1): would run", "d_matching=5; as 5, of telea (seed 1): would run"]
+    assert "4 runs of eta at scale small; 4 to make" in dry
+    assert lab.trace() == []
+
+
+@pytest.mark.usefixtures("environment")
+def test_each_run_is_an_experiment_and_the_users_work_stays_as_it_is(
+    undisturbed: tuple[Lab, list[str]], unbroken: dict[str, str]
+) -> None:
+    lab, said = undisturbed
     assert "not committed, so without what has changed in: stage.py" not in said, "that is no file of the project's"
     assert sorted(lab.trace()) == ["draw", *["evaluate"] * 6, *TRAININGS], "a shared stage has run once"
-    found = lab.experiments()
-    assert found == unbroken, "the same names, and the same files"
+    found = unbroken
     assert [name.rpartition("-")[0] for name in found] == [
         "eta-small-d_matching=0-s1", "eta-small-d_matching=0-s2", "eta-small-d_matching=5-s1",
         "eta-small-d_matching=5-s2",
