@@ -23,12 +23,12 @@ def refuse(study: Study, name: str, scale: Scale, runs: Sequence[Planned], pipel
     first = [run for run in runs if run.seed == 1]
     read = {run.experiment: stages(run.values, run.systems, pipeline) for run in first}
     for run in first:
-        own = read[run.experiment]
-        random = [stage.name for stage in own if stage.name.partition("@")[0] in RANDOM]
-        if random and not any(_reads(own, key) for key in study.seed):
+        random = [stage for stage in read[run.experiment] if stage.name.partition("@")[0] in RANDOM]
+        if random and not any(_reads(random, key) for key in study.seed):
+            names = ", ".join(stage.name for stage in random)
             raise InputError(
-                f"{study.path}: arm '{run.arms[0]}': no seed of {', '.join(random)} is in `seed`: all runs would be the "
-                f"same; add {_key(random[0])}.seed"
+                f"{study.path}: arm '{run.arms[0]}': all its seeds would give the same, as `seed` has none of {names}; "
+                f"add {names.partition(',')[0].replace('@', '.')}.seed"
             )
     given = {
         **dict.fromkeys(study.seed, "seed"),
@@ -45,8 +45,3 @@ def refuse(study: Study, name: str, scale: Scale, runs: Sequence[Planned], pipel
 def _reads(own: Iterable[Stage], key: str) -> bool:
     """Whether a stage reads the parameter at this key, or one above or below it."""
     return any(f"{way}.".startswith(f"{key}.") or f"{key}.".startswith(f"{way}.") for one in own for way in one.params)
-
-
-def _key(stage: str) -> str:
-    """The section of a stage: `train_dmfn.dmfn` of `train_dmfn@dmfn`."""
-    return stage.replace("@", ".")

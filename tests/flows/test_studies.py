@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.lineage import dvc_lock
-from flows.studies import arms, estimate, study
+from flows.studies import arms, estimate, idle, study
 from flows.studies.arms import Base, Planned
 from stages.runs import params
 
@@ -19,7 +19,9 @@ def planned(name: str, scale: str) -> tuple[study.Study, list[Planned]]:
     found = study.load(ROOT, name)
     chosen = study.scale(found, scale, 1)
     text = (ROOT / chosen.base).read_text(encoding="utf-8")
-    return found, arms.plan(found, scale, chosen, Base(chosen.base, text, params.load(ROOT / chosen.base)), {})
+    runs = arms.plan(found, scale, chosen, Base(chosen.base, text, params.load(ROOT / chosen.base)), {})
+    idle.refuse(found, scale, chosen, runs, dvc_lock.read(ROOT / "dvc.yaml"))
+    return found, runs
 
 
 def trainings(run: Planned) -> Iterator[tuple[str, str]]:

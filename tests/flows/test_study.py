@@ -24,7 +24,7 @@ from flows.engine import graph
 from flows.engine.repository import edit_yaml, opened
 from flows.lineage import dvc_lock
 from flows.process import file_lock
-from flows.studies import arms, estimate, study
+from flows.studies import arms, estimate, idle, study
 from stages.runs import machine, params, record
 from stages.runs.errors import InputError
 
@@ -116,6 +116,7 @@ STUDY: dict[str, Any] = {
     "measures": {"psnr": {"metric": "psnr_hole", "kind": "eye_bar"}},
     "findings": [{"claim": "It helps", "better": "d_matching=5", "worse": "d_matching=0", "measure": "psnr"}],
 }
+BLEND = {"dataset": "portraits", "method": "exact", "system": "dmfn"}
 TRAININGS = ["train-0-1", "train-0-2", "train-5-1", "train-5-2"]
 
 
@@ -441,6 +442,14 @@ def test_mistakes_are_one_line(lab: Lab, words: list[str], said: str) -> None:
         ({"arms": {"as 5, of telea": {"split": "train"}, "plain": {}}}, "arm 'as 5, of telea': no training pictures"),
         ({"system": "dcgan"}, "blend: there is no 'dcgan'; there is: dmfn, telea"),
         ({"measures": {"psnr": {"metric": "psnr_hole", "kind": "lines"}}}, "no hole 'lines' is drawn; there is: eye_b"),
+        ({"seed": ["evaluate.seed"], "grid": {"train_dmfn.dmfn.d_matching": [0, 5]},
+          "arms": {"plain": {}, "as 5, of telea": {}}},
+         "arm 'd_matching=0': all its seeds would give the same, as `seed` has none of train_dmfn@dmfn; add train"),
+        ({"seed": ["train_dmfn.dmfn.seed", "draw.seed"], "scales": {"small": {
+            "base": "params.yaml", "seeds": 1, "set": {"datasets.portraits.ingest.root": "photos"}}}},
+         "eta.yaml: seed: draw.seed does nothing: no stage of a run reads it; leave it out"),
+        ({"arms": {"as 5, of telea": {}, "plain": {"set": {"blend.third": BLEND}}}},
+         "arm 'plain': blend.third does nothing: no stage of a run reads it; leave it out"),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
@@ -450,8 +459,13 @@ def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
                   "arms": {**STUDY["arms"], "plain": {}}, **changed})  # fmt: skip
     found = study.load(lab.root, "eta")
     scale = study.scale(found, "small")
+
+    def prepare() -> None:
+        runs = arms.plan(found, "small", scale, arms.base(lab.git, "HEAD", found, scale), {})
+        idle.refuse(found, "small", scale, runs, PIPELINE)
+
     with pytest.raises(InputError, match=said) as refused:
-        arms.plan(found, "small", scale, arms.base(lab.git, "HEAD", found, scale), {})
+        prepare()
     assert "\n" not in str(refused.value)
 
 
