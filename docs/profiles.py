@@ -75,7 +75,7 @@ def written(values: dict[str, Any]) -> dict[str, list[float]]:
         if entry["ingest"]["source"] not in SOURCES:
             continue
         splits, mask = pictures(entry["ingest"]), entry["mask"]
-        side = entry["align"]["size"] ** 2
+        side = entry["align"]["side"] ** 2
         found["ingested"].append(sum(splits) * SOURCES[entry["ingest"]["source"]].size)
         found["aligned"].append(sum(splits) * (3 * side + ROW))
         with_holes = min(splits[0], mask["train_sample"]) + splits[1] + splits[2]
@@ -88,7 +88,7 @@ def written(values: dict[str, Any]) -> dict[str, list[float]]:
             rows = min(entry.get("count") or tests, tests) + entry.get("train_count", 0)
             rows *= len(entry.get("kinds") or of["mask"]["kinds"])
             tables = 2 + blends.count(name)  # completed, the system's own pictures, and each blending
-            found["completed"].append(rows * (3 * of["align"]["size"] ** 2 + ROW) * tables)
+            found["completed"].append(rows * (3 * of["align"]["side"] ** 2 + ROW) * tables)
     found["checkpoints"] = [weights for _, weights, _ in trainings(values)]
     return found
 
@@ -113,7 +113,7 @@ def trainings(values: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
     for section in params.TRAININGS:
         for name, entry in values[section].items():
             given = params.section(values, f"{section}.{name}", import_module(f"stages.{section}").Params)
-            size = values["datasets"][entry["dataset"]]["align"]["size"]
+            size = values["datasets"][entry["dataset"]]["align"]["side"]
             with torch.device("meta"):
                 networks, fixed, step = STEPS[section](given, size)
                 kept = saved(step, [*networks, *fixed])

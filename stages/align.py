@@ -47,7 +47,7 @@ REJECTED = pa.schema([(name, pa.string()) for name in ("image_id", "path", "spli
 @dataclass(frozen=True, config=STRICT)
 class Params:
     mode: Literal["face", "centre"]  # faces to the template, or the largest centred square
-    size: Annotated[int, Field(ge=32, le=512, multiple_of=8)]  # px, the crop's side
+    side: Annotated[int, Field(ge=32, le=512, multiple_of=8)]  # px, the crop's side
     detector: Literal["annotations", "yunet", "haar"]  # for faces without annotated landmarks
     detector_model: str  # path of YuNet's .onnx file; `dvc.yaml` hands it to the command
     score_threshold: Annotated[float, Field(gt=0, le=1)] = 0.9  # YuNet's confidence from which on a face is one
@@ -127,14 +127,14 @@ def align_one(row: Row, params: Params, detector: faces.Detector | None) -> Crop
     picture = decode(row.data)
     known = None if row.landmarks is None else np.asarray(row.landmarks, np.float64).reshape(5, 2)
     if params.mode == "centre":
-        return aligned_centre(picture, known, params.size)
+        return aligned_centre(picture, known, params.side)
     if known is not None:
         found = faces.ordered(known)
     elif detector is not None:
         found = detector(picture)
     else:
         raise Unalignable("no annotated landmarks")
-    return aligned_face(picture, found, params.size, params.max_outside, params.min_frontality)
+    return aligned_face(picture, found, params.side, params.max_outside, params.min_frontality)
 
 
 # ---- many, in several processes ---------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def align(ingested: Path, detector_model: Path, aligned: Path, params: Params, n
     rejected: list[tuple[str, str, str, str]] = []
     with ExitStack() as stack:
         writers: dict[str, Writer] = {
-            split: stack.enter_context(writing_pictures(aligned / f"{split}.arrow", (params.size,) * 2, ALIGNED))
+            split: stack.enter_context(writing_pictures(aligned / f"{split}.arrow", (params.side,) * 2, ALIGNED))
             for split in SPLITS
         }
         for row, outcome in tqdm(results, f"align {name}", total, unit="picture", mininterval=1, disable=None):

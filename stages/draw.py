@@ -51,7 +51,7 @@ IRISES = ((74, 46, 28), (58, 36, 24), (110, 78, 44), (96, 112, 76), (92, 126, 15
 @dataclass(frozen=True, config=STRICT)
 class Params:
     count: Annotated[int, Field(ge=1, le=100_000)]  # pictures
-    size: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
+    side: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
     seed: Annotated[int, Field(ge=0)]  # of the people: another number draws others
     workers: Annotated[int, Field(ge=1)] = 2  # processes; the output does not depend on it
 
@@ -252,7 +252,7 @@ def drawn(seed: int, size: int, index: int) -> tuple[bytes, list[str]]:
 
 def in_order(params: Params) -> Generator[tuple[bytes, list[str]], None, None]:
     """Every portrait in its order, drawn by `params.workers` processes."""
-    one = partial(drawn, params.seed, params.size)
+    one = partial(drawn, params.seed, params.side)
     if params.workers == 1 or params.count < FEW:
         yield from map(one, range(params.count))
         return

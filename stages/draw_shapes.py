@@ -45,7 +45,7 @@ TABLES = ((142, 98, 62), (196, 158, 114), (232, 224, 208))  # wood to linen
 @dataclass(frozen=True, config=STRICT)
 class Params:
     count: Annotated[int, Field(ge=1, le=100_000)]  # pictures
-    size: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
+    side: Annotated[int, Field(ge=32, le=1024)]  # side of the square picture, pixels
     seed: Annotated[int, Field(ge=0)]  # of the scenes: another number draws others
     things: Literal["fruit", "solids", "both"] = "both"  # what lies on the table
     most: Annotated[int, Field(ge=1, le=9)] = 4  # things in a picture; at least one, each number as often
@@ -198,9 +198,9 @@ class Scene:
 
 
 def scene(params: Params, index: int) -> Array:
-    """Picture number `index`, uint8 RGB size x size x 3; it does not depend on `params.count`."""
+    """Picture number `index`, uint8 RGB side x side x 3; it does not depend on `params.count`."""
     rng = np.random.default_rng((params.seed, index))
-    drawing = Scene(rng, params.size)
+    drawing = Scene(rng, params.side)
     number = int(rng.integers(1, params.most + 1))
     deep = np.sort(rng.uniform(0.15, 0.9, number))  # shares of the table, the farthest first
     places = (rng.permutation(number) + rng.uniform(0.25, 0.75, number)) / number

@@ -167,7 +167,7 @@ def learned(
     if size != (trained, trained):
         raise InputError(
             f"{checkpoint}: completes {trained} x {trained} pictures, dataset '{params.dataset}' has "
-            f"{size[1]} x {size[0]}: set its align.size"
+            f"{size[1]} x {size[0]}: set its align.side"
         )
     if params.sample_seed is not None and not getattr(network, "latent", 0):
         raise InputError(
@@ -199,7 +199,7 @@ def foreign(params: Params, file: Path, size: tuple[int, int]) -> System:
     if not found.open and size != (found.side, found.side):
         raise InputError(
             f"{file}: completes {found.side} x {found.side} pictures, dataset '{params.dataset}' has "
-            f"{size[1]} x {size[0]}: set its align.size"
+            f"{size[1]} x {size[0]}: set its align.side"
         )
     return System(lambda batch: found.complete(batch.known, batch.hole), every, params.batch)
 

@@ -184,7 +184,7 @@ def searcher(
     if size != (networks.size, networks.size):
         raise InputError(
             f"{model}: completes {networks.size} x {networks.size} pictures, dataset '{params.dataset}' has "
-            f"{size[1]} x {size[0]}: set its align.size"
+            f"{size[1]} x {size[0]}: set its align.side"
         )
     candidates = draw_candidates(networks, params, runtime, device)
 

@@ -110,7 +110,7 @@ STAGES["evaluate"]["do"]["cmd"] += " data/scores/net.json"
 STAGES["evaluate"]["do"]["metrics"] = [{"data/scores/net.json": {"cache": False}}]
 
 PARAMS = {
-    "datasets": {"faces": {"ingest": {"use": "train"}, "align": {"size": 4}}},
+    "datasets": {"faces": {"ingest": {"use": "train"}, "align": {"side": 4}}},
     "train_net": {"net": {"lr": 0.5, "steps": 3}, "more": {"lr": 0.5, "steps": 1}},
     "evaluate": {"seed": 1},
 }
@@ -147,7 +147,7 @@ class Laboratory:
         shutil.copy(self.home / "data/models/net.safetensors", self.old)
         (self.home / "pictures" / "b.png").unlink()
         (self.home / "pictures" / "c.png").write_text("picture c")
-        faces = {"ingest": {"use": "train"}, "align": {"size": 8}}
+        faces = {"ingest": {"use": "train"}, "align": {"side": 8}}
         trainings = {"net": {"lr": 0.25, "steps": 3}, "more": {"lr": 0.5, "steps": 1}}
         self.params({**PARAMS, "datasets": {"faces": faces}, "train_net": trainings})
         (self.home / "stage.py").write_text(f"# edited\n{STAGE}")

@@ -163,7 +163,7 @@ def drawing(home: Path, way: str = "") -> Project:
     project = Project(home / way)
     root = project.home
     shutil.copytree(ROOT / "stages", root / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    (root / "params.yaml").write_text("draw: {count: 1, size: 64, seed: 1}\n")
+    (root / "params.yaml").write_text("draw: {count: 1, side: 64, seed: 1}\n")
     draw = {"cmd": "python -m stages.draw --portraits data/raw/portraits", "params": ["draw"],
             "deps": ["stages/draw.py"], "outs": ["data/raw/portraits"]}  # fmt: skip
     project.pipeline({"draw": draw})

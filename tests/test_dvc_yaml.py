@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pretend
 import pytest
+from dvc.stage.cache import _get_cache_hash
 from dvc_project import ENV
 from PIL import Image
 from ruamel.yaml import YAML
@@ -147,6 +148,18 @@ def reproduce(scratch: Path, name: str, *command: str) -> subprocess.CompletedPr
         [*command, f"ingest@{name}"], cwd=scratch, env=ENV | {"PYTHONPATH": f"{scratch}:{ROOT}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_dvc_tells_runs_apart_by_every_parameter() -> None:
+    """Its run-cache is blind to parameters named size or nfiles: it brings back what another value made (#10296)."""
+
+    def run(name: str, value: int) -> str:
+        return _get_cache_hash({"cmd": "", "params": {"params.yaml": {"section": {name: value}}}}, key=True)
+
+    page = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"^\| `(\w+)` \|", page, re.M))
+    assert {"side", "seed", "max_fraction", "precision"} <= names
+    assert [name for name in sorted(names) if run(name, 1) == run(name, 2)] == []
 
 
 def test_a_path_from_params_is_no_code_to_the_shell(scratch: Path) -> None:

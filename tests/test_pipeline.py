@@ -29,12 +29,12 @@ SPLIT = {"val": 0.2, "test": 0.2}
 
 def small_params(pictures: Path) -> dict:
     """A default shrunk to seconds, beside a folder of the user's own pictures that trains nothing."""
-    face = {"mode": "face", "size": 32, "detector": "annotations", "detector_model": "stages/images/no_model.txt"}
+    face = {"mode": "face", "side": 32, "detector": "annotations", "detector_model": "stages/images/no_model.txt"}
     own = {"source": "folder", "root": str(pictures), "use": "evaluate", "split": SPLIT, **ORIGIN}
     return {
         "runtime": {"device": "cpu", "threads": 1, "precision": "fp32"},
-        "draw": {"count": 40, "size": 64, "seed": 1},
-        "draw_shapes": {"shapes": {"count": 2, "size": 32, "seed": 1}},
+        "draw": {"count": 40, "side": 64, "seed": 1},
+        "draw_shapes": {"shapes": {"count": 2, "side": 32, "seed": 1}},
         "datasets": {
             "portraits": {
                 "ingest": {

@@ -53,7 +53,7 @@ def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
         name = entry.stage.partition("@")[2]
         section = f"datasets.{name}.align"
         try:
-            params = build(align.Params, entry.params.get(section), section)
+            params = build(align.Params, _renamed(entry.params.get(section)), section)
         except InputError:  # of another version of align
             absent |= dict.fromkeys(_weights(entry.params))
             continue
@@ -68,6 +68,15 @@ def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
             except InputError:  # they are no detector's
                 absent[weights] = None
     return Known([frame for frame in found.values() if frame], [*absent], damaged)
+
+
+def _renamed(section: Any) -> Any:
+    """The section as it is written now: an older lock calls the crop's side `size`."""
+    return (
+        {"side" if key == "size" else key: value for key, value in section.items()}
+        if isinstance(section, dict)
+        else section
+    )
 
 
 def _named(root: Path) -> set[str]:
@@ -98,7 +107,7 @@ def _frame(params: align.Params, weights: Path, name: str) -> Frame | None:
         crops = []
         with contextlib.suppress(landmarks.NoFace, align.Unalignable):
             for points in _ways(detector(picture)):
-                found = align.aligned_face(picture, points, params.size, params.max_outside, params.min_frontality)
+                found = align.aligned_face(picture, points, params.side, params.max_outside, params.min_frontality)
                 crops.append(found.pixels)
         return crops
 

@@ -26,7 +26,7 @@ from flows.lineage.locks import NAME, Lock
 from stages.runs import record
 from stages.runs.errors import InputError
 
-UNHASHED = ("size", "nfiles")  # what DVC leaves out of a run's digest
+UNHASHED = ("size", "nfiles")  # keys that DVC leaves out of a run's digest, wherever they stand
 
 
 def git(root: Path, findings: Findings) -> None:

@@ -35,9 +35,9 @@ def _inputs(m: Material) -> Iterator[Part]:
         source = m.shelf.run(run)
         if stage == "align":
             found = run.section(f"datasets.{name}.align")
-            if "size" in found:
+            if side := found.get("side", found.get("size")):  # as it was called before it was renamed
                 how = f" ({found['mode']})" if "mode" in found else ""
-                text = f"Pictures of {name} were cut to {found['size']} x {found['size']} pixels{how} before training."
+                text = f"Pictures of {name} were cut to {side} x {side} pixels{how} before training."
                 yield source.says(text, "params")
         for section in run.params.values() if stage.startswith("train_") else ():
             holes = section.get("holes") if isinstance(section, dict) else None

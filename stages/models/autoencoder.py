@@ -30,7 +30,7 @@ class Autoencoder(nn.Module):
     def __init__(self, size: int, width: int, upsampling: str = "transposed"):
         super().__init__()
         if size % 32 or size < 32:
-            raise InputError(f"the autoencoder takes pictures of multiples of 32 pixels, not {size}: set align.size")
+            raise InputError(f"the autoencoder takes pictures of multiples of 32 pixels, not {size}: set align.side")
         channels = [3, *(width << i for i in range(5))]
         encoder: list[nn.Module] = []
         for in_channels, out_channels in pairwise(channels):

@@ -73,7 +73,7 @@ class ContextEncoder(nn.Module):
                 f"objective of {', '.join(OBJECTIVES)}"
             )
         if size < 64 or size % 64:
-            raise InputError(f"a context encoder takes pictures of multiples of 64 pixels, not {size}: set align.size")
+            raise InputError(f"a context encoder takes pictures of multiples of 64 pixels, not {size}: set align.side")
         self.size, self.overlap = size, overlap
         self.start, self.side = box(size, fraction)
         self.patch_side = self.side + 2 * overlap

@@ -21,7 +21,7 @@ def doublings(size: int) -> int:
     """How often 4 doubles to `size`. Raises InputError for a size the network cannot take."""
     steps = (size // 4).bit_length() - 1
     if size < 16 or size > 512 or 4 << steps != size:
-        raise InputError(f"a DCGAN takes pictures of 16, 32, 64, 128, 256 or 512 pixels, not {size}: set align.size")
+        raise InputError(f"a DCGAN takes pictures of 16, 32, 64, 128, 256 or 512 pixels, not {size}: set align.side")
     return steps
 
 

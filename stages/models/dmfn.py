@@ -177,7 +177,7 @@ def _branch(size: int, width: int) -> tuple[nn.Sequential, int]:
 
 def _check(size: int) -> None:
     if size < 16 or size % 4:
-        raise InputError(f"DMFN takes pictures of a multiple of 4 pixels, 16 or more, not {size}: set align.size")
+        raise InputError(f"DMFN takes pictures of a multiple of 4 pixels, 16 or more, not {size}: set align.side")
 
 
 Network = DMFN

@@ -138,7 +138,7 @@ class PartialConvUNet(nn.Module):
         if size % 16 or not 32 <= size <= 512:
             raise InputError(
                 f"a partial-convolution U-Net takes pictures of multiples of 16 pixels from 32 to 512, not {size}: "
-                "set align.size"
+                "set align.side"
             )
         self.frozen, self.residual = False, residual
         depth = min((size & -size).bit_length() - 1, DEEPEST)

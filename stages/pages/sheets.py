@@ -15,6 +15,7 @@ from stages.pages.pictures import Tried
 
 TILE = 128  # pixels of a picture on a contact sheet, about: small ones are enlarged by whole numbers
 
+LINES = 3  # that a name may take
 SYSTEMS = 5  # on one contact sheet; more go to a second
 
 
@@ -59,30 +60,46 @@ def _columns(system: str, tried: Tried, keys: Sequence[Key]) -> list[tuple[str, 
 
 
 def save_sheet(groups: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], path: Path) -> None:
-    """Columns of pictures (uint8 N x H x W x 3) under their labels, grouped under the group's name."""
+    """Columns of pictures (uint8 N x H x W x 3) under their labels, grouped under the group's name.
+
+    A name that is wider than its columns takes up to three lines; what is longer still ends in "…".
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     height, width = groups[0][1][0][1].shape[1:3]
     scale = max(1, TILE // max(height, width))
     shrink = min(1.0, 2 * TILE / max(height, width))
     high, wide = round(height * scale * shrink), round(width * scale * shrink)
-    near, far, head = 3, 14, 40
+    near, far, line = 3, 14, 18
     count = len(groups[0][1][0][1])
-    total = sum(len(columns) * (wide + near) - near for _, columns in groups) + far * (len(groups) + 1)
-    sheet = Image.new("RGB", (total, head + count * (high + near) + far), "white")
-    pen, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(13)
+    rooms = [len(columns) * (wide + near) - near for _, columns in groups]
+    bold, plain = ImageFont.load_default(15), ImageFont.load_default(13)
 
     def fitted(text: str, font: Any, room: int) -> str:
-        while text and pen.textlength(text, font) > room:
+        while text and font.getlength(text) > room:
             text = text[:-2].rstrip() + "…" if len(text) > 2 else ""
         return text
 
+    def wrapped(text: str, room: int) -> list[str]:
+        lines: list[str] = []
+        for word in text.split():
+            if lines and (len(lines) == LINES or bold.getlength(f"{lines[-1]} {word}") <= room):
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+        return [fitted(each, bold, room) for each in lines]
+
+    titles = [wrapped(title, room) for (title, _), room in zip(groups, rooms, strict=True)]
+    labels = 4 + line * max(1, *map(len, titles))
+    head = labels + line
+    sheet = Image.new("RGB", (sum(rooms) + far * (len(groups) + 1), head + count * (high + near) + far), "white")
+    pen = ImageDraw.Draw(sheet)
     left = far
-    for title, columns in groups:
-        room = len(columns) * (wide + near) - near
-        pen.text((left, 4), fitted(title, bold, room), INK, bold)
+    for (_, columns), title in zip(groups, titles, strict=True):
+        for number, text in enumerate(title):
+            pen.text((left, 4 + line * number), text, INK, bold)
         for label, pictures in columns:
-            pen.text((left, 22), fitted(label, plain, wide), FAINT, plain)
+            pen.text((left, labels), fitted(label, plain, wide), FAINT, plain)
             for row, picture in enumerate(pictures):
                 method = Image.Resampling.NEAREST if shrink == 1 else Image.Resampling.BOX
                 tile = Image.fromarray(picture).resize((wide, high), method)

@@ -105,7 +105,7 @@ def training_set(inputs: Inputs, params: Training, section: str) -> TrainingSet:
     sizes = ["{} x {}".format(*table.size) for table in tables.values()]
     if len(set(sizes)) > 1:
         raise InputError(
-            f"{also}: pictures of {sizes[1]}, and those of {train} are {sizes[0]}: give both datasets one align.size"
+            f"{also}: pictures of {sizes[1]}, and those of {train} are {sizes[0]}: give both datasets one align.side"
         )
     found = TrainingSet(tables, {name: _first(table, params.pictures, section) for name, table in tables.items()})
     if len(set(found.digests.values())) < len(tables):

@@ -61,7 +61,7 @@ def shortened(values: dict[str, Any], homes: dict[str, Path], shared: Path, step
             entry["align"]["detector_model"] = str(shared / "weights" / "face_detection_yunet_2023mar.onnx")
         entry["mask"]["train_sample"] = min(entry["mask"]["train_sample"], COUNT)
         if values["train_dmfn"]:
-            entry["align"]["size"] = 128
+            entry["align"]["side"] = 128
     for section in params.TRAININGS:
         for entry in values[section].values():
             entry |= {"steps": steps, "batch": BATCH.get(section, 16), "log_every": 5, "sample_every": steps}

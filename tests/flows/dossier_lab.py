@@ -91,7 +91,7 @@ class DossierLab:
         """Inputs, outputs and parameters."""
         return {
             "ingest@faces": ([], [TABLE], {"datasets.faces.ingest": TERMS}),
-            "align@faces": ([TABLE], [ALIGNED], {"datasets.faces.align": {"size": 4, "mode": "centre"}}),
+            "align@faces": ([TABLE], [ALIGNED], {"datasets.faces.align": {"side": 4, "mode": "centre"}}),
             "train_net@net": (
                 [f"{ALIGNED}/train.arrow", CODE], [NET, MEMBERS],
                 {"train_net.net": {"seed": 7, "holes": {"lines": {}}}},

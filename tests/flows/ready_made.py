@@ -131,7 +131,7 @@ def aligned(scratch: Path, size: int = 64, **section: str) -> Path:
     """The folder that align makes of what `ingested` left in `scratch`: crops of `size` px, of the centre if `section`
     does not say otherwise."""
     section = {"mode": "centre", "detector": "annotations", "detector_model": "none"} | section
-    params = build(align.Params, section | {"size": size}, "datasets.x.align")
+    params = build(align.Params, section | {"side": size}, "datasets.x.align")
     folder = scratch / f"aligned {size}"
     align.align(scratch / "out", Path(section["detector_model"]), folder, params, "x")
     return folder

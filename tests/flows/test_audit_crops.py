@@ -19,9 +19,11 @@ from flows.audit.copies import CROP_NEAR, CROP_PIXELS
 from flows.lineage.digests import Digests
 from flows.lineage.locks import Lock
 from flows.lineage.tables import Part
+from stages import draw
 from stages.images import phash
 from stages.images.table import Table
 from stages.ingest import pixel_digest
+from stages.portraits import portrait
 
 TRAINED = [saved(scene(seed)) for seed in range(4)]
 
@@ -287,9 +289,18 @@ stages:
 
 def aligning(weights: str, content: bytes, **section: object) -> Lock:
     """A lock whose stage `align` has read these weights."""
-    said = {"mode": "face", "size": 64, "detector": "yunet", "detector_model": weights} | section
+    said = {"mode": "face", "side": 64, "detector": "yunet", "detector_model": weights} | section
     text = ALIGN.format(weights=json.dumps(weights), md5=md5(content).hexdigest(), section=json.dumps(said))
     return Lock("f" * 40, datetime.now(UTC), text.encode())
+
+
+def test_an_older_lock_which_calls_a_crops_side_size_is_understood(tmp_path: Path) -> None:
+    lock = aligning("none", b"", detector="haar")
+    older = lock._replace(text=lock.text.replace(b'"side"', b'"size"'))
+    assert older != lock
+    (frame,), *_ = frames.known(tmp_path, [older], Digests(tmp_path))
+    picture = portrait.render(draw.person(1, 0), 128)[0]
+    assert {crop.shape for crop in frame(picture)} == {(64, 64, 3)}
 
 
 def test_a_lock_does_not_choose_which_file_is_read_as_weights(tmp_path: Path) -> None:

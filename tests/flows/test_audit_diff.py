@@ -22,7 +22,7 @@ def test_what_was_changed_is_what_differs(lab: Laboratory) -> None:
     assert [row["path"] for row in answer.added] == ["c.png"]
     assert [row["path"] for row in answer.removed] == ["b.png"]
     assert [(row["stage"], row["key"], row["old"], row["new"]) for row in answer.params] == [
-        ("train_net@net", "lr", 0.5, 0.25), ("align@faces", "size", 4, 8),
+        ("train_net@net", "lr", 0.5, 0.25), ("align@faces", "side", 4, 8),
     ]  # fmt: skip
     (code,) = answer.code
     assert (code["path"], code["old_commit"], code["new_commit"]) == ("stage.py", *lab.commits)

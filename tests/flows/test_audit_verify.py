@@ -111,12 +111,12 @@ def altered_record(home: Path, stage: str, **facts: object) -> str:
 def test_records_are_held_against_their_names_and_the_locks(home: Path) -> None:
     one, two = ("train_net@net", "align@faces")
     file = altered_record(home, one, inputs={"data/aligned/faces/train.arrow": "0" * 32, "none.txt": "0" * 32})
-    other = altered_record(home, two, params={"datasets.faces.align": {"size": 16}})
+    other = altered_record(home, two, params={"datasets.faces.align": {"side": 16}})
     found = faults(home)
     assert set(found) == {file, other}
     assert found[file].startswith("contradicts dvc.lock on train_net@net: data/aligned/faces/train.arrow 0000000000")
-    assert found[other].startswith("contradicts dvc.lock on align@faces: datasets.faces.align.size: 16, dvc.lock has 8")
-    for name, text in ((file, "{"), (other, (home / RECORDS / other).read_text().replace('"size":16', '"size":17'))):
+    assert found[other].startswith("contradicts dvc.lock on align@faces: datasets.faces.align.side: 16, dvc.lock has 8")
+    for name, text in ((file, "{"), (other, (home / RECORDS / other).read_text().replace('"side":16', '"side":17'))):
         (home / RECORDS / name).write_text(text)
     found = faults(home)
     assert found[file] == "is damaged; remove it"

@@ -82,7 +82,7 @@ PIPELINE = {
 }
 PARAMS = """# what Ada has found to be good
 runtime: {device: cpu, threads: 1}
-draw: {count: 2, size: 64, seed: 1}
+draw: {count: 2, side: 64, seed: 1}
 datasets:
   portraits:
     ingest:
@@ -93,7 +93,7 @@ datasets:
       consent: none
       origin: drawn
       split: {val: 0.1, test: 0.1}
-    align: {mode: face, size: 64, detector: annotations, detector_model: none.txt}
+    align: {mode: face, side: 64, detector: annotations, detector_model: none.txt}
     mask: {seed: 7, train_sample: 1, kinds: {eye_bar: {}}}
 train_dmfn:
   dmfn: {dataset: portraits, steps: 100, d_matching: 1}  # by hand
@@ -511,7 +511,7 @@ def test_the_stages_of_a_run_are_those_that_dvc_knows(
     shutil.copy(ROOT / "dvc.yaml", home)
     shutil.copy(ROOT / file, home / "params.yaml")
     with edit_yaml(str(home / "params.yaml")) as values:
-        values["draw_shapes"] = {"fruit": {"count": 2, "size": 64, "seed": 1}}
+        values["draw_shapes"] = {"fruit": {"count": 2, "side": 64, "seed": 1}}
         [*values["datasets"].values()][-1]["ingest"]["root"] = "data/raw/fruit"
     subprocess.run(["git", "init", "-q", str(home)], check=True)
     (home / ".dvc").mkdir()

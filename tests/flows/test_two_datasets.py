@@ -30,7 +30,7 @@ COUNT = 5  # pictures that are learned of each dataset
 
 def section(name: str) -> dict:
     ingest = {"source": "folder", "root": f"../{name}", "use": "train", "split": {"val": 0, "test": 0.2}, **ORIGIN}
-    align = {"mode": "centre", "size": 32, "detector": "annotations", "detector_model": "stages/images/no_model.txt"}
+    align = {"mode": "centre", "side": 32, "detector": "annotations", "detector_model": "stages/images/no_model.txt"}
     return {"ingest": ingest, "align": align, "mask": MASK}
 
 

@@ -82,7 +82,7 @@ def params(folder: str) -> dict:
     faces = given["datasets"].pop("own")
     faces["ingest"] |= {"use": "train", "licence": "CelebA: research only", "consent": "not asked"}
     faces["ingest"]["split"] = {"val": 0.2, "test": 0.2}
-    faces["align"]["size"] = 64
+    faces["align"]["side"] = 64
     given["datasets"] = {"faces": faces}
     none = {key: given["train_dcgan"]["dcgan"][key] for key in ("also", "start")}
     small = {**none, "dataset": "faces", "steps": 4, "batch": 8, "width": 4, "sample_every": 2, "save_every": 1}

@@ -30,7 +30,7 @@ FACE = faces.template(100)  # a frontal face of 33 px between the eyes
 
 
 def params(**changes):
-    given = {"mode": "face", "size": 64, "detector": "annotations", "detector_model": "none", "workers": 1}
+    given = {"mode": "face", "side": 64, "detector": "annotations", "detector_model": "none", "workers": 1}
     return build(stage.Params, given | changes, "datasets.d.align")
 
 
@@ -162,7 +162,7 @@ def test_centre_mode_leaves_pictures_of_the_right_size_as_they_are(tmp_path):
     pictures = [noise(32, 32, seed) for seed in range(3)]
     points = FACE * 0.32
     rows = [row(png(p), points if i == 1 else None, path=str(i)) for i, p in enumerate(pictures)]
-    table = Table(run(tmp_path, rows, mode="centre", size=32) / "train.arrow")
+    table = Table(run(tmp_path, rows, mode="centre", side=32) / "train.arrow")
     np.testing.assert_array_equal(table.pictures(), pictures)
     assert table.column("transform") == [[1, 0, 0, 0, 1, 0]] * 3
     np.testing.assert_allclose(table.landmarks()[1], points, rtol=1e-6)
@@ -225,7 +225,7 @@ def test_one_process_and_two_write_the_same_bytes(tmp_path):
         row(png(noise(90, 90, n)), None if n % 7 == 0 else FACE * 0.8 + n % 5, stage.SPLITS[n % 3], f"{n:04d}")
         for n in range(stage.FEW + 20)
     ]
-    folders = [run(tmp_path, rows, workers=workers, size=32) for workers in (1, 2)]
+    folders = [run(tmp_path, rows, workers=workers, side=32) for workers in (1, 2)]
     names = ["rejected.parquet", "test.arrow", "train.arrow", "val.arrow"]
     for folder in folders:
         assert sorted(p.name for p in folder.iterdir()) == names
@@ -256,9 +256,9 @@ def test_a_folder_that_is_no_ingested_table_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"size": 60}, "size"),
-        ({"size": 520}, "size"),
-        ({"size": 24}, "size"),
+        ({"side": 60}, "side"),
+        ({"side": 520}, "side"),
+        ({"side": 24}, "side"),
         ({"mode": "middle"}, "mode"),
         ({"detector": "mtcnn"}, "detector"),
         ({"workers": 0}, "workers"),
@@ -370,7 +370,7 @@ def test_the_stage_as_a_command(shared, celeba, tmp_path):
     source = ingested(tmp_path / "ingested", rows)
     values = tmp_path / "params.yaml"
     values.write_text(
-        f"datasets: {{c: {{align: {{mode: face, size: 96, detector: yunet, detector_model: '{model}'}}}}}}\n"
+        f"datasets: {{c: {{align: {{mode: face, side: 96, detector: yunet, detector_model: '{model}'}}}}}}\n"
     )
     command = [forked.python(), "-m", "stages.align", "c", "--params", values, "--ingested", source]
     command += ["--detector-model", model, "--aligned", tmp_path / "aligned"]
@@ -389,7 +389,7 @@ def test_drawn_portraits_have_their_eyes_on_the_template(tmp_path):
     """By their known landmarks: within 1 %, exactly but for the table's float32."""
     draw = pytest.importorskip("stages.draw", reason="draw has not landed")
     folder = tmp_path / "portraits"
-    draw.draw(folder, build(draw.Params, {"count": 6, "size": 128, "seed": 3}, "draw"))
+    draw.draw(folder, build(draw.Params, {"count": 6, "side": 128, "seed": 3}, "draw"))
     with (folder / "landmarks.csv").open() as stream:
         known = {name: np.array(numbers, float).reshape(5, 2) for name, *numbers in list(csv.reader(stream))[1:]}
     rows = [row((folder / name).read_bytes(), true, "test", name) for name, true in known.items()]

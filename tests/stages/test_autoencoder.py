@@ -79,7 +79,7 @@ def test_sizes_and_range(size):
 
 @pytest.mark.parametrize("size", [0, 16, 48, 100])
 def test_sizes_it_cannot_take_are_refused(size):
-    with pytest.raises(InputError, match=rf"multiples of 32 pixels, not {size}: set align.size"):
+    with pytest.raises(InputError, match=rf"multiples of 32 pixels, not {size}: set align.side"):
         Autoencoder(size, 4)
 
 

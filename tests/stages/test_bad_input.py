@@ -45,12 +45,12 @@ INGEST = {"source": "folder", "root": "pictures", "use": "train", "split": {"val
 INGEST |= {"licence": "CC0-1.0", "consent": "not a person", "origin": "a test"}
 SECTIONS: dict[str, Any] = {
     "runtime": {"device": "cpu", "threads": 1, "precision": "fp32"},
-    "draw": {"count": 2, "size": 64, "seed": 1},
-    "draw_shapes": {"x": {"count": 2, "size": 32, "seed": 1}},
+    "draw": {"count": 2, "side": 64, "seed": 1},
+    "draw_shapes": {"x": {"count": 2, "side": 32, "seed": 1}},
     "datasets": {
         "x": {
             "ingest": INGEST,
-            "align": {"mode": "centre", "size": 32, "detector": "annotations", "detector_model": "none"},
+            "align": {"mode": "centre", "side": 32, "detector": "annotations", "detector_model": "none"},
             "mask": {"seed": 7, "train_sample": 2, "kinds": {"centre": {}, "pixels": {}, "lines": {}}},
         }
     },

@@ -133,7 +133,7 @@ def test_the_discriminator_takes_every_patch(side):
 
 @pytest.mark.parametrize("size", [0, 32, 96, 100, 63])
 def test_sizes_it_cannot_take_are_refused(size):
-    with pytest.raises(InputError, match=rf"multiples of 64 pixels, not {size}: set align.size"):
+    with pytest.raises(InputError, match=rf"multiples of 64 pixels, not {size}: set align.side"):
         ContextEncoder(size, "vgg", "gan", 10, 4)
 
 

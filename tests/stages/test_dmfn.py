@@ -134,7 +134,7 @@ def test_every_size_that_is_a_multiple_of_four(size: int) -> None:
 @pytest.mark.parametrize("size", [0, 12, 30, 66, 255])
 def test_sizes_it_cannot_take_are_refused(size: int) -> None:
     for network in (DMFN, Discriminator):
-        with pytest.raises(InputError, match=rf"multiple of 4 pixels, 16 or more, not {size}: set align.size"):
+        with pytest.raises(InputError, match=rf"multiple of 4 pixels, 16 or more, not {size}: set align.side"):
             network(size, 2)
 
 

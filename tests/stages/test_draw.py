@@ -36,7 +36,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def drawn(folder: Path, count: int, size: int = 64, seed: int = 1) -> dict[str, bytes]:
-    draw.draw(folder, draw.Params(count=count, size=size, seed=seed))
+    draw.draw(folder, draw.Params(count=count, side=size, seed=seed))
     return written(folder)
 
 
@@ -64,7 +64,7 @@ def command(folder: Path, section: str) -> subprocess.Popen[str]:
 
 def drawing(folder: Path) -> subprocess.Popen[str]:
     """A stage that has begun to draw, in several processes, more than it will ever end."""
-    running = command(folder, "{count: 100000, size: 64, seed: 1}")
+    running = command(folder, "{count: 100000, side: 64, seed: 1}")
     deadline = time.monotonic() + 60
     while not list((folder / ".palimpsest/tmp").rglob("0000.png")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -95,7 +95,7 @@ def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
     assert draw.FEW <= 70
     together = drawn(tmp_path / "a", 70, size=32)
     assert len(together) == 71
-    draw.draw(tmp_path / "b", draw.Params(count=70, size=32, seed=1, workers=1))
+    draw.draw(tmp_path / "b", draw.Params(count=70, side=32, seed=1, workers=1))
     assert written(tmp_path / "b") == together
 
 
@@ -122,7 +122,7 @@ def test_a_larger_count_leaves_the_first_pictures_as_they_are(tmp_path: Path) ->
 
 
 def test_the_command_writes_pictures_of_the_size_asked_and_their_table(tmp_path: Path) -> None:
-    running = command(tmp_path, "{count: 2, size: 72, seed: 3}")
+    running = command(tmp_path, "{count: 2, side: 72, seed: 3}")
     assert (running.communicate()[1], running.returncode) == ("", 0)
     folder = tmp_path / "data/raw/portraits"
     assert written(folder) == drawn(tmp_path / "here", 2, size=72, seed=3)
@@ -168,7 +168,7 @@ def test_the_record_covers_the_code_that_draws_in_other_processes(tmp_path: Path
         if name == "altered":
             room = tmp_path / name / "stages/portraits/portrait.py"
             room.write_text(room.read_text() + "# altered\n")
-        running = command(tmp_path / name, "{count: 70, size: 32, seed: 1}")
+        running = command(tmp_path / name, "{count: 70, side: 32, seed: 1}")
         said = running.communicate(timeout=60)[1]
         assert running.returncode == 0, said
         (record,) = (tmp_path / name).glob(".palimpsest/records/draw/*.json")
@@ -180,18 +180,18 @@ def test_the_record_covers_the_code_that_draws_in_other_processes(tmp_path: Path
 
 
 def test_an_unknown_key_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    refused = command(tmp_path, "{count: 2, size: 64, seed: 1, sise: 64}")
+    refused = command(tmp_path, "{count: 2, side: 64, seed: 1, sise: 64}")
     assert refused.communicate()[1].splitlines() == ["draw: params.yaml: unknown key 'draw.sise'"]
     assert refused.returncode == 2
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("count", 0), ("count", "600"), ("size", 8), ("size", 64.0), ("seed", -1), ("seed", None)]
+    ("key", "value"), [("count", 0), ("count", "600"), ("side", 8), ("side", 64.0), ("seed", -1), ("seed", None)]
 )
 def test_a_bad_value_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"draw\.{key}: "):
-        build(draw.Params, {"count": 1, "size": 64, "seed": 1, key: value}, "draw")
+        build(draw.Params, {"count": 1, "side": 64, "seed": 1, key: value}, "draw")
 
 
 # --- geometry ------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 
 def drawn(folder: Path, **values: object) -> dict[str, bytes]:
-    draw_shapes.draw_shapes(folder, build(Params, {"size": 32, "seed": 1, **values}, "draw_shapes.x"))
+    draw_shapes.draw_shapes(folder, build(Params, {"side": 32, "seed": 1, **values}, "draw_shapes.x"))
     return written(folder)
 
 
@@ -47,27 +47,27 @@ def test_a_larger_count_leaves_the_first_pictures_and_another_seed_does_not(tmp_
 
 
 def test_the_command_draws_what_its_entry_says(tmp_path: Path) -> None:
-    done = command(tmp_path, {"count": 3, "size": 40, "seed": 5, "things": "fruit", "most": 1})
+    done = command(tmp_path, {"count": 3, "side": 40, "seed": 5, "things": "fruit", "most": 1})
     assert (done.stderr, done.returncode) == ("", 0)
     found = written(tmp_path / "data/raw/fruit")
-    assert found == drawn(tmp_path / "here", count=3, size=40, seed=5, things="fruit", most=1)
+    assert found == drawn(tmp_path / "here", count=3, side=40, seed=5, things="fruit", most=1)
     picture = cv2.imdecode(np.frombuffer(found["0002.png"], np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(picture[..., ::-1], scene(Params(3, 40, 5, "fruit", 1), 2))
 
 
 def test_an_unknown_key_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    done = command(tmp_path, {"count": 3, "size": 40, "seed": 5, "fruits": 3})
+    done = command(tmp_path, {"count": 3, "side": 40, "seed": 5, "fruits": 3})
     assert done.stderr == "draw_shapes@fruit: params.yaml: unknown key 'draw_shapes.fruit.fruits'\n"
     assert done.returncode == 2
     assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("count", 0), ("size", 31), ("seed", -1), ("things", "faces"), ("most", 0), ("most", 10)]
+    ("key", "value"), [("count", 0), ("side", 31), ("seed", -1), ("things", "faces"), ("most", 0), ("most", 10)]
 )
 def test_a_bad_value_is_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"draw_shapes\.x\.{key}: "):
-        build(Params, {"count": 1, "size": 32, "seed": 1, key: value}, "draw_shapes.x")
+        build(Params, {"count": 1, "side": 32, "seed": 1, key: value}, "draw_shapes.x")
 
 
 def egg(light: tuple[float, float, float], key: float, fill: float) -> np.ndarray:

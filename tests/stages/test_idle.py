@@ -9,7 +9,7 @@ from stages.runs.errors import InputError
 
 NONE = "stages/models/no_checkpoint.txt"
 NETWORK = {"dataset": "x", "network": "dmfn", "checkpoint": "a.safetensors"}
-FACE = {"mode": "face", "size": 64, "detector": "annotations", "detector_model": "none"}
+FACE = {"mode": "face", "side": 64, "detector": "annotations", "detector_model": "none"}
 SCORING = {"lpips": "none", "bootstrap": 10, "seed": 1}
 HINGE, LIU = {"objective": "hinge"}, {"loss": "liu"}
 NO_VGG = {"loss": "liu", "terms": {"perceptual": 0, "style": 0}}

@@ -184,7 +184,7 @@ def test_generator_stays_in_range() -> None:
 
 @pytest.mark.parametrize("size", [0, 8, 24, 48, 100, 1024])
 def test_sizes_no_dcgan_takes_are_refused_by_name(size: int) -> None:
-    with pytest.raises(InputError, match=rf"not {size}: set align.size"):
+    with pytest.raises(InputError, match=rf"not {size}: set align.side"):
         Generator(size, 100, 8, 4)
 
 

@@ -229,7 +229,7 @@ def test_every_size_and_its_depth(size, layers):
 
 @pytest.mark.parametrize("size", [0, 16, 40, 100, 528, 1024])
 def test_sizes_it_cannot_take_are_refused(size):
-    with pytest.raises(InputError, match=rf"from 32 to 512, not {size}: set align.size"):
+    with pytest.raises(InputError, match=rf"from 32 to 512, not {size}: set align.side"):
         PartialConvUNet(size, 4)
 
 

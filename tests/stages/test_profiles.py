@@ -111,7 +111,7 @@ def test_a_reports_entry_trains_and_its_full_network_takes_a_step(
 ) -> None:
     values = params.load(PROFILES[profile])
     given = values[section][entry]
-    size = values["datasets"][given["dataset"]]["align"]["size"]
+    size = values["datasets"][given["dataset"]]["align"]["side"]
     side = min(size, SIDE)
     write_pictures(tmp_path, side)
     changes = SHORT | {name: value for name, value in SMALL.items() if name in given}

@@ -21,6 +21,7 @@ import pretend
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from stages import evaluate, report
 from stages.images.table import Table
@@ -28,6 +29,7 @@ from stages.metrics.means import OVERALL, SUFFIX, Interval, read_means
 from stages.pages.checkpoints import parameters
 from stages.pages.results import Folders
 from stages.pages.scores import ALL, Entry, Scores, best, score_tables
+from stages.pages.sheets import save_sheet
 from stages.pages.systems import COSTS
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -575,3 +577,17 @@ def test_costs_are_those_of_the_runs_that_made_what_lies_there(data, tmp_path, m
 def test_parameters_are_the_weights_that_complete() -> None:
     numbers = {"network.a.weight": 12, "network.a.running_mean": 3, "generator.b": 5, "discriminator.c": 100}
     assert parameters(numbers) == 17
+
+
+def test_names_that_end_differently_are_told_apart_on_a_sheet(tmp_path):
+    """However narrow the pictures are; a sheet whose names fit has one line of them."""
+
+    def drawn(*names):
+        save_sheet([(name, [("raw", np.zeros((1, 64, 64, 3), np.uint8))]) for name in names], tmp_path / "sheet.png")
+        return np.asarray(Image.open(tmp_path / "sheet.png"))
+
+    short, ten, hundred = drawn("GAN"), drawn("GAN, adversary times 10"), drawn("GAN, adversary times 100")
+    assert len(short) < len(ten)
+    assert ten.shape == hundred.shape
+    assert (ten != hundred).any()
+    assert drawn("a " * 200).shape[0] == len(short) + 2 * 18

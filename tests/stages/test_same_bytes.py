@@ -42,8 +42,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 # The embedded default's data half, with fewer pictures and every method of `blend`.
 PARAMS: dict[str, Any] = {
     "runtime": {},
-    "draw": {"count": 24, "size": 128, "seed": 1},
-    "draw_shapes": {"shapes": {"count": 24, "size": 64, "seed": 1}},
+    "draw": {"count": 24, "side": 128, "seed": 1},
+    "draw_shapes": {"shapes": {"count": 24, "side": 64, "seed": 1}},
     "datasets": {
         "portraits": {
             "ingest": {
@@ -55,7 +55,7 @@ PARAMS: dict[str, Any] = {
                 "origin": "drawn by stages/draw.py",
                 "split": {"val": 0.1, "test": 0.15},
             },
-            "align": {"mode": "face", "size": 64, "detector": "annotations", "detector_model": "none"},
+            "align": {"mode": "face", "side": 64, "detector": "annotations", "detector_model": "none"},
             "mask": {
                 "seed": 7,
                 "train_sample": 8,
@@ -125,8 +125,8 @@ DIGESTS = {
 
 # Real photos, where they are here: JPEG, detectors, centre crops at several sizes.
 PHOTOS = {
-    **{name: {"mode": "face", "size": 64, "detector": name, "detector_model": "none"} for name in ("haar", "yunet")},
-    **{f"centre{size}": {"mode": "centre", "size": size, "detector": "annotations"} for size in (32, 128, 256)},
+    **{name: {"mode": "face", "side": 64, "detector": name, "detector_model": "none"} for name in ("haar", "yunet")},
+    **{f"centre{size}": {"mode": "centre", "side": size, "detector": "annotations"} for size in (32, 128, 256)},
 }
 
 # Every command in one process, as `python -m stages.X` would run it; then the digests of what lies in data.

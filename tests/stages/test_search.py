@@ -179,4 +179,4 @@ def test_a_dataset_of_another_size_is_one_line(model: Path, tmp_path: Path) -> N
     done = stage(tmp_path / "x", model)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "completes 32 x 32" in done.stderr
-    assert "align.size" in done.stderr
+    assert "align.side" in done.stderr

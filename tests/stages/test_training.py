@@ -201,7 +201,7 @@ def test_foreign_checkpoints_are_refused(bytes_: bytes, tmp_path: Path) -> None:
 def test_size_that_no_dcgan_takes(tmp_path: Path) -> None:
     with table.writing_pictures(tmp_path / "train.arrow", (24, 24), table.ALIGNED) as writer:
         writer.append(np.zeros((24, 24, 3), np.uint8), "id", "a.png", None, None)
-    with pytest.raises(InputError, match=r"not 24: set align\.size"):
+    with pytest.raises(InputError, match=r"not 24: set align\.side"):
         run("train_dcgan", tmp_path, tmp_path, section("train_dcgan"))
 
 

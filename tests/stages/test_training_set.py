@@ -149,7 +149,7 @@ def refused(home: Path) -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "sizes": (
             lambda: of(a, large),
-            f"{large}: pictures of 64 x 64, and those of {a} are 32 x 32: give both datasets one align.size",
+            f"{large}: pictures of 64 x 64, and those of {a} are 32 x 32: give both datasets one align.side",
         ),
         "twice": (lambda: of(a, a), f"params.yaml: train_x.a.also: {a} has the pictures of {a}: {twice}"),
         "a copy": (lambda: of(a, copy), f"params.yaml: train_x.a.also: {copy} has the pictures of {a}: {twice}"),
