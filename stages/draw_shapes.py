@@ -49,6 +49,7 @@ class Params:
     seed: Annotated[int, Field(ge=0)]  # of the scenes: another number draws others
     things: Literal["fruit", "solids", "both"] = "both"  # what lies on the table
     most: Annotated[int, Field(ge=1, le=9)] = 4  # things in a picture; at least one, each number as often
+    grey: bool = False  # without colour, as medical pictures are: each pixel its luminance (Rec. 709)
 
 
 def _linear(srgb: ArrayLike) -> Array:
@@ -211,7 +212,11 @@ def scene(params: Params, index: int) -> Array:
         x = 0.1 + 0.8 * place
         drawing.shadow(x, foot, r)
         (drawing.fruit if kind in FRUIT else drawing.solid)(kind, x, foot, r)
-    seen = np.sqrt(np.clip(drawing.picture, 0, 1)) * 255 + 0.5
+    light = np.clip(drawing.picture, 0, 1)
+    if params.grey:
+        red, green, blue = light
+        light = np.stack([0.2126 * red + 0.7152 * green + 0.0722 * blue] * 3)
+    seen = np.sqrt(light) * 255 + 0.5
     return np.moveaxis(seen, 0, -1).astype(np.uint8)
 
 

@@ -117,3 +117,10 @@ def test_no_face_is_found(shared: Path) -> None:
     detector = cv2.FaceDetectorYN.create(str(model), "", (128, 128), 0.6)
     pictures = [scene(Params(1, 128, 1), index)[..., ::-1] for index in range(40)]
     assert [index for index, picture in enumerate(pictures) if detector.detect(picture)[1] is not None] == []
+
+
+def test_grey_is_the_luminance_of_the_same_scene() -> None:
+    colour, grey = (scene(Params(1, 48, 3, "both", 4, shade), 0).astype(np.float64) for shade in (False, True))
+    assert np.ptp(colour, axis=2).max() > 60
+    assert np.ptp(grey, axis=2).max() == 0
+    np.testing.assert_allclose(grey[..., 0], np.sqrt(colour**2 @ [0.2126, 0.7152, 0.0722]), atol=1.1)
