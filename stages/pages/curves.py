@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ class Search(NamedTuple):
     file: str
 
 
+NAME = 36  # characters of a name in one line, about as wide as a plot
 PLOT: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -71,7 +73,8 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str, colours: Ma
             axes.set_axis_off()
         drawing.supxlabel(label, fontsize=8, color=FAINT)
         if colours:
-            lines = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
+            named = {textwrap.fill(name, NAME): colour for name, colour in colours.items()}
+            lines = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
             drawing.legend(handles=lines, loc="outside upper left", ncols=across, frameon=False)
         canvas = FigureCanvasAgg(drawing)
         canvas.draw()
