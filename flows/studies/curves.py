@@ -14,7 +14,7 @@ from stages.pages.figures import filename
 
 COLOURS = ("#2f6f9f", "#c0742b", "#1b7a43", "#8a4f9e", "#1f2933", "#b3372f")
 ARMS = len(COLOURS)  # in one figure; more go to a second
-CLEAR = 30  # a loss that falls to a thirtieth or less is drawn on a logarithmic axis
+CLEAR = 10  # a loss that falls to a tenth or less is drawn on a logarithmic axis
 
 
 class Curves(NamedTuple):
