@@ -213,6 +213,8 @@ def study(
             print(commands.dry(asked, expected))
             return
         expected.refuse_full_disk()
+        if asked.missing:
+            commands.ready(asked)
         for line in (commands.first(asked), *expected.lines()):
             _say(line)
         from flows.operations import run_log, scheduler_state
@@ -221,7 +223,6 @@ def study(
         if asked.missing:
             from flows.prefect_server import server
 
-            commands.ready(asked)
             with run_log.run(root, f"study {asked.study.name}") as entry:
                 with runs.studying(root, asked.commit, asked.base, asked.missing, asked.jobs, _say) as job:
                     untold = None

@@ -6,21 +6,23 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.checkout.git import Git
 from flows.lineage import dvc_lock
 from flows.process import file_lock
 from flows.process.command import Say
-from flows.studies import arms, idle, results, runs, study, tables
+from flows.studies import arms, estimate, idle, results, runs, study, tables
 from flows.studies.arms import Base, Planned
-from flows.studies.estimate import Estimate
+from flows.studies.estimate import Estimate, Stage
 from flows.studies.outcome import Results
 from flows.studies.study import Scale, Study
 from stages.runs.errors import InputError
 
 RESULTS = Path("data/studies")
+OUTSIDE = {"ingest": "root", "align": "detector_model"}  # parameters of a dataset's stages that may lie anywhere
 WRITING = Path(".palimpsest/studies.lock")  # for one process at a time
 
 
@@ -34,6 +36,7 @@ class Prepared:
     scale: Scale
     commit: str
     base: Base
+    pipeline: Mapping[str, Any]  # what dvc.yaml says
     runs: Sequence[Planned]  # of all arms
     chosen: Sequence[Planned]  # of those that were asked for
     kept: dict[str, str]  # experiment -> its commit, of those runs that are there
@@ -73,13 +76,31 @@ def prepared(
     chosen = arms.chosen(found, every, only)
     at_once = jobs or max(1, len(os.sched_getaffinity(0)) // every[0].values.get("runtime", {}).get("threads", 1))
     return Prepared(
-        root, found, scale_name, scale, commit, base, every, chosen, runs.there(root, commit, every), at_once
+        root, found, scale_name, scale, commit, base, pipeline, every, chosen, runs.there(root, commit, every), at_once
     )
 
 
 def ready(asked: Prepared) -> None:
-    """Raise InputError where runs could not be kept: Git does not know who commits."""
+    """Raise InputError where no run could be made or kept: pictures are not there, or Git does not know who commits."""
+    for run in asked.missing:
+        for stage in estimate.stages(run.values, run.systems, asked.pipeline):
+            _require_files(asked, stage)
     Git(asked.root).require_author()
+
+
+def _require_files(asked: Prepared, stage: Stage) -> None:
+    """Raise InputError where a dataset's folder, or its detector's file, is outside the repository and not there."""
+    kind, _, dataset = stage.name.partition("@")
+    if kind not in OUTSIDE:
+        return
+    key = f"datasets.{dataset}.{kind}"
+    path = Path(stage.params[key][OUTSIDE[kind]])
+    if (path.is_absolute() or ".." in path.parts) and not (asked.root / path).exists():
+        remedy = f"give --data {dataset}=FOLDER" if kind == "ingest" else "put it there"
+        where = f"{asked.study.path}: scale {asked.scale_name}, {asked.base.name}"
+        raise InputError(
+            f"{where}: {key}.{OUTSIDE[kind]}: {path} is not there; {remedy}, or name another in the study file"
+        )
 
 
 def dry(asked: Prepared, expected: Estimate) -> str:

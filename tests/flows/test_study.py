@@ -469,6 +469,18 @@ def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
     assert "\n" not in str(refused.value)
 
 
+def test_pictures_that_are_not_there_are_named_before_anything_runs(lab: Lab) -> None:
+    one = {**STUDY["scales"]["small"], "set": {"datasets.portraits.ingest.root": "../photographs"}}
+    lab.change(scales={"small": one})
+    (said,) = lab.run("eta", code=2)
+    assert (
+        "scale small, params.yaml: datasets.portraits.ingest.root: ../photographs is not there; give --data port"
+        in said
+    )
+    assert not (lab.root / "data" / "studies").exists()
+    assert "4 runs of eta" in "".join(lab.run("eta", "--dry")), "what it would take can be asked without them"
+
+
 def test_studies_are_listed(lab: Lab) -> None:
     assert lab.run("--list") == ["eta: Does matching help?", "    report 3; 3 arms; 2 seeds at scale small"]
     (one,) = json.loads("\n".join(lab.run("--list", "--json")))
