@@ -169,7 +169,7 @@ def retrain(
 @app.command()
 def study(
     name: Annotated[str | None, typer.Argument(help="A study in studies/, or a file of your own: ./mine.yaml.")] = None,
-    scale: Annotated[str, typer.Option(help="A scale of the study, as its file names it: small, report.")] = "small",
+    scale: Annotated[str, typer.Option(help="A scale that the study has: small, photos, report.")] = "small",
     data: Annotated[
         list[str] | None, typer.Option("--data", help="NAME=ROOT: the folder of a dataset's pictures; repeatable.")
     ] = None,
@@ -208,6 +208,7 @@ def study(
         if show:
             print(commands.shown(commands.outcome(asked, {}), json))
             return
+        commands.refuse_idle(asked)
         expected = estimate.estimate(root, asked.commit, asked.missing, asked.jobs)
         if dry:
             print(commands.dry(asked, expected))

@@ -190,7 +190,7 @@ def _values(entry: Entry | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for section, values in entry.params.items():
         own = section in (f"{stage}.{variant}", stage) or section == f"datasets.{variant}.{stage}"
-        found |= entries.plain(values, "" if own else section)
+        found |= entries.plain(entries.renamed(entry.stage, values), "" if own else section)
     return found
 
 

@@ -53,7 +53,7 @@ def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
         name = entry.stage.partition("@")[2]
         section = f"datasets.{name}.align"
         try:
-            params = build(align.Params, _renamed(entry.params.get(section)), section)
+            params = build(align.Params, entries.renamed(entry.stage, entry.params.get(section)), section)
         except InputError:  # of another version of align
             absent |= dict.fromkeys(_weights(entry.params))
             continue
@@ -68,15 +68,6 @@ def known(root: Path, locks: Iterable[Lock], digest: Digests) -> Known:
             except InputError:  # they are no detector's
                 absent[weights] = None
     return Known([frame for frame in found.values() if frame], [*absent], damaged)
-
-
-def _renamed(section: Any) -> Any:
-    """The section as it is written now: an older lock calls the crop's side `size`."""
-    return (
-        {"side" if key == "size" else key: value for key, value in section.items()}
-        if isinstance(section, dict)
-        else section
-    )
 
 
 def _named(root: Path) -> set[str]:

@@ -9,6 +9,7 @@ from flows.dossier import tests_made, words
 from flows.dossier.annex import handovers, said, started_from
 from flows.dossier.material import Material
 from flows.dossier.sources import Part, Row, Section, Table, recorded
+from flows.lineage import entries
 
 
 def sections(m: Material) -> list[Section]:
@@ -34,8 +35,8 @@ def _inputs(m: Material) -> Iterator[Part]:
         stage, _, name = run.stage.partition("@")
         source = m.shelf.run(run)
         if stage == "align":
-            found = run.section(f"datasets.{name}.align")
-            if side := found.get("side", found.get("size")):  # as it was called before it was renamed
+            found = entries.renamed(stage, run.section(f"datasets.{name}.align"))
+            if side := found.get("side"):
                 how = f" ({found['mode']})" if "mode" in found else ""
                 text = f"Pictures of {name} were cut to {side} x {side} pixels{how} before training."
                 yield source.says(text, "params")

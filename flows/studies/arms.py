@@ -108,14 +108,15 @@ def _values(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The parameters of a run, and what of them was set."""
     changed = {**scale.set, **arm.set, **scale.arms.get(arm.name, {}), **dict.fromkeys(study.seed, seed)}
-    for name, folder in data.items():
-        if name not in (begun.values.get("datasets") or {}):
-            there = ", ".join(begun.values.get("datasets") or {})
-            raise InputError(f"--data {name}={folder}: {begun.name} has no dataset '{name}'; there is: {there}")
-        changed[f"datasets.{name}.ingest.root"] = str(folder)
     values: dict[str, Any] = json.loads(json.dumps(begun.values))  # no part of it is another part, as aliases are
     for key, value in changed.items():
         put(values, key, value, where, begun.name)
+    datasets = values.get("datasets") or {}
+    for name, folder in data.items():  # the study may have a dataset that the base does not have
+        if name not in datasets:
+            raise InputError(f"--data {name}={folder}: there is no dataset '{name}'; there is: {', '.join(datasets)}")
+        changed[key := f"datasets.{name}.ingest.root"] = str(folder)
+        put(values, key, str(folder), where, begun.name)
     return values, changed
 
 

@@ -22,7 +22,7 @@ from flows.studies.study import Scale, Study
 from stages.runs.errors import InputError
 
 RESULTS = Path("data/studies")
-OUTSIDE = {"ingest": "root", "align": "detector_model"}  # parameters of a dataset's stages that may lie anywhere
+OUTSIDE = {"ingest": "root", "align": "detector_model"}  # paths that may lead out of the repository, by their stage
 WRITING = Path(".palimpsest/studies.lock")  # for one process at a time
 
 
@@ -72,12 +72,16 @@ def prepared(
     base = arms.base(git, commit, found, scale)
     every = arms.plan(found, scale_name, scale, base, folders)
     pipeline = dvc_lock.parse(git.file(commit, "dvc.yaml"), f"dvc.yaml of commit {commit[:10]}")
-    idle.refuse(found, scale_name, scale, every, pipeline)
     chosen = arms.chosen(found, every, only)
     at_once = jobs or max(1, len(os.sched_getaffinity(0)) // every[0].values.get("runtime", {}).get("threads", 1))
     return Prepared(
         root, found, scale_name, scale, commit, base, pipeline, every, chosen, runs.there(root, commit, every), at_once
     )
+
+
+def refuse_idle(asked: Prepared) -> None:
+    """Raise InputError for what the study sets in vain."""
+    idle.refuse(asked.study, asked.scale_name, asked.scale, asked.base, asked.pipeline)
 
 
 def ready(asked: Prepared) -> None:
@@ -98,9 +102,7 @@ def _require_files(asked: Prepared, stage: Stage) -> None:
     if (path.is_absolute() or ".." in path.parts) and not (asked.root / path).exists():
         remedy = f"give --data {dataset}=FOLDER" if kind == "ingest" else "put it there"
         where = f"{asked.study.path}: scale {asked.scale_name}, {asked.base.name}"
-        raise InputError(
-            f"{where}: {key}.{OUTSIDE[kind]}: {path} is not there; {remedy}, or name another in the study file"
-        )
+        raise InputError(f"{where}: {key}.{OUTSIDE[kind]}: {path} is not there; {remedy}, or set another path")
 
 
 def dry(asked: Prepared, expected: Estimate) -> str:

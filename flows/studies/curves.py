@@ -14,7 +14,8 @@ from stages.pages.figures import filename
 
 COLOURS = ("#2f6f9f", "#c0742b", "#1b7a43", "#8a4f9e", "#1f2933", "#b3372f")
 ARMS = len(COLOURS)  # in one figure; more go to a second
-CLEAR = 10  # a loss that falls to a tenth or less is drawn on a logarithmic axis
+MORE = 3  # other arms that share a training: so many are named beside their colour, and all below the figure
+CLEAR = 10  # a loss whose least value is less than a tenth of its greatest is drawn on a logarithmic axis
 
 
 class Curves(NamedTuple):
@@ -38,13 +39,12 @@ def drawn(results: Results, folder: Path) -> Iterator[Curves]:
         for start in range(0, len(trainings), ARMS):
             number += 1
             some, file = trainings[start : start + ARMS], filename("training", str(number))
-            names = [", ".join(training.arms) for training in some]
 
             def draw(axes: Any, loss: str, some: Sequence[_Training] = some) -> None:
                 _draw(axes, loss, some)
 
-            panels(losses, folder / file, draw, "step", dict(zip(names, COLOURS, strict=False)))
-            yield Curves(file, names)
+            panels(losses, folder / file, draw, "step", dict(zip(map(_short, some), COLOURS, strict=False)))
+            yield Curves(file, [", ".join(training.arms) for training in some])
 
 
 def _by_losses(results: Results) -> list[tuple[tuple[str, ...], list[_Training]]]:
@@ -63,6 +63,11 @@ def _by_losses(results: Results) -> list[tuple[tuple[str, ...], list[_Training]]
         if losses and all("step" in run for run in training.runs):
             groups.setdefault(losses, []).append(training)
     return [*groups.items()]
+
+
+def _short(training: _Training) -> str:
+    first, *others = training.arms
+    return f"{first} and {len(others)} more" if len(others) > MORE else ", ".join(training.arms)
 
 
 def _draw(axes: Any, loss: str, trainings: Sequence[_Training]) -> None:

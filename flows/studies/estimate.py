@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import posixpath
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -171,7 +172,7 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
         return []
 
     def checkpoint(path: Any) -> list[str]:
-        return training(PurePosixPath(path).stem) if str(path).startswith(MODEL) else []
+        return training(PurePosixPath(path).stem) if posixpath.normpath(str(path)).startswith(MODEL) else []
 
     runtime = section("runtime", "runtime")
     for system in systems:
@@ -188,12 +189,14 @@ def stages(values: Mapping[str, Any], systems: Iterable[str], pipeline: Mapping[
 
 
 def _makers(values: Mapping[str, Any], pipeline: Mapping[str, Any], folder: str) -> list[str]:
-    """The stages of dvc.yaml that make a folder of pictures: `draw`, or `draw_shapes@NAME`."""
+    """The stages of dvc.yaml that make a folder of pictures, or one that it lies in: `draw`, or `draw_shapes@NAME`."""
     found = []
     for stage, entry in pipeline["stages"].items():
         outs = entry.get("do", entry).get("outs", [])
         names = {f"{stage}@{key}": str(key) for key in values.get(stage) or {}} if "foreach" in entry else {stage: ""}
-        found += [name for name, key in names.items() if folder in [str(out).replace("${key}", key) for out in outs]]
+        for name, key in names.items():
+            made = (posixpath.normpath(str(out).replace("${key}", key)) for out in outs)
+            found += [name] if any(f"{posixpath.normpath(folder)}/".startswith(f"{out}/") for out in made) else []
     return found
 
 

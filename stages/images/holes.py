@@ -30,6 +30,7 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
 # Several kinds side by side, for evaluation or for training: a label is the kind itself, unless its options name one
 # as `kind`. So a kind may stand there twice, with other options: {box: {kind: centre}, small: {kind: centre, ...}}.
 Kinds = dict[Label, dict[str, Any]]
+OVERLOOKED = ("size", "nfiles")  # by DVC: a hole of this name that is changed would count as unchanged (dvc#10296)
 
 TRIES = 100
 
@@ -91,10 +92,12 @@ def kind_of(label: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def validate_kinds(kinds: Kinds) -> None:
-    """Raise BadHole unless there is at least one kind, and each has fit options."""
+    """Raise BadHole unless there is at least one kind, and each has fit options and a name that DVC sees."""
     if not kinds:
         raise BadHole(f"name at least one kind of hole: {', '.join(KINDS)}")
     for label, options in kinds.items():
+        if label in OVERLOOKED:
+            raise BadHole(f"hole '{label}': take another name, as DVC's run-cache overlooks what is called {label}")
         validate(*kind_of(label, options))
 
 

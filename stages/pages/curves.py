@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +44,7 @@ PLOT: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "axes.titlesize": 9,
     "font.size": 8,
+    "text.parse_math": False,  # a name may have dollars in it
     "xtick.color": FAINT,
     "ytick.color": FAINT,
 }
@@ -60,10 +62,12 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str, colours: Ma
 
     across = min(4, len(titles))
     down = -(-len(titles) // across)
+    named = {textwrap.fill(name, NAME): colour for name, colour in (colours or {}).items()}
+    lines = sum(name.count("\n") + 1.5 for name in named) / across  # of the legend
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(PLOT)
-        drawing = Figure(figsize=(2.7 * across, 2.0 * down), dpi=120, layout="constrained")
+        drawing = Figure(figsize=(2.7 * across, 2.0 * down + 0.2 * math.ceil(lines)), dpi=120, layout="constrained")
         grid = drawing.subplots(down, across, squeeze=False).reshape(-1)
         for axes, title in zip(grid, titles, strict=False):
             draw(axes, title)
@@ -72,10 +76,9 @@ def panels(titles: Sequence[str], path: Path, draw: Any, label: str, colours: Ma
         for axes in grid[len(titles) :]:
             axes.set_axis_off()
         drawing.supxlabel(label, fontsize=8, color=FAINT)
-        if colours:
-            named = {textwrap.fill(name, NAME): colour for name, colour in colours.items()}
-            lines = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
-            drawing.legend(handles=lines, loc="outside upper left", ncols=across, frameon=False)
+        if named:
+            handles = [Line2D([], [], color=colour, label=name) for name, colour in named.items()]
+            drawing.legend(handles=handles, loc="outside upper left", ncols=across, frameon=False)
         canvas = FigureCanvasAgg(drawing)
         canvas.draw()
         path.write_bytes(png.encode(np.asarray(canvas.buffer_rgba())[..., :3]))

@@ -228,8 +228,8 @@ def build(kind: type[Section], node: Any, dotted: str, file: str = "params.yaml"
 def _fault(dotted: str, item: dict[str, Any]) -> str:
     where = ".".join(filter(None, [dotted, *(str(part) for part in item["loc"])]))
     if item["type"] == "unexpected_keyword_argument":
-        if where.endswith(".size"):
-            return f"unknown key '{where}': it is 'side' now, as DVC's run-cache does not see parameters named size"
+        if re.fullmatch(r"(draw|draw_shapes\.[^.]+|datasets\.[^.]+\.align)\.size", where):
+            return f"unknown key '{where}': it is called 'side' now, as DVC's run-cache overlooks parameters named size"
         return f"unknown key '{where}'"
     if item["type"] == "missing":
         return f"missing key '{where}'"

@@ -19,9 +19,9 @@ def planned(name: str, scale: str) -> tuple[study.Study, list[Planned]]:
     found = study.load(ROOT, name)
     chosen = study.scale(found, scale, 1)
     text = (ROOT / chosen.base).read_text(encoding="utf-8")
-    runs = arms.plan(found, scale, chosen, Base(chosen.base, text, params.load(ROOT / chosen.base)), {})
-    idle.refuse(found, scale, chosen, runs, dvc_lock.read(ROOT / "dvc.yaml"))
-    return found, runs
+    begun = Base(chosen.base, text, params.load(ROOT / chosen.base))
+    idle.refuse(found, scale, chosen, begun, dvc_lock.read(ROOT / "dvc.yaml"))
+    return found, arms.plan(found, scale, chosen, begun, {})
 
 
 def trainings(run: Planned) -> Iterator[tuple[str, str]]:

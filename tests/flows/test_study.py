@@ -411,7 +411,7 @@ def test_an_experiment_has_the_lock_that_dvc_would_leave(lab: Lab, unbroken: dic
         (["eta", "--data", "portraits=/no/such"], "--data portraits=/no/such: /no/such is not there"),
         (["eta", "--data", "portraits=params.yaml"], "params.yaml is a file, and no folder"),
         (["eta", "--show", "--dry"], "--list, --show and --dry: take one of them"),
-        (["eta", "--data", "photos=photos"], "params.yaml has no dataset 'photos'; there is: portraits"),
+        (["eta", "--data", "photos=photos"], "there is no dataset 'photos'; there is: portraits"),
         (["eta", "--json"], "--json: goes with --list or --show"),
     ],
 )  # fmt: skip
@@ -444,12 +444,12 @@ def test_mistakes_are_one_line(lab: Lab, words: list[str], said: str) -> None:
         ({"measures": {"psnr": {"metric": "psnr_hole", "kind": "lines"}}}, "no hole 'lines' is drawn; there is: eye_b"),
         ({"seed": ["evaluate.seed"], "grid": {"train_dmfn.dmfn.d_matching": [0, 5]},
           "arms": {"plain": {}, "as 5, of telea": {}}},
-         "arm 'd_matching=0': all its seeds would give the same, as `seed` has none of train_dmfn@dmfn; add train"),
+         "arm 'd_matching=0': `seed` names no seed of a stage that this arm runs, so all its runs would be the "),
         ({"seed": ["train_dmfn.dmfn.seed", "draw.seed"], "scales": {"small": {
             "base": "params.yaml", "seeds": 1, "set": {"datasets.portraits.ingest.root": "photos"}}}},
-         "eta.yaml: seed: draw.seed does nothing: no stage of a run reads it; leave it out"),
+         "eta.yaml: seed: draw.seed does nothing: no stage reads it; leave it out"),
         ({"arms": {"as 5, of telea": {}, "plain": {"set": {"blend.third": BLEND}}}},
-         "arm 'plain': blend.third does nothing: no stage of a run reads it; leave it out"),
+         "arm 'plain': blend.third does nothing: no stage of its run reads it; leave it out"),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
@@ -461,12 +461,55 @@ def test_a_study_that_cannot_be_run_is_refused_before_it_begins(
     scale = study.scale(found, "small")
 
     def prepare() -> None:
-        runs = arms.plan(found, "small", scale, arms.base(lab.git, "HEAD", found, scale), {})
-        idle.refuse(found, "small", scale, runs, PIPELINE)
+        begun = arms.base(lab.git, "HEAD", found, scale)
+        arms.plan(found, "small", scale, begun, {})
+        idle.refuse(found, "small", scale, begun, PIPELINE)
 
     with pytest.raises(InputError, match=said) as refused:
         prepare()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": ["train_dmfn.dmfn.seed", "draw.seed"]},
+        {"seed": ["datasets.portraits.mask.seed"]},  # the same training, other holes
+        {"seed": ["train_dmfn.dmfn.seed"], "scales": {"small": {"base": "params.yaml", "seeds": 1, "set": {
+            "datasets.portraits.ingest.root": "./data/raw/portraits/", "draw.count": 3}}}},
+    ],
+)  # fmt: skip
+def test_what_changes_something_is_not_refused(lab: Lab, tmp_path: Path, changed: dict[str, Any]) -> None:
+    lab.change(**changed)
+    found = study.load(lab.root, "eta")
+    scale = study.scale(found, "small")
+    begun = arms.base(lab.git, "HEAD", found, scale)
+    idle.refuse(found, "small", scale, begun, PIPELINE)
+    # Nor is a seed of the drawn pictures when --data names others.
+    assert arms.plan(found, "small", scale, begun, {"portraits": tmp_path})
+
+
+def test_a_folder_may_be_named_for_a_dataset_that_the_study_adds(lab: Lab, tmp_path: Path) -> None:
+    entry = params.load(lab.root / "params.yaml")["datasets"]["portraits"]
+    lab.change(scales={"small": {**STUDY["scales"]["small"], "set": {"datasets.mine": entry}}})
+    found = study.load(lab.root, "eta")
+    scale = study.scale(found, "small")
+    begun = arms.base(lab.git, "HEAD", found, scale)
+    runs = arms.plan(found, "small", scale, begun, {"mine": tmp_path})
+    assert {run.values["datasets"]["mine"]["ingest"]["root"] for run in runs} == {str(tmp_path)}
+    with pytest.raises(InputError, match=r"--data yours=.*: there is no dataset 'yours'; there is: portraits, mine"):
+        arms.plan(found, "small", scale, begun, {"yours": tmp_path})
+
+
+def test_arms_that_share_a_run_each_need_a_seed_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(json.dumps({
+        **STUDY, "scales": {"small": {"base": "params.yaml", "seeds": 2}}, "grid": {}, "seed": ["train_dmfn.dmfn.seed"],
+        "arms": {"d_matching=0": {"system": "dmfn"}, "d_matching=5": {"system": "vae"}},
+    }))  # fmt: skip
+    found = study.read(tmp_path / "mine.yaml")
+    begun = arms.Base("params.yaml", "", params.load(ROOT / "params.yaml"))
+    with pytest.raises(InputError, match=r"arm 'd_matching=5': `seed` names no .*; add train_context_encoder.vae.seed"):
+        idle.refuse(found, "small", found.scales["small"], begun, dvc_lock.read(ROOT / "dvc.yaml"))
 
 
 def test_pictures_that_are_not_there_are_named_before_anything_runs(lab: Lab) -> None:

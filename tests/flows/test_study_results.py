@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from flows.studies.compare import difference, favoured
 from flows.studies.outcome import Results
 from flows.studies.study import Run
 from stages.images.table import Table
+from stages.pages.curves import panels
 from stages.runs.errors import InputError
 
 BETTER, WORSE = "width=16", "width=8"
@@ -387,8 +390,36 @@ def test_the_curves_are_the_losses_of_every_seed(
     # Arms that share their trainings are one line each, and what the cache has lost is left out.
     shared = found._replace(sources={"as it is": found.sources[WORSE], "blended": found.sources[WORSE]})
     assert [each.arms for each in curves.drawn(shared, tmp_path)] == [["as it is, blended"]]
+    many = found._replace(sources={f"arm {number}": found.sources[WORSE] for number in range(9)})
+    (figure,) = curves.drawn(many, tmp_path)
+    assert [arm for _, (arm,) in drawn["arms"]] == ["arm 0 and 8 more"]
+    assert figure.arms == [", ".join(many.sources)], "below the figure all are named"
     lost = {arm: [source._replace(histories={}) for source in sources] for arm, sources in found.sources.items()}
     assert [*curves.drawn(found._replace(sources=lost), tmp_path)] == []
+
+
+@pytest.mark.parametrize("losses", [1, 2, 5])
+def test_names_of_curves_leave_room_for_the_curves(losses: int, tmp_path: Path) -> None:
+    drawn = []
+
+    def draw(axes, title):
+        drawn.append(axes)
+
+    for name in ("a", "a long name that takes two lines or three, for $5 or $x^$ "):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # matplotlib says that the plots have lost their height
+            colours = {f"{name}{number}": colour for number, colour in enumerate(curves.COLOURS)}
+            panels([f"loss {number}" for number in range(losses)], tmp_path / "c.png", draw, "step", colours)
+    heights = [axes.get_window_extent().height for axes in drawn]
+    assert min(heights) > 100
+    assert max(heights) < 1.6 * min(heights)
+
+
+def test_a_loss_that_falls_far_has_a_logarithmic_axis() -> None:
+    for least, scale in ((0.2, "linear"), (0.05, "log"), (0.0, "linear"), (math.nan, "linear")):
+        axes = Figure().subplots()
+        curves._draw(axes, "l1", [curves._Training(["a"], [{"step": np.arange(2), "l1": np.array([1, least])}])])
+        assert axes.get_yscale() == scale
 
 
 def test_everything_is_the_same_for_programs(found: Results) -> None:

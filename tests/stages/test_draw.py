@@ -180,6 +180,8 @@ def test_the_record_covers_the_code_that_draws_in_other_processes(tmp_path: Path
 
 
 def test_an_unknown_key_ends_the_command_in_one_line(tmp_path: Path) -> None:
+    old = command(tmp_path, "{count: 2, side: 64, seed: 1, size: 64}")
+    assert "unknown key 'draw.size': it is called 'side' now" in old.communicate()[1]
     refused = command(tmp_path, "{count: 2, side: 64, seed: 1, sise: 64}")
     assert refused.communicate()[1].splitlines() == ["draw: params.yaml: unknown key 'draw.sise'"]
     assert refused.returncode == 2

@@ -5,6 +5,7 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
+from dvc.stage.cache import _get_cache_hash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,6 +160,14 @@ def test_options_are_refused_by_name(kind, options, named):
         holes.validate(kind, options)
     with pytest.raises(ValueError, match=named):  # so that pydantic reports it as a fault of its field
         holes.draw(kind, 64, rng(), **options)
+
+
+@pytest.mark.parametrize("label", ["size", "nfiles"])
+def test_a_label_that_dvc_overlooks_is_refused(label):
+    changed = [{"kinds": {label: {"kind": "centre", "fraction": fraction}}} for fraction in (0.2, 0.5)]
+    assert len({_get_cache_hash({"params": {"params.yaml": {"mask": each}}}, key=True) for each in changed}) == 1
+    with pytest.raises(InputError, match=f"hole '{label}': take another name, as DVC's run-cache overlooks"):
+        holes.validate_kinds(changed[0]["kinds"])
 
 
 def test_options_that_leave_nothing_known_end_in_an_error():
