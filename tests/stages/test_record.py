@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def draw(
     home: Path, *, count: int = 2, out: str = "portraits", cwd: Path = ROOT, section: str = "draw", **variables: str
 ):
-    (home / "params.yaml").write_text(json.dumps({section: {"count": count, "size": 64, "seed": 1}}))
+    (home / "params.yaml").write_text(json.dumps({section: {"count": count, "side": 64, "seed": 1}}))
     line = [sys.executable, "-m", "stages.draw", "--params", str(home / "params.yaml"), "--portraits", str(home / out)]
     env = {**os.environ, "PALIMPSEST_RECORDS": str(home / "records"), **variables}
     return subprocess.run(line, env=env, cwd=cwd, capture_output=True, text=True, check=False)
