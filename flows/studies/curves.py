@@ -1,4 +1,4 @@
-"""The losses over the steps of a study's trainings: a figure for those with the same losses, of all arms and seeds."""
+"""The losses over the steps of a study's trainings: those that have a loss in common share a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.studies.outcome import Results
 from stages.pages.curves import panels, read_history
 from stages.pages.figures import filename
 
-COLOURS = ("#2f6f9f", "#c0742b", "#1b7a43", "#8a4f9e", "#1f2933", "#b3372f")
+COLOURS = ("#2f6f9f", "#c0742b", "#1b7a43", "#8a4f9e", "#1f2933", "#b3372f", "#2aa198", "#7b8794")
 ARMS = len(COLOURS)  # in one figure; more go to a second
 MORE = 3  # other arms that share a training: so many are named beside their colour, and all below the figure
 CLEAR = 10  # a loss whose least value is less than a tenth of its greatest is drawn on a logarithmic axis
@@ -36,9 +36,11 @@ def drawn(results: Results, folder: Path) -> Iterator[Curves]:
     """Draw the figures into `folder`."""
     number = 0
     for losses, trainings in _by_losses(results):
-        for start in range(0, len(trainings), ARMS):
+        parts = -(-len(trainings) // ARMS)
+        for part in range(parts):
             number += 1
-            some, file = trainings[start : start + ARMS], filename("training", str(number))
+            some = trainings[part * len(trainings) // parts : (part + 1) * len(trainings) // parts]
+            file = filename("training", str(number))
 
             def draw(axes: Any, loss: str, some: Sequence[_Training] = some) -> None:
                 _draw(axes, loss, some)
@@ -47,8 +49,8 @@ def drawn(results: Results, folder: Path) -> Iterator[Curves]:
             yield Curves(file, [", ".join(training.arms) for training in some])
 
 
-def _by_losses(results: Results) -> list[tuple[tuple[str, ...], list[_Training]]]:
-    """The trainings behind each arm, by the names of the losses that they kept."""
+def _by_losses(results: Results) -> list[tuple[list[str], list[_Training]]]:
+    """The trainings behind the arms, grouped by losses that they share: all losses of a group, and the group."""
     every: dict[tuple[Path, ...], _Training] = {}  # one that several arms share is drawn once
     for arm, sources in results.sources.items():
         for path in dict.fromkeys(path for source in sources for path in source.histories):
@@ -57,12 +59,15 @@ def _by_losses(results: Results) -> list[tuple[tuple[str, ...], list[_Training]]
             training.arms.append(arm)
             if not training.runs:
                 training.runs.extend(read_history(file) for file in files)
-    groups: dict[tuple[str, ...], list[_Training]] = {}
+    groups: list[tuple[list[str], list[_Training]]] = []
     for training in every.values():
-        losses = tuple(sorted(set.intersection(*map(set, training.runs)) - {"step"}))
-        if losses and all("step" in run for run in training.runs):
-            groups.setdefault(losses, []).append(training)
-    return [*groups.items()]
+        losses = {loss for run in training.runs if "step" in run for loss in run} - {"step"}
+        alike = [group for group in groups if not losses.isdisjoint(group[0])]
+        groups = [group for group in groups if losses.isdisjoint(group[0])]
+        if losses:
+            every_loss = sorted(losses.union(*(group[0] for group in alike)))
+            groups.append((every_loss, [*(one for group in alike for one in group[1]), training]))
+    return groups
 
 
 def _short(training: _Training) -> str:
@@ -71,10 +76,13 @@ def _short(training: _Training) -> str:
 
 
 def _draw(axes: Any, loss: str, trainings: Sequence[_Training]) -> None:
-    values = np.concatenate([run[loss] for training in trainings for run in training.runs])
-    values = values[np.isfinite(values)]
+    drawn = [np.empty(0)]
     for training, colour in zip(trainings, COLOURS, strict=False):
         for run in training.runs:
-            axes.plot(run["step"], run[loss], color=colour, linewidth=0.7, alpha=0.8)
+            if {"step", loss} <= run.keys():
+                axes.plot(run["step"], run[loss], color=colour, linewidth=0.7, alpha=0.8)
+                drawn.append(run[loss])
+    values = np.concatenate(drawn)
+    values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > CLEAR * values.min():
         axes.set_yscale("log")

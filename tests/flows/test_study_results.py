@@ -422,6 +422,32 @@ def test_a_loss_that_falls_far_has_a_logarithmic_axis() -> None:
         assert axes.get_yscale() == scale
 
 
+def test_trainings_that_share_a_loss_share_a_figure(
+    found: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each arm leaves a loss out in turn; a network with other losses has a figure of its own."""
+    files = {"a": "step,l1,gan\n1,2,3\n", "b": "step,l1\n1,4\n", "c": "step,gan\n1,5\n", "d": "step,kl\n1,6\n"}
+    sources = {}
+    for arm, text in files.items():
+        (tmp_path / f"{arm}.csv").write_text(text)
+        first = found.sources[WORSE][0]
+        sources[arm] = [first._replace(histories={"data/histories/x.csv": tmp_path / f"{arm}.csv"})]
+    drawn: list[dict[str, list[float]]] = []
+
+    def kept(titles, path, draw, label, colours):
+        lines = {}
+        for title in titles:
+            axes = Figure().subplots()
+            draw(axes, title)
+            lines[title] = [line.get_ydata()[0] for line in axes.lines]
+        drawn.append(lines)
+
+    monkeypatch.setattr(curves, "panels", kept)
+    figures = [each.arms for each in curves.drawn(found._replace(sources=sources), tmp_path)]
+    assert figures == [["a", "b", "c"], ["d"]]
+    assert drawn == [{"gan": [3, 5], "l1": [2, 4]}, {"kl": [6]}]
+
+
 def test_everything_is_the_same_for_programs(found: Results) -> None:
     plain = json.loads(json.dumps(tables.as_json(found), allow_nan=False))
     assert [one["verdict"] for one in plain["findings"]] == verdicts(found)
