@@ -132,8 +132,8 @@ class Experiment:
     def _lacking(self, path: str) -> InputError:
         return InputError(f"{path} of experiment {self.commit[:10]} is not in DVC's cache; `dvc exp pull` brings it")
 
-    def pictures(self, system: str, seed: int) -> Pictures:
-        """The system's test pictures, unread. Raises InputError where one of their files is not in the cache."""
+    def pictures(self, system: str, seed: int, split: str) -> Pictures:
+        """The system's pictures of a split, unread. Raises InputError where one of their files is not in the cache."""
         deps = self._entry(system).deps
 
         def held(room: str, name: str) -> tuple[Path, str]:
@@ -145,6 +145,6 @@ class Experiment:
                 raise self._lacking(f"{path}/{name}")
             return file, md5
 
-        (truth, one), (holes, other) = held("aligned", "test.arrow"), held("masks", "test.arrow")
+        (truth, one), (holes, other) = held("aligned", f"{split}.arrow"), held("masks", f"{split}.arrow")
         raw, blended = held("inpainted", "completed.arrow")[0], held("blended", "blended.arrow")[0]
-        return Pictures(seed, truth, holes, raw, blended, (one, other))
+        return Pictures(seed, split, truth, holes, raw, blended, (one, other))

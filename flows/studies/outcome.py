@@ -47,9 +47,10 @@ class Judged(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """Files with an arm's test pictures, their holes and completions, of one run. They lie in DVC's cache."""
+    """Files with an arm's pictures of a split, their holes and completions, of one run. They lie in DVC's cache."""
 
     seed: int
+    split: str
     truth: Path
     holes: Path
     raw: Path

@@ -34,6 +34,7 @@ class Sheet(NamedTuple):
 
     file: str
     kind: str
+    split: str  # of the pictures
     names: Sequence[str]  # of the pictures, from the top
     seeds: Sequence[str]  # of which runs: "d_matching=0, seed 1"
 
@@ -101,7 +102,7 @@ def _sheets(results: Results, folder: Path) -> Iterator[Sheet]:
                     file = filename("sheet", str(number), kind)
                     sheets.save_sheet(drawing.groups(some, keys), folder / file)
                     seeds = [f"{arm}, seed {results.pictures[arm].seed}" for arm in some]
-                    yield Sheet(file, kind, [key[1] for key in keys], seeds)
+                    yield Sheet(file, kind, results.pictures[arms[0]].split, [key[1] for key in keys], seeds)
 
 
 class _Drawing:

@@ -87,11 +87,12 @@ class _Reader:
         return found, gaps
 
     def pictures(self, arm: Arm, sources: Sequence[Source]) -> Pictures | None:
-        """Those of the first seed that has them."""
+        """Those of the first seed that has them, of the split that the first measure takes of the arm."""
+        split = outcome.taken(next(iter(self._study.measures.values())), arm).split
         for source in sources:
             try:
                 if source.commit and not source.failure:
-                    return self._opened(source.commit).pictures(arm.system, source.seed)
+                    return self._opened(source.commit).pictures(arm.system, source.seed, split)
             except InputError:
                 continue
         return None

@@ -109,6 +109,15 @@ class Lab(Repository):
         scores = [scratch / "scores" / name for name in ("s.json", "s.parquet", "s.means.parquet")]
         rooms = [scratch / room for room in ("aligned", "masks", "inpainted", "blended")]
         evaluate.evaluate(*rooms, *scores, evaluate.Params("none", "none", 10, 1), Runtime(), "dmfn")
+        with (
+            writing_pictures(scratch / "aligned/train.arrow", (SIZE, SIZE), ALIGNED) as learned,
+            writing_holes(scratch / "masks/train.arrow", (SIZE, SIZE)) as holed,
+        ):
+            for number, key in ids.items():
+                if key[1] in train:
+                    learned.append(truth[number], *key, [1, 0, 0, 0, 1, 0], None)
+                    for kind, hole in masks.items():
+                        holed.append(pack(hole), *key, kind, float(hole.mean()))
         for room, path in zip(rooms, ("aligned/x", "masks/x", "inpainted/dmfn", "blended/dmfn"), strict=True):
             self.folder(f"data/{path}", room)
         if train:

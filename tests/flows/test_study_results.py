@@ -301,6 +301,14 @@ def test_an_arm_may_be_of_training_pictures_or_of_another_hole(tmp_path: Path) -
         (BETTER, "test", "centre"),
     }
     assert "The arms complete different pictures, so the difference is that of two means." in found.findings[0].remarks
+    # Each is shown with the pictures that it was measured on.
+    results.write(found, tmp_path / "page")
+    said = re.findall(
+        r"The same (\w+) pictures for all arms \((.*?), seed 1\), from the top: (.*)\.",
+        (tmp_path / "page/index.html").read_text(),
+    )
+    assert [(split, arm) for split, arm, _ in said] == [("training", WORSE), ("test", BETTER)]
+    assert {*said[0][2].split(", ")} == {"001.png", "003.png", "004.png"}
 
 
 def test_arms_with_different_kinds_of_hole_are_compared_picture_by_picture() -> None:
