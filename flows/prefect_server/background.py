@@ -23,7 +23,7 @@ def run_in_background(
 
     It is left running where `settled` says that the work is done and the server does not answer: then the flow only
     tries in vain to report its end. At Ctrl-C and SIGTERM `stop` is called, at a second one `kill`, and
-    KeyboardInterrupt is raised.
+    KeyboardInterrupt is raised. A flow that is left running logs nothing more: the command has the last word.
     """
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_without_exception)
@@ -41,12 +41,12 @@ def run_in_background(
                 return
 
     thread = threading.Thread(target=work, name=FLOW, daemon=True)
-    thread.start()
     try:
+        thread.start()
         wait()
     except KeyboardInterrupt:
-        stop()
         try:
+            stop()
             wait()
         except KeyboardInterrupt:
             kill()
@@ -54,6 +54,8 @@ def run_in_background(
     finally:
         if over.is_set():
             thread.join()
+        else:
+            logging.disable()
     return over.is_set()
 
 

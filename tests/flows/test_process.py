@@ -168,6 +168,40 @@ with for_people("rebuild"), run_log.run(Path("/proc/nowhere"), "rebuild"):
     assert done.returncode == 0
 
 
+LEFT = """
+import logging, os, signal, sys, threading
+
+from flows.prefect_server.background import run_in_background
+
+logging.basicConfig(format="%(message)s")
+killed, said, logged = threading.Event(), threading.Event(), threading.Event()
+
+
+def flow():
+    logging.warning("begins")
+    os.kill(os.getpid(), signal.SIGINT)
+    killed.wait(10)
+    said.wait()
+    logging.warning("ends")
+    logged.set()
+    threading.Event().wait()
+
+
+try:
+    run_in_background(flow, lambda: False, lambda: os.kill(os.getpid(), signal.SIGINT), killed.set)
+except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr, flush=True)
+    said.set()
+    logged.wait(10)
+    os._exit(0)
+"""
+
+
+def test_a_flow_that_is_left_running_does_not_have_the_last_word() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], stderr=subprocess.PIPE, text=True, env=ENV, check=True)
+    assert done.stderr.splitlines() == ["begins", "interrupted"]
+
+
 LOGGED = """
 import sys, threading
 from pathlib import Path
