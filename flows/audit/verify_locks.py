@@ -83,6 +83,15 @@ def _stripped(thing: Any) -> Any:
     return [_stripped(each) for each in thing] if isinstance(thing, list) else thing
 
 
+def overlooked(entry: Entry) -> dict[str, Any]:
+    """The parameters of an entry that DVC leaves out of its digest: their values by their dotted names.
+
+    With such a parameter changed alone, DVC's run-cache brings back what the old value has made, and the lock says the
+    new one (treeverse/dvc#10296).
+    """
+    return {key: value for key, value in plain(entry.params).items() if not {*UNHASHED}.isdisjoint(key.split("."))}
+
+
 def own(
     root: Path,
     text: bytes,

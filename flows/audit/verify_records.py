@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit.findings import Findings
-from flows.audit.verify_locks import contradiction
+from flows.audit.verify_locks import contradiction, overlooked
 from flows.checkout.git import Git
 from flows.lineage import public_keys, record_branch
 from flows.lineage import signatures as attested
-from flows.lineage.entries import Entry
+from flows.lineage.entries import Entry, plain
 from flows.lineage.public_keys import SIGNERS, Trusted
 from flows.lineage.records import Records
 from flows.registry import history
@@ -31,22 +31,51 @@ def check(root: Path, entries: list[Entry], findings: Findings) -> None:
             making[out].append(entry)
     whole = _whole(root, findings)
     agreed: set[int] = set()
+    refuted: dict[int, list[str]] = defaultdict(list)
     against: dict[str, list[tuple[Entry, str]]] = {}
     alone = 0
     for file, about in whole.items():
         outs = about["outputs"].items()
         found = [entry for entry in making.get(next(iter(outs), ("", "")), []) if outs <= entry.outs.items()]
         said = [(entry, contradiction(about, entry)) for entry in found]
-        agreed |= {id(entry) for entry, wrong in said if wrong is None}
+        values = plain(about["params"])
+        agreed |= {id(entry) for entry, wrong in said if not wrong and overlooked(entry).items() <= values.items()}
+        for entry, wrong in said:
+            refuted[id(entry)] += [wrong] if wrong else []
         alone += not found and bool(outs)  # what `audit rebuild` leaves has none
         if found and all(wrong for _, wrong in said):
             against[file] = [(entry, wrong) for entry, wrong in said if wrong]
+    unproved = _overlooked([entry for entry in entries if id(entry) not in agreed], refuted, findings)
     for file, pairs in against.items():
-        if not any(id(entry) in agreed for entry, _ in pairs):  # else it is of another run, with the same outputs
+        # Else it is of another run, with the same outputs.
+        if not any(id(entry) in agreed | unproved for entry, _ in pairs):
             entry, wrong = pairs[0]
             findings.fault(file, f"contradicts dvc.lock on {entry.stage}: {wrong}; one of the two was altered")
     if alone:
         findings.remarks.append(("records", f"{alone} are of runs whose outputs no lock has"))
+
+
+def _overlooked(entries: list[Entry], refuted: Mapping[int, list[str]], findings: Findings) -> set[int]:
+    """Of entries that no record agrees with, those with a parameter that DVC overlooks: nothing shows its value.
+
+    They are named, and those returned of which a record tells another value: neither of the two was altered.
+    """
+    wrong, unsaid, named = [], [], set()
+    for entry in entries:
+        keys = overlooked(entry)
+        told = [said for said in refuted[id(entry)] if said.partition(":")[0] in keys]
+        where = f"commit {entry.lock.commit[:10]}" if entry.lock.commit else "the working copy"
+        if told:
+            wrong.append(f"{entry.stage} in {where}, made with {told[0]}")
+            named.add(id(entry))
+        elif keys:
+            key, value = next(iter(keys.items()))
+            unsaid.append(f"{entry.stage} in {where}, {key}: {value}")
+    why = "DVC's run-cache does not see a parameter of this name (treeverse/dvc#10296), and brought back what another"
+    findings.gone("parameters in dvc.lock", wrong, f"{why} value had made; the record is right")
+    more = "value had made, if it had; no record tells; `palimpsest audit rebuild` of a checkpoint shows it"
+    findings.gone("parameters in dvc.lock", unsaid, f"{why} {more}")
+    return named
 
 
 def signatures(root: Path, findings: Findings) -> None:

@@ -12,6 +12,7 @@ from audited import ENV, IDENTITY, Laboratory
 from dvc_project import dvc
 
 from flows.audit import verify
+from flows.checkout.git import Git
 from flows.lineage import cache
 from flows.lineage.records import Records
 from stages.runs import record
@@ -121,6 +122,27 @@ def test_records_are_held_against_their_names_and_the_locks(home: Path) -> None:
     found = faults(home)
     assert found[file] == "is damaged; remove it"
     assert "than its name promises" in found[other]
+
+
+def test_a_parameter_that_dvc_overlooks_is_named(home: Path) -> None:
+    """DVC's run-cache sees no parameter named `size`: the second commit says 6 of pictures that were made with 4."""
+    values = json.loads((home / "params.yaml").read_text())
+    for size in (4, 6):
+        values["datasets"]["faces"]["align"] = {"size": size}
+        (home / "params.yaml").write_text(json.dumps(values))
+        dvc(home, "repro", "-q")
+        subprocess.run(["git", *IDENTITY, "commit", "-qam", f"size {size}"], cwd=home, env=ENV, check=True)
+    answer = verify.ask(home)
+    (why,) = [why for about, why in answer.unknown if about == "parameters in dvc.lock"]
+    commit = Git(home)("rev-parse", "HEAD")[:10]
+    wrong = f"align@faces in commit {commit}, made with datasets.faces.align.size: 4, dvc.lock has 6: DVC's run-cache"
+    assert why.startswith(wrong)
+    assert answer.faults == []
+    for file in (home / RECORDS / "align@faces").iterdir():
+        file.unlink()
+    (why,) = [why for about, why in verify.ask(home).unknown if about == "parameters in dvc.lock"]
+    assert why.startswith("2, align@faces in commit ")
+    assert "no record tells" in why
 
 
 def test_a_list_with_a_stranger_is_found_though_every_digest_is_right(home: Path) -> None:
