@@ -130,6 +130,11 @@ class Laboratory:
     def commits(self) -> list[str]:
         return self.git("log", "--reverse", "--format=%H").split()
 
+    def copy(self, to: Path) -> None:
+        """Its folder, to be altered. Other processes may ask here, and write what they remember."""
+        drafts = shutil.ignore_patterns(".digests.json.*", ".members.npz.*")
+        shutil.copytree(self.home, to, symlinks=True, ignore=drafts)
+
     def run(self, *words: str, code: int = 0) -> list[str]:
         """The lines that `palimpsest WORDS` prints there."""
         return end(command("flows.cli", words, self.home, ENV), code)

@@ -30,6 +30,7 @@ ENV = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 PATIENCE = 120  # seconds, on a machine that others use
+_held: list[socket.socket] = []
 FORKED = True  # whether commands are forked from a process that has imported their libraries; not in a soak
 
 STAGE = """
@@ -211,8 +212,12 @@ def wait(reached: Callable[[], object]) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    """A port for a server; nobody else is given it while this process lives."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # so that a server may have it all the same
+    probe.bind(("127.0.0.1", 0))
+    _held.append(probe)
+    return probe.getsockname()[1]
 
 
 def start_prefect_server(home: Path, before: Sequence[str] = (), **options: Any) -> tuple[subprocess.Popen, str]:

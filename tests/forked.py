@@ -75,10 +75,13 @@ def python() -> str:
     words = shlex.join([sys.executable, "-I", "-S", fork_client.__file__, server()])
     with file_lock.lock(HOME / "lock"):
         PYTHON.parent.mkdir(exist_ok=True)
-        for name, module in {"python": "", "dvc": " -m dvc", "palimpsest": " -m flows.cli"}.items():
-            file = PYTHON.with_name(name)
-            file.write_text(f'#!/bin/sh\nexec {words}{module} "$@"\n')
-            file.chmod(0o755)
+        # The last one tells others that all are there: to write one anew while it is executed would fail.
+        for name, module in {"dvc": " -m dvc", "palimpsest": " -m flows.cli", PYTHON.name: ""}.items():
+            if not PYTHON.exists():
+                draft = PYTHON.with_name(f"{name}.draft")
+                draft.write_text(f'#!/bin/sh\nexec {words}{module} "$@"\n')
+                draft.chmod(0o755)
+                draft.rename(PYTHON.with_name(name))
     return str(PYTHON)
 
 

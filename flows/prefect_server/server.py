@@ -49,12 +49,17 @@ def use(root: Path, scheduler: str | None) -> Callable[[], None]:
         settings.reread()
         if trouble() is None:  # and its password is known, where it wants one
             return lambda: None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = launch(root, "127.0.0.1", port)
+    held = socket.socket()  # so that nobody else is given the port until the server has it
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does, else it could not have it
+    held.bind(("127.0.0.1", 0))
+    process = launch(root, "127.0.0.1", held.getsockname()[1])
     import prefect.main  # noqa: F401 (its second of imports, while the server starts)
 
-    return lambda: wait(process, root)
+    def ready() -> None:
+        with held:
+            wait(process, root)
+
+    return ready
 
 
 def elsewhere(root: Path) -> bool:

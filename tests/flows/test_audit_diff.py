@@ -40,7 +40,7 @@ def test_a_file_and_its_name_are_the_same_checkpoint(lab: Laboratory) -> None:
 
 def test_start_and_environment_are_compared_and_what_is_missing_is_named(lab: Laboratory, tmp_path: Path) -> None:
     home = tmp_path / "copy"
-    shutil.copytree(lab.home, home)
+    lab.copy(home)
     answer = diff.ask(home, "net", "more")
     assert answer.start == ([], [md5((home / "data/models/net.safetensors").read_bytes()).hexdigest()])
     assert {(row["stage"], row["key"], row["old"], row["new"]) for row in answer.params} == {
@@ -88,7 +88,7 @@ def test_a_bare_file_is_traced_to_the_stage_that_made_it(lab: Laboratory, tmp_pa
 
 def test_what_is_unknown_is_no_answer(lab: Laboratory, tmp_path: Path) -> None:
     home = tmp_path / "copy"
-    shutil.copytree(lab.home, home)
+    lab.copy(home)
     (tmp_path / "x").write_text("a stranger")
     answer = file.ask(home, str(tmp_path / "x"))
     assert ([fact.word for fact in answer.facts], answer.missing) == (["verified", "cannot tell"], [])

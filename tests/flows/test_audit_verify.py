@@ -23,7 +23,7 @@ RECORDS = ".palimpsest/records"
 @pytest.fixture
 def home(lab: Laboratory, tmp_path: Path) -> Path:
     """A copy to be altered."""
-    shutil.copytree(lab.home, tmp_path / "copy", symlinks=True)
+    lab.copy(tmp_path / "copy")
     return tmp_path / "copy"
 
 

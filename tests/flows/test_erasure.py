@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -420,19 +419,21 @@ def test_an_erasure_that_is_killed_goes_on(lab: Lab) -> None:
     """Killed for real, again and again, at another moment each time; the last run ends it."""
     sha = hashlib.sha256(saved(scene(1))).hexdigest()
     code = (
-        "import sys; from pathlib import Path; from flows.erasure import erase, turn\n"
-        "root = Path.cwd(); quiet = lambda _: None\n"
+        "import os, signal, sys; from pathlib import Path; from flows.erasure import erase, turn\n"
+        "root = Path.cwd(); quiet = lambda _: None; sha, gone, *cached = sys.argv[1:]\n"
+        "def kill(event, _):\n"
+        "    if event == 'os.remove' and sum(not Path(file).exists() for file in cached) >= int(gone):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "with turn.taken(root, quiet):\n"
-        "    erase.do(root, erase.seek(root, sys.argv[1:], None, False), False, quiet)\n"
+        "    sys.addaudithook(kill)\n"
+        "    erase.do(root, erase.seek(root, [sha], None, False), False, quiet)\n"
     )
-    words = [sys.executable, "-c", code, sha]
-    cached = [file for file in lab.showing({1}) if ".dvc" in file.parts]
+    cached = [str(file) for file in lab.showing({1}) if ".dvc" in file.parts]
     for gone in (1, 3):
-        process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(Path(erase.__file__).parents[2])})
-        while process.poll() is None and sum(not file.exists() for file in cached) < gone:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        words = [sys.executable, "-c", code, sha, str(gone), *cached]
+        environment = {**os.environ, "PYTHONPATH": str(Path(erase.__file__).parents[2])}
+        assert subprocess.run(words, env=environment, check=False).returncode == -signal.SIGKILL
+        assert sum(not Path(file).exists() for file in cached) >= gone
     (wanted,) = erase.all_of(lab.home, [], None, False, quiet)
     done = erase.do(lab.home, wanted, False, quiet)
     assert done.left == []

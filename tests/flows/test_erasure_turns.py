@@ -52,8 +52,8 @@ def test_an_experiment_is_waited_for(tmp_path_factory: pytest.TempPathFactory, m
         (home / "end").touch()
 
     with turn.taken(home, hear):
-        assert process.poll() == 0, process.communicate()
         assert git(home, "for-each-ref", "refs/exps").strip()
+        assert process.wait(60) == 0, process.communicate()
     assert f"waiting for `dvc exp run --temp` (PID {process.pid}) in {home}" in said[0]
     process.communicate()
 

@@ -373,7 +373,7 @@ def test_a_full_disk_stops_no_scheduler(
             [*small, *words], env={**ENV, "PYTHONPATH": str(ROOT / "tests")}, check=False
         ).returncode
 
-    run(forked.python(), "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())"), free_port
+    run(forked.python(), "-c", "from pathlib import Path; from dvc_project import Project; Project(Path())")
     environment = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": api}
     monkeypatch.setattr(project, "words", small)
     scheduler = start("--cron", NEVER, name="full", **environment)

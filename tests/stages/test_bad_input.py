@@ -4,6 +4,7 @@ Always one line that names the file or key and the remedy, exit code 2, and the 
 are proved in test_decode.py and test_ingest.py, each parameter's own range in its stage's file.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -505,8 +506,11 @@ def test_aligns_worker_processes_end_with_it(number: signal.Signals, data: Path,
 
 
 def children(process: int) -> list[int]:
-    tasks = Path(f"/proc/{process}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def deaf(process: int) -> bool:

@@ -206,12 +206,12 @@ from stages.images.decode.picture import BadPicture
 from stages.images.decode.read import decode
 data, small = (pathlib.Path(name).read_bytes() for name in sys.argv[1:])
 decode(small)  # the readers are loaded at the first picture
-start = time.perf_counter()
+start = time.process_time()
 try:
     decode(data)
 except BadPicture as bad:
     reason = bad
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 # Not ru_maxrss: a child begins with its parent's.
 peak = re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1]
 print(reason, seconds, peak, sep="|")
@@ -351,10 +351,10 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_at_once() -> None:
     data = encoded(photo(2000, 2000).resize((4000, 4000)), "JPEG", progressive=True, quality=5)
     start = data.rindex(b"\xff\xda")
     many = data[:start] + data[start:-2] * 1000 + jpeg.END
-    begun = time.perf_counter()
+    begun = time.process_time()
     with refused("corrupt"):
         decode(many)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 92}], ids=str)
@@ -776,14 +776,14 @@ def test_counting_pages_and_frames_is_bounded() -> None:
     # A chain of directories without entries, of two bytes and an offset each.
     count = 200_000
     chain = b"".join(struct.pack("<HI", 0, len(page) + 6 * (n + 1)) for n in range(count)) + bytes(6)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert read(page[:-4] + struct.pack("<I", len(page)) + chain).remarks == (f"first of {MAX_FRAMES} or more",)
     gif = encoded(Image.new("P", (1, 1)), "GIF")
     place = gif.index(b",\0\0\0\0")
     frame = gif[place:-1]
     assert read(gif[:place] + frame * 200_000 + b";").remarks == (f"first of {MAX_FRAMES} or more",)
     assert read(gif[:place] + frame * 2 + b";").remarks == ("first of 2",)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_tiff_page_of_damaged_jpeg_is_refused() -> None:

@@ -65,8 +65,10 @@ def command(folder: Path, section: str) -> subprocess.Popen[str]:
 def drawing(folder: Path) -> subprocess.Popen[str]:
     """A stage that has begun to draw, in several processes, more than it will ever end."""
     running = command(folder, "{count: 100000, side: 64, seed: 1}")
-    deadline = time.monotonic() + 60
-    while not list((folder / ".palimpsest/tmp").rglob("0000.png")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not list((folder / ".palimpsest/tmp").rglob("0000.png")):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     return running
 
