@@ -100,10 +100,9 @@ def rebuild(
                 ready()
                 with _dask().connected(work, elsewhere, _say) as remote:
                     job = Rebuild(remote, room=remote.fits)
-                    untold = launch(job, targets or [], ready)
+                    untold = launch(job, targets or [], ready, early=False)
             else:
                 job = Rebuild(work, jobs)
-                job.begin()
                 untold = launch(job, targets or [], ready)
             share_records(plan.root, "rebuild")
             entry.end("failed" if job.failed else "completed", job.summary())

@@ -163,6 +163,18 @@ def _urgent(node: Node) -> tuple[int, int]:
     return -node.height, -node.cores
 
 
+def _settle(job: Rebuild) -> None:
+    """Until all that has begun has ended; what the flow did not come to is told to end, and killed at Ctrl-C."""
+    try:
+        if not job.ended:
+            job.work.stop()
+        job.work.settle()
+    except KeyboardInterrupt:
+        job.work.stop(signal.SIGKILL)
+        job.work.settle()
+        raise
+
+
 # A stage's own record of what it is to make is DVC's: Prefect keeps no results.
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
@@ -175,9 +187,10 @@ def stage(name: str, work: Workspace, environment: dict[str, str]) -> State:
     return Completed(name=outcome.state, message=outcome.message)
 
 
-def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> str | None:
-    """Run a rebuild that is prepared already as a flow when Prefect's server is `ready`; what becomes of it is noted in
-    `job`.
+def launch(job: Rebuild, targets: list[str], ready: Callable[[], None], early: bool = True) -> str | None:
+    """Run a rebuild as a flow when Prefect's server is `ready`; what becomes of it is noted in `job`.
+
+    With `early` its first stages begin before that.
 
     Returns why Prefect's page does not show how the run ended, or None if it does show it. That is no failure: DVC has
     recorded what every stage made.
@@ -211,12 +224,12 @@ def launch(job: Rebuild, targets: list[str], ready: Callable[[], None]) -> str |
                 return
 
     try:
+        if early:
+            job.begin()
         ready()
         over = run_in_background(run, lambda: job.ended, job.stop, lambda: job.work.stop(signal.SIGKILL))
     finally:
-        if not job.ended:
-            job.work.stop()  # what has begun, and the flow did not come to
-        job.work.settle()
+        _settle(job)
     if failures and not job.ended:
         raise InputError(errors.words(failures[0]))
     return None if over and not failures else errors.lost(failures[0] if failures else None)

@@ -20,7 +20,7 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = 30.0  # seconds for whatever is waited for: the machine may be busy
+WAIT = 120.0  # seconds for whatever is waited for: the machine may be busy
 # DevTools asks for the number of a key, too, where the key writes no letter.
 NUMBERS = {"Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36,
            "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Delete": 46}  # fmt: skip

@@ -197,7 +197,9 @@ def server_of(process: Process) -> psutil.Process:
             words = child.cmdline()
             found += [child] * ("server" in words and supervisor.__file__ not in words)
     (server,) = found
-    return stands_for(server)
+    if (forked := stands_for(server)) == server and FORKED:
+        raise ValueError("it is not there yet")
+    return forked
 
 
 def wait(reached: Callable[[], object]) -> None:

@@ -81,7 +81,8 @@ def serve(listener: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                     running[pid] = ready
                     for fd in fds:
                         os.close(fd)
-                    ready.send(str(pid).encode())
+                    with contextlib.suppress(OSError):  # who has asked is gone, which is seen next
+                        ready.send(str(pid).encode())
                 else:  # who has asked is gone
                     selector.unregister(ready)
                     connected.discard(ready)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from flows.prefect_server.server import answers
 
 FLOW = "palimpsest flow"  # the name of the thread that runs Prefect
+LOST = 3  # looks in a row at which a server does not answer, and counts as lost
 
 
 def run_in_background(
@@ -36,9 +37,9 @@ def run_in_background(
             over.set()
 
     def wait() -> None:
-        while not over.wait(1):
-            if settled() and not answers():
-                return
+        unanswered = 0
+        while unanswered < LOST and not over.wait(1):
+            unanswered = unanswered + 1 if settled() and not answers() else 0
 
     thread = threading.Thread(target=work, name=FLOW, daemon=True)
     try:

@@ -1,5 +1,6 @@
 """Fixtures that the tests of the flows share."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -80,9 +81,12 @@ def api(prefect_home: Path) -> Iterator[str]:
     """
     pipe, address = prefect_home / "pipe", prefect_home / "address"
     with file_lock.lock(prefect_home / "lock"):
-        if pipe.exists():
-            held = os.open(pipe, os.O_WRONLY)
-        else:
+        held = None
+        with contextlib.suppress(OSError):  # it is not there, or nobody reads: the server has ended
+            held = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            os.set_blocking(held, True)
+        if held is None:
+            pipe.unlink(missing_ok=True)
             os.mkfifo(pipe)
             end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # else it would wait for one that writes
             held = os.open(pipe, os.O_WRONLY)

@@ -13,6 +13,7 @@ import forked
 import httpx
 import numpy as np
 import torch
+from dvc_project import PATIENCE
 from PIL import Image
 
 from stages.images import png
@@ -62,7 +63,7 @@ def serving(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             yield line.split()[2], process
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, said
             assert "Traceback" not in said, said
         finally:
@@ -74,7 +75,7 @@ class Client(httpx.Client):
 
     def __init__(self, address: str) -> None:
         base, _, key = address.partition("#")
-        super().__init__(base_url=base, headers={"x-palimpsest-key": key}, timeout=30, trust_env=False)
+        super().__init__(base_url=base, headers={"x-palimpsest-key": key}, timeout=PATIENCE, trust_env=False)
 
     def open(self, data: bytes, name: str = "photo.png") -> str:
         """The path of a photo that is open now."""

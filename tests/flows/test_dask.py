@@ -345,13 +345,13 @@ def test_a_failure_brings_its_log_home(cluster: Cluster, project: Project) -> No
 
 
 def test_refusals_are_one_line(cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crews, "CONNECT", 1)
     (line,) = project.run("rebuild", "--runner", "dask=127.0.0.1:9", code=2)
     assert line.startswith("rebuild: --runner: no Dask scheduler answers at 127.0.0.1:9; `dask scheduler`")
     with workspace(say=print) as work:
         assert crews.address(f"dask={cluster.address}", work) == cluster.address
         other = next(iter(cluster.client.nthreads()))
-        with http_server() as web:
+        with http_server() as web, monkeypatch.context() as impatient:
+            impatient.setattr(crews, "CONNECT", 1)
             for runner, why in {
                 "spark=1": "--runner spark=1: not known; `--runner dask=HOST:PORT`",
                 f"dask={other}": "no Dask scheduler answers",  # a worker

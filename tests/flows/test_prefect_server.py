@@ -138,6 +138,7 @@ def test_a_profile_names_a_server_with_tls_and_a_key(
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder, and an environment without Prefect's variables; Prefect's settings are as before in the end."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "PALIMPSEST"))}
     with mock.patch.dict(os.environ, {**own, "HOME": str(tmp_path / "home")}, clear=True):
         yield tmp_path
@@ -328,15 +329,20 @@ def test_a_shared_server_gets_heartbeats(fresh: Path, api: str, ours: bool) -> N
     if ours:
         os.environ[server.OURS] = api
     settings.prepare(fresh)
-    with runs.tagged("beating", fresh):
-        run = flow(name="beating", persist_result=False)(lambda: str(flow_run.id))()
 
-    def events() -> list[str]:
+    def events(run: str) -> list[str]:
         query = {"filter": {"any_resource": {"id": [f"prefect.flow-run.{run}"]}}}
         return [event["event"].rpartition(".")[2] for event in post(api, "events", query)["events"]]
 
-    wait(lambda: {"Completed"} | ({"heartbeat"} if not ours else set()) <= {*events()})
-    assert ("heartbeat" in events()) != ours
+    def beating() -> str:
+        if not ours:
+            wait(lambda: "heartbeat" in events(flow_run.id))
+        return str(flow_run.id)
+
+    with runs.tagged("beating", fresh):
+        run = flow(name="beating", persist_result=False)(beating)()
+    wait(lambda: "Completed" in events(run))
+    assert ("heartbeat" in events(run)) != ours
 
 
 def test_two_that_begin_at_once_have_one_id(tmp_path: Path) -> None:
