@@ -265,13 +265,14 @@ def schedule(
     ] = "palimpsest",
 ) -> None:
     """Retrain, rebuild and verify by the clock: one run at a time, missed ones caught up once. SIGTERM ends it."""
-    with for_people("schedule"):
+    with for_people("schedule"), contextlib.ExitStack() as stack:
         from flows.checkout.git import Git
         from flows.checkout.root import working_copy
-        from flows.operations import alerts
+        from flows.operations import alerts, scheduler_state
         from flows.prefect_server import settings
 
         root = working_copy()
+        stack.enter_context(scheduler_state.alone(root))  # before Prefect's imports, which take seconds
         settings.prepare(root)  # before Prefect is imported
         settings.refuse_strangers(host or "127.0.0.1")
         after = alerts.span(stale_after) if stale_after else None

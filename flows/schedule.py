@@ -59,7 +59,6 @@ from flows.process.identity import process_name
 from stages.runs.errors import InputError
 
 RUN_LOCK = Path(".palimpsest/scheduled.lock")  # held by the scheduled run that is going on
-SCHEDULER_LOCK = Path(".palimpsest/schedule.lock")  # held by the scheduler
 LOOPBACK, PORT = "127.0.0.1", 4200
 ALIASES = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
            "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"}  # fmt: skip
@@ -452,17 +451,14 @@ class Scheduler:
 
 
 def serve(root: Path, plan: Plan, say: Say) -> int:
-    """Schedule until SIGTERM or SIGINT, and return the exit code for it: 0 or 130.
+    """Schedule until SIGTERM or SIGINT, and return the exit code for it: 0 or 130. For the one scheduler here
+    (`scheduler_state.alone`).
 
-    Raises InputError where another scheduler runs here, or where Prefect's server is not to be had.
+    Raises InputError where Prefect's server is not to be had.
     """
     signals = Signals()
     try:
         with contextlib.ExitStack() as stack:
-            if (lock := file_lock.acquire(root / SCHEDULER_LOCK)) is None:
-                there = scheduler_state.read(root)
-                raise InputError(f"another scheduler runs here{f' (PID {there.pid})' if there else ''}")
-            stack.callback(os.close, lock)
             own = None
             if server.elsewhere(root):
                 if plan.host or plan.port:

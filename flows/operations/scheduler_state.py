@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from flows.process import atomic_file
+from flows.process import atomic_file, file_lock
 from flows.process.identity import process_name
+from stages.runs.errors import InputError
 
 # What can be scheduled, and the words of its command line.
 COMMANDS = {"retrain": ("retrain",), "rebuild": ("rebuild",), "audit": ("audit", "verify")}
 FILE = Path(".palimpsest/schedule.json")
+LOCK = Path(".palimpsest/schedule.lock")  # held by the scheduler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,18 @@ def read(root: Path) -> SchedulerState | None:
     with contextlib.suppress(OSError, ValueError, TypeError):
         return SchedulerState(**json.loads((root / FILE).read_text(encoding="utf-8")))
     return None
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Be the working copy's one scheduler until the block ends. Raises InputError where another one runs."""
+    if (lock := file_lock.acquire(root / LOCK)) is None:
+        there = read(root)
+        raise InputError(f"another scheduler runs here{f' (PID {there.pid})' if there and there.alive else ''}")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def api(root: Path) -> str | None:
