@@ -30,7 +30,7 @@ ENV = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 PATIENCE = 120  # seconds, on a machine that others use
-_held: list[socket.socket] = []
+_held: list[socket.socket] = []  # the ports of `free_port`
 FORKED = True  # whether commands are forked from a process that has imported their libraries; not in a soak
 
 STAGE = """

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from flows.audit.findings import Findings
 from flows.checkout.git import Git, GitError
 from flows.lineage import cache, dvc_lock, locks
-from flows.lineage.entries import Entry, plain, split
+from flows.lineage.entries import Entry, plain, renamed, split
 from flows.lineage.locks import NAME, Lock
 from stages.runs import record
 from stages.runs.errors import InputError
@@ -87,9 +87,15 @@ def overlooked(entry: Entry) -> dict[str, Any]:
     """The parameters of an entry that DVC leaves out of its digest: their values by their dotted names.
 
     With such a parameter changed alone, DVC's run-cache brings back what the old value has made, and the lock says the
-    new one (treeverse/dvc#10296).
+    new one (treeverse/dvc#10296). Their names are today's.
     """
-    return {key: value for key, value in plain(entry.params).items() if not {*UNHASHED}.isdisjoint(key.split("."))}
+    pairs = zip(plain(entry.params), today(entry.stage, entry.params).items(), strict=False)
+    return dict(named for key, named in pairs if not {*UNHASHED}.isdisjoint(key.split(".")))
+
+
+def today(stage: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The values of sections of parameters by their dotted names, as these are today."""
+    return plain({section: renamed(stage, values) for section, values in params.items()})
 
 
 def own(
@@ -197,8 +203,9 @@ def contradiction(about: dict[str, Any], entry: Entry) -> str | None:
         if path in entry.deps and entry.deps[path] != md5:
             return f"{path} {md5[:10]}, dvc.lock has {entry.deps[path][:10]}"
     for section, values in (about.get("params") or {}).items():
-        for key, said in plain(values).items():
-            given = plain(entry.params.get(section, {})).get(key, said)
+        known = plain(renamed(entry.stage, entry.params.get(section, {})))
+        for key, said in plain(renamed(entry.stage, values)).items():
+            given = known.get(key, said)
             if given != said:
                 return f"{section}.{key}: {said}, dvc.lock has {given}"
     return None

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.audit.findings import Findings
-from flows.audit.verify_locks import contradiction, overlooked
+from flows.audit.verify_locks import contradiction, overlooked, today
 from flows.checkout.git import Git
 from flows.lineage import public_keys, record_branch
 from flows.lineage import signatures as attested
-from flows.lineage.entries import Entry, plain
+from flows.lineage.entries import Entry
 from flows.lineage.public_keys import SIGNERS, Trusted
 from flows.lineage.records import Records
 from flows.registry import history
@@ -38,10 +38,11 @@ def check(root: Path, entries: list[Entry], findings: Findings) -> None:
         outs = about["outputs"].items()
         found = [entry for entry in making.get(next(iter(outs), ("", "")), []) if outs <= entry.outs.items()]
         said = [(entry, contradiction(about, entry)) for entry in found]
-        values = plain(about["params"])
-        agreed |= {id(entry) for entry, wrong in said if not wrong and overlooked(entry).items() <= values.items()}
         for entry, wrong in said:
-            refuted[id(entry)] += [wrong] if wrong else []
+            if wrong:
+                refuted[id(entry)].append(wrong)
+            elif overlooked(entry).items() <= today(entry.stage, about["params"]).items():
+                agreed.add(id(entry))
         alone += not found and bool(outs)  # what `audit rebuild` leaves has none
         if found and all(wrong for _, wrong in said):
             against[file] = [(entry, wrong) for entry, wrong in said if wrong]
@@ -64,16 +65,17 @@ def _overlooked(entries: list[Entry], refuted: Mapping[int, list[str]], findings
     for entry in entries:
         keys = overlooked(entry)
         told = [said for said in refuted[id(entry)] if said.partition(":")[0] in keys]
-        where = f"commit {entry.lock.commit[:10]}" if entry.lock.commit else "the working copy"
         if told:
-            wrong.append(f"{entry.stage} in {where}, made with {told[0]}")
+            wrong.append(f"{entry.stage} in {entry.lock.name}, made with {told[0]}")
             named.add(id(entry))
         elif keys:
             key, value = next(iter(keys.items()))
-            unsaid.append(f"{entry.stage} in {where}, {key}: {value}")
-    why = "DVC's run-cache does not see a parameter of this name (treeverse/dvc#10296), and brought back what another"
-    findings.gone("parameters in dvc.lock", wrong, f"{why} value had made; the record is right")
-    more = "value had made, if it had; no record tells; `palimpsest audit rebuild` of a checkpoint shows it"
+            unsaid.append(f"{entry.stage} in {entry.lock.name}, {key}: {value}")
+    why = "DVC's run-cache does not see a parameter of this name (treeverse/dvc#10296), so"
+    findings.gone(
+        "parameters in dvc.lock", wrong, f"{why} it brought back what another value had made; trust the record"
+    )
+    more = "another value may have made this, and no record tells; `palimpsest audit rebuild` of a checkpoint shows it"
     findings.gone("parameters in dvc.lock", unsaid, f"{why} {more}")
     return named
 

@@ -48,7 +48,9 @@ class Entry(NamedTuple):
 
 def renamed(stage: str, section: Any) -> Any:
     """A section of parameters by today's names: older locks call the side of a picture `size`."""
-    if stage.partition("@")[0] not in ("draw", "draw_shapes", "align") or not isinstance(section, dict):
+    if stage.partition("@")[0] not in ("draw", "draw_shapes", "align"):
+        return section
+    if not isinstance(section, dict) or "side" in section:
         return section
     return {"side" if key == "size" else key: value for key, value in section.items()}
 
